@@ -1,0 +1,1 @@
+"""Any2Point for Hugging Face."""

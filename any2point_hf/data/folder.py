@@ -1,0 +1,130 @@
+"""Data sets in folders of point-cloud files: `<class>/<split>/<file>` or `<split>/<class>/<file>`."""
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from any2point_hf.modeling.errors import DatasetError
+from any2point_hf.point_cloud_files import POINT_CLOUD_EXTENSIONS, read_point_cloud
+
+_SPLIT_OF_FOLDER = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
+_LAYOUTS = (
+    "<class>/<split>/<file> or <split>/<class>/<file>, splits named train, test (and val or validation)"
+)
+
+
+def read_folder(
+    root: Path, *, seed: int = 0
+) -> tuple[dict[str, tuple[Iterable[np.ndarray], list[int]]], list[str]]:
+    """Finds the clouds of a folder; the layout is told by the folders' names.
+
+    Files without a point-cloud extension, hidden files, README and LICENSE are passed over. Clouds come
+    sorted by class, then by file name.
+
+    Args:
+        root: an existing folder.
+        seed: of the points sampled on meshes.
+
+    Returns:
+        For every split its clouds (float32 [N, 3], read as they are iterated over, once) and class indices;
+        and the sorted class names.
+
+    Raises:
+        DatasetError: neither layout, no clouds, no clouds of a class to train on or none at all to test on.
+        PointCloudError: (while iterating) a file cannot be read.
+    """
+    files = _find_files(root)
+    if not any(files.values()):
+        found = sorted({path.suffix or path.name for path in root.rglob("*") if path.is_file()})
+        raise DatasetError(
+            f"No point clouds in {root}: its class folders hold no file ending in {_extensions()}; file "
+            f"endings found: {_listed(found)}. Convert the files, or check the path."
+        )
+    class_names = sorted({class_name for _, class_name in files})
+    splits: dict[str, tuple[Iterable[np.ndarray], list[int]]] = {}
+    for split in ("train", "test", "validation"):
+        of_class = [files.get((split, class_name), []) for class_name in class_names]
+        empty = [class_name for class_name, paths in zip(class_names, of_class, strict=True) if not paths]
+        if len(empty) == len(class_names):
+            if split == "validation":
+                continue
+            raise DatasetError(f"No point clouds in split {split!r} of {root}. Layouts: {_LAYOUTS}.")
+        if empty and split == "train":
+            raise DatasetError(
+                f"Empty class in split 'train' of {root}: {_listed(empty)} without any file ending in "
+                f"{_extensions()}. Every class needs clouds to train on: add some, or remove its folders."
+            )
+        if empty:
+            warnings.warn(f"Empty class in split {split!r} of {root}: {_listed(empty)}.", stacklevel=3)
+        labels = [label for label, paths in enumerate(of_class) for _ in paths]
+        splits[split] = (_read([path for paths in of_class for path in paths], seed), labels)
+    return splits, class_names
+
+
+def _read(paths: list[Path], seed: int) -> Iterable[np.ndarray]:
+    for path in paths:
+        yield read_point_cloud(path, seed=seed)
+
+
+def _find_files(root: Path) -> dict[tuple[str, str], list[Path]]:
+    """Maps (split, class name) to its sorted cloud files, for every class folder, empty ones too."""
+    folders = _folders(root)
+    # ShapeNet has a class named "train": only a folder that is no split shows that splits are one level down.
+    classes_first = any(
+        folder.name not in _SPLIT_OF_FOLDER
+        and any(inner.name in _SPLIT_OF_FOLDER for inner in _folders(folder))
+        for folder in folders
+    )
+    files: dict[tuple[str, str], list[Path]] = {}
+    if classes_first:
+        for class_folder in folders:
+            files[("train", class_folder.name)] = []  # names the class even where it has no folder of a split
+            for split_folder in _folders(class_folder):
+                if split_folder.name in _SPLIT_OF_FOLDER:
+                    _add(files, split_folder, _SPLIT_OF_FOLDER[split_folder.name], class_folder.name)
+    else:
+        for split_folder in folders:
+            if split_folder.name in _SPLIT_OF_FOLDER:
+                for class_folder in _folders(split_folder):
+                    _add(files, class_folder, _SPLIT_OF_FOLDER[split_folder.name], class_folder.name)
+    if not files:
+        found = [str(inner.relative_to(root)) for folder in folders for inner in (folder, *_folders(folder))]
+        raise DatasetError(
+            f"{root} is not laid out as a data set: {_LAYOUTS}; folders found: {_listed(found)}. Give the "
+            "folder directly above the classes or splits, or move the files."
+        )
+    return files
+
+
+def _add(files: dict[tuple[str, str], list[Path]], folder: Path, split: str, class_name: str) -> None:
+    clouds = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in POINT_CLOUD_EXTENSIONS
+        and not path.name.startswith(".")  # macOS leaves ._chair_0001.off beside chair_0001.off
+        and path.stem.lower() not in ("readme", "license")
+        and path.is_file()
+    ]
+    files[(split, class_name)] = files.get((split, class_name), []) + sorted(clouds, key=_name)
+
+
+def _folders(folder: Path) -> list[Path]:
+    folders = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))]
+    return sorted(folders, key=_name)
+
+
+def _name(path: Path) -> str:
+    return path.name  # whole paths would sort without regard to case on Windows alone
+
+
+def _extensions() -> str:
+    return ", ".join(sorted(POINT_CLOUD_EXTENSIONS))
+
+
+def _listed(names: list[str]) -> str:
+    """Joins names for a message, no more than ten of them."""
+    if not names:
+        return "none"
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -1,0 +1,30 @@
+"""The model alone: torch and transformers, nothing else. Names are loaded when first used."""
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "Any2PointConfig": "configuration_any2point",
+    "Any2PointModel": "modeling_any2point",
+    "Any2PointModelOutput": "modeling_any2point",
+    "Any2PointForPointCloudClassification": "modeling_any2point",
+    "PointCloudClassifierOutput": "modeling_any2point",
+    "Any2PointError": "errors",
+    "BackboneLoadError": "errors",
+    "CheckpointError": "errors",
+    "DatasetError": "errors",
+    "PointCloudError": "errors",
+    "UnsupportedBackboneError": "errors",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

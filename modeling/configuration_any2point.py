@@ -1,0 +1,186 @@
+"""`Any2PointConfig`: every choice of the method is one field (SPEC 1-7); the backbone's own config is recorded inside."""
+
+import os
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+from .errors import UnsupportedBackboneError
+
+
+@strict
+class Any2PointConfig(PreTrainedConfig):
+    r"""Settings of an Any2Point model (arXiv 2404.07989).
+
+    Args:
+        backbone: Hub id or folder of the frozen transformer; a folder is recorded as an absolute path.
+        backbone_revision: branch, tag or commit of the backbone on the Hub.
+        backbone_config: the backbone's own config (or its dict). Given without `backbone`, the backbone is built
+            with random weights; otherwise it is filled in when the backbone is loaded.
+        modality: `"1d"` (language: positions on lines) or `"2d"` (vision, audio: on planes); what the backbone is
+            by default.
+        num_points: points a cloud is brought to by the processor. Any N ≥ 64 works.
+        num_views: lines or planes the cloud is projected on, at most 10. Six is the paper's choice.
+        num_neighbors: K of the tokenizer's neighbourhoods. More is slower and smoother; 64 or 81 are published.
+        neighborhood_norm: `"extent"` for scans (each neighbourhood by its own size), `"deviation"` for clean CAD
+            models (by the cloud's spread).
+        adapter_dim: width of the bottlenecks; 8 to 16 are published.
+        adapter_scale: s, weight of the bottleneck's output.
+        adapter_dropout: dropout inside the bottleneck.
+        adapter_placement: the bottleneck reads the feed-forward output (`"after"`), its input (`"before"`), or runs
+            beside it (`"parallel"`). `"after"` is the paper's best (Table 7).
+        adapter_blocks: `None` for all blocks, n for the first n, or a list of block indices.
+        aggregation: cells of the guided aggregation: the views' own (`"source"`), voxels (`"3d"`) or `"none"`.
+        aggregation_scale: c, weight of the aggregated features.
+        ensemble: views weighed by similarity to the 3D branch (`"adaptive"`, eq. 3) or equally (`"mean"`).
+        cell_size: side of a cell, in line units or pixels; by default 2 on a line, ⌈longer side / 20⌉ on a plane.
+        cell_pooling: `"mean"` or `"mean+max"` of a view's cell.
+        voxel_size: side of a voxel of the 3D branch, in the units of the points.
+        local_attention_dim: width of the attention inside cells.
+        local_attention_heads: its heads; must divide the width.
+        position_encoding: `"virtual"` (the backbone's own positions, eq. 2), `"sinusoidal"`, `"learnable"` (both of
+            the 3D coordinates) or `"none"` (Table 4).
+        position_injection: encodings are added at the `"input"`, before all `"blocks"`, or `"input+blocks"`.
+        projection: of a 2D backbone: `"perspective"` (PointCLIP) or `"orthographic"` (PointCLIP v2).
+        camera_distance: d of the perspective projection; 1.4 to 1.8 for clouds in the unit sphere.
+        line_direction: direction of the virtual line before its rotations; normalised by the model.
+        line_length: n, length of the virtual line; by default the rows of the table, at most 77.
+        plane: [width, height] of the virtual plane in pixels; by default the backbone's image or spectrogram.
+        pooling: order of the two pooled features.
+        head_bias: whether the head's two hidden linear layers have a bias.
+        label_smoothing: of the cross-entropy.
+        layer_norm_eps: overrides the eps of the layer norms in the backbone's blocks.
+        final_norm_eps: overrides the eps of the final norm.
+        released_compatibility: compute what the authors' released code computes (SPEC 6), for their checkpoints.
+
+    Raises:
+        StrictDataclassError: a value of the wrong type or out of range (its rule is in the message).
+        UnsupportedBackboneError: `backbone_config` names no known `model_type`.
+    """
+
+    model_type = "any2point"
+    # What the Trainer need not gather during evaluation.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "last_hidden_state",
+        "pooler_output",
+        "point_centers",
+        "hidden_states",
+        "attentions",
+    ]
+
+    backbone: str | os.PathLike | None = None
+    backbone_revision: str | None = None
+    backbone_config: dict | PreTrainedConfig | None = None
+    modality: Literal["1d", "2d"] | None = None
+    num_points: int = 1024
+    num_views: int = 6
+    num_neighbors: int = 64
+    neighborhood_norm: Literal["extent", "deviation"] = "extent"
+    adapter_dim: int = 16
+    adapter_scale: float | int = 0.3
+    adapter_dropout: float | int = 0.1
+    adapter_placement: Literal["after", "before", "parallel"] = "after"
+    adapter_blocks: int | list[int] | None = None
+    aggregation: Literal["source", "3d", "none"] = "source"
+    aggregation_scale: float | int = 0.3
+    ensemble: Literal["adaptive", "mean"] = "adaptive"
+    cell_size: int | float | None = None
+    cell_pooling: Literal["mean", "mean+max"] = "mean"
+    voxel_size: float | int = 0.16
+    local_attention_dim: int = 12
+    local_attention_heads: int = 6
+    position_encoding: Literal["virtual", "sinusoidal", "learnable", "none"] = "virtual"
+    position_injection: Literal["input", "blocks", "input+blocks"] = "input"
+    projection: Literal["perspective", "orthographic"] = "perspective"
+    camera_distance: float | int = 1.4
+    line_direction: list[float | int] | tuple[float | int, ...] = (1.0, -1.0, 0.0)
+    line_length: int | None = None
+    plane: list[int] | tuple[int, ...] | None = None
+    pooling: list[str] | tuple[str, ...] = ("max", "cls")
+    head_bias: bool = False
+    label_smoothing: float | int = 0.0
+    layer_norm_eps: float | None = None
+    final_norm_eps: float | None = None
+    released_compatibility: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.backbone is not None:
+            self.backbone = recorded_path(self.backbone)
+        if isinstance(self.backbone_config, dict):
+            self.backbone_config = _config_from_dict(self.backbone_config)
+        self.line_direction, self.pooling = list(self.line_direction), list(self.pooling)
+        self.plane = None if self.plane is None else list(self.plane)
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Checks the ranges that types cannot say; run by transformers whenever a config is made."""
+        positive = ("num_points", "num_neighbors", "adapter_dim", "voxel_size", "local_attention_dim")
+        for name in (*positive, "cell_size", "line_length", "layer_norm_eps", "final_norm_eps"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"{name} must be positive", value)
+        _require(self.num_points >= 64, "num_points must be at least 64", self.num_points)
+        _require(1 <= self.num_views <= 10, "num_views must lie in 1…10 (the views there are)", self.num_views)
+        _require(
+            self.local_attention_heads > 0 and self.local_attention_dim % self.local_attention_heads == 0,
+            f"local_attention_heads must divide local_attention_dim ({self.local_attention_dim})",
+            self.local_attention_heads,
+        )
+        _require(0 <= self.adapter_dropout < 1, "adapter_dropout must lie in [0, 1)", self.adapter_dropout)
+        _require(0 <= self.label_smoothing < 1, "label_smoothing must lie in [0, 1)", self.label_smoothing)
+        _require(
+            len(self.line_direction) == 3 and any(self.line_direction),
+            "line_direction must be three numbers, not all zero",
+            self.line_direction,
+        )
+        _require(
+            self.plane is None or (len(self.plane) == 2 and min(self.plane) > 1),
+            "plane must be [width, height] in pixels, each above 1",
+            self.plane,
+        )
+        _require(
+            sorted(self.pooling) == ["cls", "max"], 'pooling must be "max" and "cls" in some order', self.pooling
+        )
+        super().validate_architecture()
+
+    def adapted_blocks(self, num_blocks: int) -> list[int]:
+        """Indices of the blocks that carry adapters, out of `num_blocks`.
+
+        Raises:
+            ValueError: `adapter_blocks` names a block that the backbone does not have.
+        """
+        if self.adapter_blocks is None:
+            return list(range(num_blocks))
+        listed = self.adapter_blocks
+        indices = list(range(listed)) if isinstance(listed, int) else sorted(set(listed))
+        _require(
+            all(0 <= index < num_blocks for index in indices),
+            f"adapter_blocks must lie within the backbone's {num_blocks} blocks",
+            listed,
+        )
+        return indices
+
+
+def recorded_path(backbone: str | os.PathLike) -> str:
+    """A folder as an absolute path, so that it is found from anywhere; a Hub id as it is."""
+    return os.path.abspath(backbone) if os.path.isdir(backbone) else str(backbone)
+
+
+def _require(condition: bool, rule: str, received: object) -> None:
+    if not condition:
+        raise ValueError(f"{rule}, got {received!r}.")
+
+
+def _config_from_dict(values: dict[str, Any]) -> PreTrainedConfig:
+    values = dict(values)
+    model_type = values.pop("model_type", None)
+    try:
+        return AutoConfig.for_model(model_type, **values)
+    except ValueError as error:
+        raise UnsupportedBackboneError(
+            f"backbone_config must name a model_type that transformers knows, got {model_type!r}. Pass the config "
+            "object itself, or the dict of its to_dict()."
+        ) from error
+
+
+AutoConfig.register(Any2PointConfig.model_type, Any2PointConfig, exist_ok=True)

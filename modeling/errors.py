@@ -1,0 +1,25 @@
+"""The errors a user can cause. Each message says the rule, what was received and the likely fix."""
+
+
+class Any2PointError(ValueError):
+    """Base of all errors that a user's input can cause; the command line prints them without a traceback."""
+
+
+class PointCloudError(Any2PointError):
+    """A point cloud (file or array) that cannot be used: wrong shape, not finite, too few points, unreadable."""
+
+
+class UnsupportedBackboneError(Any2PointError):
+    """A backbone whose blocks, feed-forward branch or positions are not known."""
+
+
+class BackboneLoadError(Any2PointError):
+    """A backbone that is not where it was said to be, or has no weights there."""
+
+
+class CheckpointError(Any2PointError):
+    """An adapter checkpoint that is missing, truncated, foreign or does not fit the backbone."""
+
+
+class DatasetError(Any2PointError):
+    """A dataset with a wrong layout, unknown classes or labels out of range."""

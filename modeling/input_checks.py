@@ -1,0 +1,53 @@
+"""What a model's forward checks of its input before any work is done."""
+
+import torch
+from torch import Tensor
+
+from .errors import DatasetError, PointCloudError
+
+SMALLEST_CLOUD = 64
+
+
+def check_points(points: Tensor) -> None:
+    """Points must be [B, N, 3], floating, N ≥ 64 and finite.
+
+    Finiteness is read on the CPU only: elsewhere it would make the host wait for the device; the processor checks it.
+
+    Raises:
+        PointCloudError: they are not.
+    """
+    if not isinstance(points, Tensor) or points.dim() != 3 or points.shape[-1] != 3:
+        received = list(points.shape) if isinstance(points, Tensor) else type(points).__name__
+        raise PointCloudError(
+            f"points must be a tensor [B, N, 3], got {received}. Any2PointProcessor makes one from files and arrays."
+        )
+    if not points.is_floating_point():
+        raise PointCloudError(f"points must be floating point, got {points.dtype}. Call points.float().")
+    if len(points) == 0:
+        raise PointCloudError("a batch must hold at least one cloud, got none.")
+    if points.shape[1] < SMALLEST_CLOUD:
+        raise PointCloudError(
+            f"a cloud must have at least {SMALLEST_CLOUD} points, got {points.shape[1]}. Any2PointProcessor repeats "
+            "the points of smaller clouds."
+        )
+    if points.device.type == "cpu" and not torch.compiler.is_compiling():
+        finite = points.isfinite().flatten(1).all(dim=1)
+        if not finite.all():
+            clouds = (~finite).nonzero().flatten().tolist()
+            raise PointCloudError(f"points must be finite, got NaN or infinity in clouds {clouds[:8]} of the batch.")
+
+
+def check_labels(labels: Tensor, num_labels: int) -> None:
+    """Labels must lie in 0…num_labels − 1 (read on the CPU only).
+
+    Raises:
+        DatasetError: one does not.
+    """
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    outside = labels[(labels < 0) | (labels >= num_labels)]
+    if len(outside):
+        raise DatasetError(
+            f"labels must lie in 0…{num_labels - 1} (the model has {num_labels} classes), got {int(outside[0])}. Set "
+            "num_labels in the config to the dataset's classes."
+        )

@@ -1,0 +1,407 @@
+"""Any2Point: a frozen transformer of any modality made to understand point clouds (arXiv 2404.07989).
+
+The trip of the data: points [B, N, 3] → point tokenizer → tokens [B, G, D] and centres [B, G, 3] → virtual projection →
+encodings [B, G, D] and cells → [CLS; tokens] + encodings → the backbone's own blocks with bottleneck and guided
+aggregation → final norm → pooled feature [B, 2D] → head → logits [B, classes].
+
+Unusual here: the backbone is attached after the adapters are loaded (transformers builds models on the meta device,
+which would corrupt a backbone made inside `__init__`), and it is never part of a checkpoint.
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModel
+from transformers.utils import ModelOutput, can_return_tuple
+
+from . import released_compatibility as released
+from .backbone import (
+    backbone_spec,
+    build_backbone,
+    call_block,
+    check_same_family,
+    find,
+    freeze_backbone,
+    insert_bottleneck,
+    load_backbone,
+    load_backbone_config,
+    patch_size,
+    record_attention,
+    share_backbone,
+    single_tower,
+)
+from .configuration_any2point import Any2PointConfig
+from .errors import UnsupportedBackboneError
+from .guided_adapter import Bottleneck, CellNorm, GuidedAggregation, LocalAttention, Neighborhoods
+from .initialization import reset_token
+from .input_checks import check_labels, check_points
+from .point_tokenizer import PointTokenizer
+from .position_encoding import LearnableEncoding, sinusoidal_encoding
+from .pretrained_model import Any2PointPreTrainedModel
+from .virtual_projection import LineProjection, PlaneProjection, VirtualProjection, voxel_cells
+
+HEAD_WIDTH = 256
+HEAD_DROPOUT = 0.5
+DEFAULT_LINE_LENGTH = 77
+DEFAULT_LINE_CELL = 2
+DEFAULT_CELLS_PER_SIDE = 20
+
+
+@dataclass
+class Any2PointModelOutput(ModelOutput):
+    """Output of `Any2PointModel`.
+
+    Args:
+        last_hidden_state: [B, 1 + G, D], CLS first, after the final norm.
+        pooler_output: [B, 2D], max over point tokens and CLS in the config's `pooling` order.
+        point_centers: [B, G, 3], the centres of the point tokens.
+        hidden_states: tokens before block 0, then each block's output before the final norm, each [B, 1 + G, D].
+        attentions: of each block, [B, heads, 1 + G, 1 + G].
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    point_centers: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class PointCloudClassifierOutput(ModelOutput):
+    """Output of `Any2PointForPointCloudClassification`: loss [], logits [B, classes], and all of the model's."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    point_centers: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class Any2PointModel(Any2PointPreTrainedModel):
+    """Point clouds to features by a frozen backbone with guided adapters.
+
+    Args:
+        config: its `backbone` is loaded, or its `backbone_config` built with random weights.
+        backbone: a module to use instead; it is shared and frozen, not copied.
+        attach: whether to put the backbone under the adapters now; a task model does it when it is complete.
+
+    Raises:
+        UnsupportedBackboneError: the backbone's family is not supported, or none is named.
+        BackboneLoadError: the backbone cannot be loaded.
+    """
+
+    def __init__(self, config: Any2PointConfig, backbone: nn.Module | None = None, attach: bool = True) -> None:
+        _record_backbone_config(config, backbone)
+        super().__init__(config)
+        backbone_config = config.backbone_config
+        hidden_size = backbone_config.hidden_size
+        self.spec = backbone_spec(backbone_config)
+        self.adapted_blocks = config.adapted_blocks(backbone_config.num_hidden_layers)
+
+        tokenizer_class = released.ReleasedPointTokenizer if config.released_compatibility else PointTokenizer
+        self.tokenizer = tokenizer_class(hidden_size, config.num_neighbors, config.neighborhood_norm)
+        self.projection = self._make_projection()
+        self.learnable_encoding = LearnableEncoding(hidden_size) if config.position_encoding == "learnable" else None
+        self.cls_token = nn.Parameter(torch.empty(1, 1, hidden_size))
+        has_positions = config.position_encoding != "none"
+        self.cls_position = nn.Parameter(torch.empty(1, 1, hidden_size)) if has_positions else None
+
+        self.bottlenecks = nn.ModuleDict()
+        self.aggregations = nn.ModuleDict()
+        aggregates = config.aggregation != "none" and len(self.adapted_blocks) > 0
+        self.local_attention = self._make_local_attention(hidden_size) if aggregates else None
+        for index in self.adapted_blocks:
+            self.bottlenecks[str(index)] = Bottleneck(
+                hidden_size, config.adapter_dim, config.adapter_dropout, config.adapter_scale
+            )
+            if aggregates:
+                self.aggregations[str(index)] = self._make_aggregation(hidden_size)
+        self.final_norm = None
+        if self.spec.final_norm is not None:
+            eps = config.final_norm_eps or backbone_config.layer_norm_eps
+            self.final_norm = nn.LayerNorm(hidden_size, eps=eps)
+
+        across_batch = config.released_compatibility and config.modality == "1d"
+        self.call_block = released.call_block_across_batch if across_batch else call_block
+        self.gradient_checkpointing = False
+        self.backbone = None
+        self.post_init()
+        if attach:
+            self.load_and_attach_backbone(backbone)
+
+    def _make_projection(self) -> VirtualProjection:
+        """Lines as long as the backbone's table, or planes as large as its images or spectrograms (SPEC 2)."""
+        config, backbone_config = self.config, self.config.backbone_config
+        if config.modality == "1d":
+            num_rows = self.spec.num_rows(backbone_config)
+            length = config.line_length or min(num_rows, DEFAULT_LINE_LENGTH)
+            if length > num_rows:
+                raise ValueError(
+                    f"line_length must not exceed the backbone's {num_rows} positions, got {config.line_length}."
+                )
+            line_class = released.ReleasedLineProjection if config.released_compatibility else LineProjection
+            cell_size = config.cell_size or DEFAULT_LINE_CELL
+            return line_class(config.num_views, config.line_direction, length, cell_size)
+        if self.spec.grid is None:
+            raise ValueError(
+                f'modality="2d" needs a backbone whose positions lie on a grid, got {backbone_config.model_type!r}, '
+                'whose positions lie on a line. Leave modality out, or set it to "1d".'
+            )
+        grid = self.spec.grid(backbone_config)
+        patch_height, patch_width = patch_size(backbone_config)
+        width, height = config.plane or (grid[1] * patch_width, grid[0] * patch_height)
+        plane_class = released.ReleasedPlaneProjection if config.released_compatibility else PlaneProjection
+        cell_size = config.cell_size or math.ceil(max(width, height) / DEFAULT_CELLS_PER_SIDE)
+        orthographic = config.projection == "orthographic"
+        return plane_class(
+            config.num_views, width, height, grid, cell_size, config.camera_distance, orthographic
+        )
+
+    def _make_local_attention(self, hidden_size: int) -> LocalAttention:
+        config = self.config
+        return LocalAttention(
+            hidden_size, config.num_views, config.local_attention_dim, config.local_attention_heads
+        )
+
+    def _make_aggregation(self, hidden_size: int) -> GuidedAggregation:
+        config = self.config
+        aggregation = GuidedAggregation(
+            hidden_size,
+            config.num_views,
+            config.aggregation_scale,
+            max_pooling=config.cell_pooling == "mean+max",
+            adaptive=config.ensemble == "adaptive",
+        )
+        if config.released_compatibility:
+            num_cells = self.projection.num_cells
+            aggregation.view_norm = released.ReleasedCellNorm(hidden_size, config.num_views, num_cells)
+        return aggregation
+
+    def reset_parameters(self) -> None:
+        """Start values of the model's own tokens (SPEC 5)."""
+        reset_token(self.cls_token)
+        if self.cls_position is not None:
+            reset_token(self.cls_position)
+
+    def load_and_attach_backbone(self, backbone: nn.Module | None = None) -> None:
+        """Loads, builds or takes the backbone of a new model and starts from its own final norm and CLS embedding."""
+        if self.cls_token.is_meta:
+            return  # from_pretrained attaches the backbone itself, when the adapters are loaded
+        config = self.config
+        if backbone is None and config.backbone is not None:
+            backbone = load_backbone(config.backbone, config.backbone_revision)
+        elif backbone is None:
+            backbone = build_backbone(config.backbone_config)
+        self.attach_backbone(backbone)
+        with torch.no_grad():
+            if self.spec.cls_token is not None:
+                self.cls_token.copy_(find(self.backbone, self.spec.cls_token).reshape(1, 1, -1))
+            if self.final_norm is not None:
+                own = find(self.backbone, self.spec.final_norm)
+                self.final_norm.weight.copy_(own.weight)
+                self.final_norm.bias.copy_(own.bias)
+
+    def attach_backbone(self, backbone: nn.Module) -> None:
+        """Puts a backbone under the adapters: shared tensor by tensor, frozen, with the bottlenecks hooked in.
+
+        Raises:
+            CheckpointError: the backbone's family, width or depth is not the recorded one.
+        """
+        check_same_family(self.config.backbone_config, backbone.config)
+        self.backbone = share_backbone(backbone)
+        freeze_backbone(self.backbone, self.spec, self.config.layer_norm_eps)
+        blocks = find(self.backbone, self.spec.blocks)
+        for index in self.adapted_blocks:
+            bottleneck = self.bottlenecks[str(index)]
+            insert_bottleneck(blocks[index], self.spec, bottleneck, self.config.adapter_placement)
+        self.ignore_backbone_on_save()
+
+    def encode_positions(self, centers: Tensor, coordinates: Tensor) -> Tensor | None:
+        """Encodings of CLS and all tokens: centres [B, G, 3], coordinates [B, M, G, A] -> [B, 1 + G, D] or None."""
+        variant = self.config.position_encoding
+        if variant == "none":
+            return None
+        if variant == "learnable":
+            encoding = self.learnable_encoding(centers.to(self.cls_token.dtype))
+        elif variant == "sinusoidal":
+            encoding = sinusoidal_encoding(centers, self.cls_token.shape[-1])
+        else:
+            encoding = self.projection.encode(coordinates, self.spec.table(self.backbone))
+        cls_position = self.cls_position.expand(len(centers), -1, -1)
+        return torch.cat([cls_position, encoding.to(cls_position.dtype)], dim=1)
+
+    def find_neighborhoods(self, centers: Tensor, coordinates: Tensor) -> Neighborhoods | None:
+        """Which tokens share a cell of each view, and a voxel; None where nothing is aggregated."""
+        if self.local_attention is None:
+            return None
+        voxels = voxel_cells(centers, self.config.voxel_size)
+        views = self.projection.cells(coordinates)
+        if self.config.aggregation == "3d":
+            views = voxels.unsqueeze(1).expand_as(views)
+        return Neighborhoods.of(views, voxels, self.cls_token.dtype)
+
+    @can_return_tuple
+    def forward(
+        self,
+        points: Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any2PointModelOutput:
+        """Encodes point clouds.
+
+        Args:
+            points: [B, N, 3] float, N ≥ 64; never rescaled here.
+            output_hidden_states: whether to return the tokens before and after every block.
+            output_attentions: whether to return the blocks' attention weights; needs eager attention.
+            return_dict: False for a tuple.
+
+        Raises:
+            PointCloudError: points of another shape, too few, not floating or not finite.
+            ValueError: attentions of a backbone whose attention is not eager.
+        """
+        check_points(points)
+        config = self.config
+        wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        points = points.to(torch.promote_types(self.cls_token.dtype, torch.float32))  # coordinates are never halved
+        tokens, centers = self.tokenizer(points)
+        coordinates = self.projection(centers)
+        positions = self.encode_positions(centers, coordinates)
+        neighborhoods = self.find_neighborhoods(centers, coordinates)
+
+        hidden = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens.to(self.cls_token.dtype)], dim=1)
+        if positions is not None and config.position_injection != "blocks":
+            hidden = hidden + positions
+        if self.spec.input_norm is not None:
+            norm = find(self.backbone, self.spec.input_norm)
+            hidden = norm(hidden.to(norm.weight.dtype)).to(hidden.dtype)
+        inject = positions is not None and config.position_injection != "input"
+        states = [hidden] if wants_states else None
+        blocks = find(self.backbone, self.spec.blocks)
+        with record_attention(self.backbone, self.spec, output_attentions) as attentions:
+            for index, block in enumerate(blocks):
+                hidden = self._run_block(block, hidden + positions if inject else hidden)
+                if str(index) in self.aggregations:
+                    aggregation = self.aggregations[str(index)]
+                    cls, tokens = hidden[:, :1], hidden[:, 1:]
+                    tokens = aggregation(tokens, neighborhoods, self.local_attention)
+                    hidden = torch.cat([cls, tokens], dim=1)
+                if wants_states:
+                    states.append(hidden)
+        if self.final_norm is not None:
+            hidden = self.final_norm(hidden)
+        pooled = {"cls": hidden[:, 0], "max": hidden[:, 1:].amax(dim=1)}
+        return Any2PointModelOutput(
+            last_hidden_state=hidden,
+            pooler_output=torch.cat([pooled[name] for name in config.pooling], dim=-1),
+            point_centers=centers,
+            hidden_states=tuple(states) if wants_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
+
+    def _run_block(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        # The aggregation stays outside: recomputing it would update its running statistics twice.
+        if self.gradient_checkpointing and self.training:
+            return self._gradient_checkpointing_func(self.call_block, block, hidden)
+        return self.call_block(block, hidden)
+
+
+class ClassificationHead(nn.Module):
+    """2D → 256 → 256 → classes with batch norm, ReLU and dropout (SPEC 4). Shapes: [B, 2D] -> [B, classes]."""
+
+    def __init__(self, in_features: int, num_labels: int, bias: bool) -> None:
+        super().__init__()
+        self.hidden1 = nn.Linear(in_features, HEAD_WIDTH, bias=bias)
+        self.norm1 = nn.BatchNorm1d(HEAD_WIDTH)
+        self.hidden2 = nn.Linear(HEAD_WIDTH, HEAD_WIDTH, bias=bias)
+        self.norm2 = nn.BatchNorm1d(HEAD_WIDTH)
+        self.dropout = nn.Dropout(HEAD_DROPOUT)
+        self.output = nn.Linear(HEAD_WIDTH, num_labels)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Logits of pooled features."""
+        feature = self.dropout(F.relu(self.norm1(self.hidden1(feature))))
+        feature = self.dropout(F.relu(self.norm2(self.hidden2(feature))))
+        return self.output(feature)
+
+
+class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
+    """An Any2Point model with a classification head.
+
+    Args:
+        config: `num_labels` (or `id2label`) sets the classes.
+        backbone: a module to use instead of the config's; it is shared and frozen, not copied.
+    """
+
+    def __init__(self, config: Any2PointConfig, backbone: nn.Module | None = None) -> None:
+        _record_backbone_config(config, backbone)
+        super().__init__(config)
+        self.any2point = Any2PointModel(config, attach=False)
+        hidden_size = config.backbone_config.hidden_size
+        self.classifier = ClassificationHead(2 * hidden_size, config.num_labels, config.head_bias)
+        self.post_init()
+        self.any2point.load_and_attach_backbone(backbone)
+        self.ignore_backbone_on_save()
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The frozen backbone."""
+        return self.any2point.backbone
+
+    @can_return_tuple
+    def forward(
+        self,
+        points: Tensor,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> PointCloudClassifierOutput:
+        """Classifies point clouds.
+
+        Args:
+            points: [B, N, 3] float, N ≥ 64; never rescaled here.
+            labels: [B] int64 in 0…classes − 1; with them the loss (cross-entropy, `label_smoothing`) is returned.
+            output_hidden_states: as in `Any2PointModel`.
+            output_attentions: as in `Any2PointModel`.
+            return_dict: False for a tuple.
+
+        Raises:
+            PointCloudError: points of another shape, too few, not floating or not finite.
+            ValueError: a label outside the classes.
+        """
+        if labels is not None:
+            check_labels(labels, self.config.num_labels)
+        outputs = self.any2point(
+            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
+        )
+        logits = self.classifier(outputs.pooler_output)
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
+        return PointCloudClassifierOutput(loss=loss, logits=logits, **outputs)
+
+
+def _record_backbone_config(config: Any2PointConfig, backbone: nn.Module | None) -> None:
+    """Fills in the config's record of its backbone, and the modality where the user chose none."""
+    if backbone is not None:
+        config.backbone_config = copy.deepcopy(backbone.config)
+        config.backbone = config.backbone or backbone.config.name_or_path or None
+    elif config.backbone_config is None and config.backbone is not None:
+        config.backbone_config = load_backbone_config(config.backbone, config.backbone_revision)
+    if config.backbone_config is None:
+        raise UnsupportedBackboneError(
+            "a backbone must be named: Any2PointConfig(backbone=<Hub id or folder>), "
+            "Any2PointConfig(backbone_config=<config>) or the argument backbone=<module>; got none."
+        )
+    config.backbone_config = single_tower(config.backbone_config)
+    config.modality = config.modality or backbone_spec(config.backbone_config).modality
+
+
+AutoModel.register(Any2PointConfig, Any2PointModel, exist_ok=True)

@@ -1,0 +1,148 @@
+"""Point operations: farthest point sampling, nearest neighbours, pooling within cells. Pure torch, any device.
+
+Unusual here: coordinates are worked on as separate x, y, z planes, which on a CPU makes farthest point sampling as fast
+as a compiled kernel; distances are sums of squared differences (never the expanded |a|² + |b|² − 2ab), so that a cloud's
+neighbours do not depend on what else is in its batch, to the last bit.
+"""
+
+import torch
+from torch import Tensor
+
+# Entries of one distance block on a CPU: 1 M float32 values are 4 MiB and stay in the last-level cache.
+_DISTANCE_BLOCK = 1 << 20
+
+
+def farthest_point_sampling(points: Tensor, num_samples: int, excluded: Tensor | None = None) -> Tensor:
+    """Orders points greedily by distance to those already chosen, starting at the first point (SPEC 1).
+
+    A prefix of the result is itself the farthest point sampling of the prefix' length. Ties go to the lowest index.
+
+    Args:
+        points: [B, N, 3] floating point.
+        num_samples: how many indices to return, 1 ≤ num_samples ≤ N.
+        excluded: [B, N] bool, points that are never picked after the first; None for no such points.
+
+    Returns:
+        [B, num_samples] int64 indices into N.
+
+    Raises:
+        ValueError: num_samples is not in 1…N.
+    """
+    batch_size, num_points, _ = points.shape
+    if not 1 <= num_samples <= num_points:
+        raise ValueError(f"num_samples must lie in 1…{num_points} (the points there are), got {num_samples}.")
+    x, y, z = points.detach().unbind(-1)
+    distance = torch.full_like(x, torch.inf)
+    if excluded is not None:
+        distance = distance.masked_fill(excluded, -1.0)  # below every squared distance, and min() keeps it there
+    chosen = torch.zeros(batch_size, 1, dtype=torch.long, device=points.device)
+    indices = [chosen]
+    for _ in range(num_samples - 1):
+        step = (x - x.gather(1, chosen)).square_()
+        step += (y - y.gather(1, chosen)).square_()
+        step += (z - z.gather(1, chosen)).square_()
+        distance = torch.minimum(distance, step)
+        chosen = distance.argmax(dim=1, keepdim=True)
+        indices.append(chosen)
+    return torch.cat(indices, dim=1)
+
+
+def nearest_neighbors(points: Tensor, centers: Tensor, num_neighbors: int) -> Tensor:
+    """Indices of the points nearest to each centre (squared Euclidean), in no particular order (SPEC 1).
+
+    Args:
+        points: [B, N, 3] floating point.
+        centers: [B, G, 3], same dtype.
+        num_neighbors: K, 1 ≤ K ≤ N.
+
+    Returns:
+        [B, G, K] int64 indices into N; a centre that is one of the points finds itself.
+
+    Raises:
+        ValueError: num_neighbors is not in 1…N.
+    """
+    num_points, num_centers = points.shape[1], centers.shape[1]
+    if not 1 <= num_neighbors <= num_points:
+        raise ValueError(f"num_neighbors must lie in 1…{num_points} (the points there are), got {num_neighbors}.")
+    points, centers = points.detach(), centers.detach()
+    clouds = len(points)
+    if points.device.type == "cpu" and not torch.compiler.is_compiling():
+        clouds = max(1, _DISTANCE_BLOCK // (num_points * num_centers))
+    blocks = zip(points.split(clouds), centers.split(clouds), strict=True)
+    return torch.cat(
+        [_squared_distances(c, p).topk(num_neighbors, largest=False, sorted=False).indices for p, c in blocks]
+    )
+
+
+def _squared_distances(centers: Tensor, points: Tensor) -> Tensor:
+    """[b, G, 3] and [b, N, 3] -> [b, G, N]."""
+    x, y, z = points.unsqueeze(1).unbind(-1)
+    center_x, center_y, center_z = centers.unsqueeze(2).unbind(-1)
+    distances = (center_x - x).square_()
+    distances += (center_y - y).square_()
+    distances += (center_z - z).square_()
+    return distances
+
+
+def gather_points(features: Tensor, indices: Tensor) -> Tensor:
+    """Rows of each cloud's features: [B, N, C] at [B, …] int64 indices -> [B, …, C]."""
+    batch_size, num_points, channels = features.shape
+    offsets = torch.arange(batch_size, device=indices.device).mul_(num_points)
+    rows = indices + offsets.view(-1, *[1] * (indices.dim() - 1))
+    return features.reshape(-1, channels).index_select(0, rows.reshape(-1)).view(*indices.shape, channels)
+
+
+def cell_representatives(cells: Tensor) -> Tensor:
+    """Names each token's cell by the first token in it, so that cell numbers of any size index G rows.
+
+    Args:
+        cells: [..., G] integers; equal values share a cell.
+
+    Returns:
+        [..., G] int64, the lowest index of a token in the same cell.
+    """
+    same = cells.unsqueeze(-1) == cells.unsqueeze(-2)
+    return same.to(torch.uint8).argmax(dim=-1)
+
+
+def cell_sum(features: Tensor, representatives: Tensor) -> Tensor:
+    """Sums features over each cell, at its representative's row; other rows are zero.
+
+    Args:
+        features: [..., G, D].
+        representatives: [..., G] int64, of `cell_representatives`.
+
+    Returns:
+        [..., G, D].
+    """
+    rows = _flat_rows(representatives)
+    summed = torch.zeros_like(features).reshape(-1, features.shape[-1])
+    return summed.index_add(0, rows, features.reshape(-1, features.shape[-1])).view_as(features)
+
+
+def cell_max(features: Tensor, representatives: Tensor) -> Tensor:
+    """Maximum of features over each cell, at its representative's row; other rows keep their own features.
+
+    Args:
+        features: [..., G, D].
+        representatives: [..., G] int64, of `cell_representatives`.
+
+    Returns:
+        [..., G, D].
+    """
+    flat = features.reshape(-1, features.shape[-1])
+    rows = _flat_rows(representatives).unsqueeze(-1).expand_as(flat)
+    return flat.scatter_reduce(0, rows, flat, "amax").view_as(features)
+
+
+def copy_back(pooled: Tensor, representatives: Tensor) -> Tensor:
+    """Gives every token its cell's row: [..., G, D] at representatives [..., G] -> [..., G, D]."""
+    return pooled.reshape(-1, pooled.shape[-1]).index_select(0, _flat_rows(representatives)).view_as(pooled)
+
+
+def _flat_rows(representatives: Tensor) -> Tensor:
+    """[..., G] indices within a cloud (and view) -> [prod] row numbers of the flattened [..., G, D] tensor."""
+    num_tokens = representatives.shape[-1]
+    flat = representatives.reshape(-1, num_tokens)
+    offsets = torch.arange(len(flat), device=flat.device).mul_(num_tokens)
+    return (flat + offsets.unsqueeze(-1)).reshape(-1)

@@ -1,0 +1,67 @@
+import time
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, DatasetDict
+
+from any2point_hf.data import SHAPE_NAMES, build_dataset_dict, load_point_cloud_dataset
+from any2point_hf.modeling.errors import DatasetError
+
+
+def test_shapes_by_name():
+    dataset = load_point_cloud_dataset("shapes", num_points=8, seed=2)
+    assert isinstance(dataset, DatasetDict)
+    assert dataset.num_rows == {"train": 2000, "test": 500}
+    assert dataset["train"].column_names == ["points", "label"]
+    assert dataset["train"].features["label"] == ClassLabel(names=list(SHAPE_NAMES))
+    assert dataset["test"].with_format("numpy")[0]["points"].shape == (8, 3)
+
+
+def test_folder_named_shapes_is_reached_by_its_path(tmp_path, monkeypatch):
+    for split in ("train", "test"):
+        folder = tmp_path / "shapes" / split / "bed"
+        folder.mkdir(parents=True)
+        np.save(folder / "a.npy", np.eye(3, dtype=np.float32))
+    monkeypatch.chdir(tmp_path)
+    assert load_point_cloud_dataset("./shapes").num_rows == {"train": 1, "test": 1}
+    assert load_point_cloud_dataset("shapes", num_points=1).num_rows["test"] == 500
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("shape", "does not exist"), ("cloud.h5", "is a file that does not end in .npz")]
+)
+def test_unknown_source_is_refused_with_the_choices(tmp_path, name, found):
+    (tmp_path / "cloud.h5").write_bytes(b"")
+    with pytest.raises(DatasetError, match=f"{name}.*{found}.*'shapes'.*folder.*npz"):
+        load_point_cloud_dataset(tmp_path / name)
+
+
+def test_impossible_numbers_are_refused(tmp_path):
+    with pytest.raises(DatasetError, match="num_points must be at least 1, got 0"):
+        load_point_cloud_dataset(tmp_path, num_points=0)
+    with pytest.raises(DatasetError, match="seed must not be negative, got -3"):
+        load_point_cloud_dataset("shapes", seed=-3)
+
+
+def test_clouds_of_different_sizes_read_back_bit_for_bit():
+    generator = np.random.default_rng(0)
+    clouds = [generator.normal(size=(size, 3)).astype(np.float32) for size in (5, 1, 9)]
+    split = build_dataset_dict({"train": (clouds, [1, 0, 1])}, ["bed", "sofa"])["train"]
+    for index, cloud in enumerate(clouds):
+        assert split.with_format("numpy")[index]["points"].tobytes() == cloud.tobytes()
+        points = split.with_format("torch")[index]["points"]
+        assert points.dtype == torch.float32
+        assert points.numpy().tobytes() == cloud.tobytes()
+    assert [len(cloud) for cloud in split.with_format("numpy")[:]["points"]] == [5, 1, 9]
+    assert split["label"][:] == [1, 0, 1]
+
+
+def test_rows_read_back_as_arrays_not_as_lists():
+    # Nested lists read 200 such rows a second, arrays over 4000; the bound leaves room for a slow machine.
+    clouds = np.zeros((200, 1024, 3), dtype=np.float32)
+    split = build_dataset_dict({"train": (clouds, [0] * 200)}, ["bed"])["train"].with_format("numpy")
+    start = time.perf_counter()
+    for index in range(200):
+        split[index]
+    assert time.perf_counter() - start < 0.5

@@ -1,0 +1,201 @@
+import numpy as np
+import pytest
+
+from any2point_hf.data import load_point_cloud_dataset
+from any2point_hf.modeling.errors import DatasetError, PointCloudError
+
+MODELNET10 = [
+    "bathtub",
+    "bed",
+    "chair",
+    "desk",
+    "dresser",
+    "monitor",
+    "night_stand",
+    "sofa",
+    "table",
+    "toilet",
+]
+
+
+def write(root, files):
+    """Writes .npy clouds of 4, 5, 6, … points, by which `numbers` tells a file's place in the list."""
+    generator = np.random.default_rng(0)
+    for number, name in enumerate(files):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, generator.normal(size=(4 + number, 3)).astype(np.float32))
+
+
+def numbers(split):
+    return [len(cloud) - 4 for cloud in split.with_format("numpy")["points"]]
+
+
+LAYOUTS = pytest.mark.parametrize("layout", ["{label}/{split}/{file}", "{split}/{label}/{file}"])
+
+
+@LAYOUTS
+def test_both_layouts_give_the_same_sorted_data_set(tmp_path, layout):
+    files = [
+        layout.format(label=label, split=split, file=file)
+        for split, label, file in [
+            ("train", "chair", "b.npy"),
+            ("train", "bed", "z.npy"),
+            ("train", "chair", "a.npy"),
+            ("test", "chair", "c.npy"),
+            ("test", "bed", "d.npy"),
+        ]
+    ]
+    write(tmp_path, files)
+    dataset = load_point_cloud_dataset(tmp_path)
+    assert list(dataset) == ["train", "test"]
+    assert dataset["train"].features["label"].names == ["bed", "chair"]
+    assert dataset["train"]["label"][:] == [0, 1, 1]
+    assert numbers(dataset["train"]) == [1, 2, 0]
+    assert dataset["test"]["label"][:] == [0, 1]
+    assert numbers(dataset["test"]) == [4, 3]
+    assert dataset.with_format("numpy")["train"][1]["points"].shape == (6, 3)
+
+
+@pytest.mark.parametrize("name", ["val", "validation"])
+@LAYOUTS
+def test_validation_is_a_third_split(tmp_path, layout, name):
+    write(
+        tmp_path, [layout.format(label="bed", split=split, file="a.npy") for split in ("train", "test", name)]
+    )
+    dataset = load_point_cloud_dataset(tmp_path)
+    assert list(dataset) == ["train", "test", "validation"]
+    assert numbers(dataset["validation"]) == [2]
+
+
+@LAYOUTS
+def test_a_class_may_be_named_like_a_split(tmp_path, layout):
+    write(
+        tmp_path,
+        [
+            layout.format(label=label, split=split, file="a.npy")
+            for label in ("bus", "train")
+            for split in ("train", "test")
+        ],
+    )
+    dataset = load_point_cloud_dataset(tmp_path)
+    assert dataset["train"].features["label"].names == ["bus", "train"]
+    assert numbers(dataset["train"]) == [0, 2]
+    assert numbers(dataset["test"]) == [1, 3]
+
+
+def test_files_that_are_no_clouds_are_passed_over(tmp_path):
+    write(tmp_path, ["bed/train/a.npy", "bed/test/b.npy", "bed/train/._a.npy"])
+    for name in (
+        "README.txt",
+        "bed/README.md",
+        "bed/train/README.txt",
+        "bed/train/.DS_Store",
+        "bed/test/notes",
+    ):
+        (tmp_path / name).write_text("not a cloud")
+    (tmp_path / ".git" / "train").mkdir(parents=True)
+    dataset = load_point_cloud_dataset(tmp_path)
+    assert dataset.num_rows == {"train": 1, "test": 1}
+    assert dataset["train"].features["label"].names == ["bed"]
+
+
+def test_extensions_count_in_any_case(tmp_path):
+    write(tmp_path, ["bed/train/a.npy", "bed/test/b.npy"])
+    (tmp_path / "bed" / "train" / "C.XYZ").write_text("0 0 0\n1 0 0\n0 1 0\n0 0 1\n")
+    dataset = load_point_cloud_dataset(tmp_path)
+    assert dataset.with_format("numpy")["train"][0]["points"].tolist() == [
+        [0, 0, 0],
+        [1, 0, 0],
+        [0, 1, 0],
+        [0, 0, 1],
+    ]
+
+
+def test_neither_layout_is_refused_with_what_was_found(tmp_path):
+    write(tmp_path, ["ModelNet10/chair/train/a.npy"])
+    with pytest.raises(
+        DatasetError, match=r"<class>/<split>/<file> or <split>/<class>/<file>.*found: ModelNet10"
+    ):
+        load_point_cloud_dataset(tmp_path)
+
+
+def test_empty_folder_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match=r"not laid out as a data set.*folders found: none"):
+        load_point_cloud_dataset(tmp_path)
+
+
+def test_folder_without_clouds_is_refused_with_the_endings_found(tmp_path):
+    path = tmp_path / "train" / "bed" / "a.blend"
+    path.parent.mkdir(parents=True)
+    path.write_text("")
+    with pytest.raises(DatasetError, match=r"No point clouds in .*\.ply.*endings found: \.blend"):
+        load_point_cloud_dataset(tmp_path)
+
+
+@LAYOUTS
+def test_class_without_training_clouds_is_refused(tmp_path, layout):
+    places = [("train", "bed"), ("test", "bed"), ("test", "sofa")]
+    write(tmp_path, [layout.format(label=label, split=split, file="a.npy") for split, label in places])
+    with pytest.raises(DatasetError, match=r"Empty class in split 'train'.*: sofa without"):
+        load_point_cloud_dataset(tmp_path)
+
+
+def test_class_folder_without_splits_is_refused(tmp_path):
+    write(tmp_path, ["bed/train/a.npy", "bed/test/a.npy", "sofa/a.npy"])
+    with pytest.raises(DatasetError, match=r"Empty class in split 'train'.*: sofa without"):
+        load_point_cloud_dataset(tmp_path)
+
+
+@LAYOUTS
+def test_class_without_test_clouds_warns(tmp_path, layout):
+    places = [("train", "bed"), ("train", "sofa"), ("test", "bed")]
+    write(tmp_path, [layout.format(label=label, split=split, file="a.npy") for split, label in places])
+    with pytest.warns(UserWarning, match=r"Empty class in split 'test'.*: sofa\.") as caught:
+        dataset = load_point_cloud_dataset(tmp_path)
+    assert caught[0].filename == __file__
+    assert dataset["test"].features["label"].names == ["bed", "sofa"]
+    assert dataset.num_rows == {"train": 2, "test": 1}
+
+
+def test_no_test_clouds_at_all_is_refused(tmp_path):
+    write(tmp_path, ["train/bed/a.npy"])
+    with pytest.raises(DatasetError, match="No point clouds in split 'test'"):
+        load_point_cloud_dataset(tmp_path)
+
+
+def test_broken_file_is_named(tmp_path):
+    write(tmp_path, ["bed/train/a.npy", "bed/test/a.npy"])
+    (tmp_path / "bed" / "train" / "broken_0007.npy").write_bytes(b"\x93NUMPY\x01")
+    with pytest.raises(PointCloudError, match=r"broken_0007\.npy"):
+        load_point_cloud_dataset(tmp_path)
+
+
+def test_num_points_picks_without_repeats_or_repeats_what_there_is(tmp_path):
+    cloud = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    for name in ("bed/train/a.npy", "bed/train/b.npy", "bed/test/a.npy"):
+        write(tmp_path, [name])
+        np.save(tmp_path / name, cloud)
+    few = load_point_cloud_dataset(tmp_path, num_points=20).with_format("numpy")["train"][:]["points"]
+    many = load_point_cloud_dataset(tmp_path, num_points=70).with_format("numpy")["train"][:]["points"]
+    original = set(map(tuple, cloud.tolist()))
+    assert few.shape == (2, 20, 3)
+    assert many.shape == (2, 70, 3)
+    assert all(len(set(map(tuple, points.tolist()))) == 20 for points in few)
+    assert set(map(tuple, few[0].tolist())) < original
+    assert set(map(tuple, many[0].tolist())) == original
+    assert few[0].tobytes() != few[1].tobytes(), "two clouds draw the same indices"
+    again = load_point_cloud_dataset(tmp_path, num_points=20).with_format("numpy")["train"][:]["points"]
+    other = load_point_cloud_dataset(tmp_path, num_points=20, seed=1).with_format("numpy")["train"][:][
+        "points"
+    ]
+    assert few.tobytes() == again.tobytes()
+    assert few.tobytes() != other.tobytes()
+
+
+def test_modelnet10_sample(shared_data):
+    dataset = load_point_cloud_dataset(shared_data / "samples" / "modelnet10_pcd").with_format("numpy")
+    for split in ("train", "test"):
+        assert dataset[split].features["label"].names == MODELNET10
+        assert dataset[split]["label"][:].tolist() == list(range(10))
+        assert dataset[split][:]["points"].shape == (10, 1024, 3)
