@@ -28,13 +28,9 @@ def check_points(points: ArrayLike, name: str, *, minimum_distinct: int = 1) -> 
     try:
         array = np.asarray(points)
     except ValueError as error:  # numpy's answer to rows of different lengths
-        raise PointCloudError(
-            f"{name} must have three numbers in every row; its rows differ in length."
-        ) from error
+        raise PointCloudError(f"{name} must have three numbers in every row; its rows differ in length.") from error
     if array.dtype.kind not in "fiu":
-        raise PointCloudError(
-            f"{name} must hold real numbers, got dtype {array.dtype}. Convert it to float32."
-        )
+        raise PointCloudError(f"{name} must hold real numbers, got dtype {array.dtype}. Convert it to float32.")
     if array.ndim != 2 or array.shape[1] != 3:
         raise PointCloudError(
             f"{name} must have the shape [N, 3] (x, y, z), got {list(array.shape)}. "
@@ -51,9 +47,7 @@ def check_points(points: ArrayLike, name: str, *, minimum_distinct: int = 1) -> 
             f"infinite or beyond ±{_LARGEST_COORDINATE:g}. Remove these points."
         )
     remaining = array
-    for found in range(
-        minimum_distinct
-    ):  # sorting all points to count the different ones would cost far more
+    for found in range(minimum_distinct):  # sorting all points to count the different ones would cost far more
         if not len(remaining):
             raise PointCloudError(
                 f"{name} must have at least {minimum_distinct} distinct points, got {found} "

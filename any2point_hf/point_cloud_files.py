@@ -43,18 +43,14 @@ def read_point_cloud(path: str | os.PathLike, *, seed: int = 0) -> np.ndarray:
     path = Path(path)
     extension = path.suffix.lower()
     if path.is_dir():
-        raise PointCloudError(
-            f"{path} is a folder; expected one point cloud file. Give the path of a file in it."
-        )
+        raise PointCloudError(f"{path} is a folder; expected one point cloud file. Give the path of a file in it.")
     if not path.is_file():
         raise PointCloudError(f"{path} does not exist. Check the path, relative to {Path.cwd()}.")
     if extension not in _READERS:
         known = " ".join(POINT_CLOUD_EXTENSIONS)
         raise PointCloudError(f"{path} has the extension {extension!r}; point cloud files end in {known}.")
     if not path.stat().st_size:
-        raise PointCloudError(
-            f"{path} is empty (0 bytes); expected a point cloud. Write or download the file again."
-        )
+        raise PointCloudError(f"{path} is empty (0 bytes); expected a point cloud. Write or download the file again.")
     try:
         vertices, triangles = _READERS[extension](path.read_bytes())
         points = check_points(vertices, str(path))
@@ -102,9 +98,7 @@ def _read_ply(data: bytes) -> _Geometry:
     found = {b"vertex": len(vertices), b"face": 0 if triangles is None else len(triangles)}
     for name, count in declared.items():  # trimesh reads a text file, or faces, cut off as if it ended there
         if found[name] < count:
-            raise ValueError(
-                f"its header says {count} of {name.decode()}, {found[name]} follow: it is cut off"
-            )
+            raise ValueError(f"its header says {count} of {name.decode()}, {found[name]} follow: it is cut off")
     return vertices, triangles
 
 
@@ -116,9 +110,7 @@ def _read_stl(data: bytes) -> _Geometry:
     if b"\0" in data:  # binary, whatever its header says
         expected = 84 + 50 * struct.unpack_from("<I", data, 80)[0] if len(data) >= 84 else 84
         if len(data) != expected:
-            raise ValueError(
-                f"a binary STL with its header has {expected} bytes, this has {len(data)}: it is cut off"
-            )
+            raise ValueError(f"a binary STL with its header has {expected} bytes, this has {len(data)}: it is cut off")
     elif b"endsolid" not in data:
         raise ValueError("a text STL ends in 'endsolid', this does not: it is cut off or no STL")
     return _read_with_trimesh(io.BytesIO(data), "stl")
@@ -133,9 +125,7 @@ def _read_off(data: bytes) -> _Geometry:
     rows = [row for line in text[header.end() :].splitlines() if (row := line.split())]
     num_vertices, num_faces = (int(count) for count in rows[0][:2]) if rows else (0, 0)
     if len(rows) - 1 < num_vertices + num_faces:
-        raise ValueError(
-            f"it has {len(rows) - 1} of {num_vertices} + {num_faces} vertex and face lines: it is cut off"
-        )
+        raise ValueError(f"it has {len(rows) - 1} of {num_vertices} + {num_faces} vertex and face lines: it is cut off")
     vertices = np.array([row[:3] for row in rows[1 : num_vertices + 1]], dtype=np.float64).reshape(-1, 3)
     triangles = []
     for row in rows[num_vertices + 1 : num_vertices + num_faces + 1]:
@@ -149,9 +139,7 @@ def _read_off(data: bytes) -> _Geometry:
 def _read_text(data: bytes) -> _Geometry:
     if b"\0" in data:
         raise ValueError("it is binary or UTF-16; expected UTF-8 text with a point on each line")
-    lines = [
-        line for line in data.decode("utf-8-sig", "replace").splitlines() if line.partition("#")[0].strip()
-    ]
+    lines = [line for line in data.decode("utf-8-sig", "replace").splitlines() if line.partition("#")[0].strip()]
     delimiter = "," if lines and "," in lines[-1] else None
     if lines and not any(map(_is_number, lines[0].split(delimiter)[:3])):
         del lines[0]  # the names of the columns
@@ -179,9 +167,7 @@ def _read_numpy(data: bytes) -> _Geometry:
             raise ValueError(f"a cloud lies under the key 'points', this file has {array.files}")
         array = array[key]
     if array.ndim == 3:
-        raise ValueError(
-            f"it holds {array.shape[0]} clouds (shape {list(array.shape)}): pass a dataset with --data"
-        )
+        raise ValueError(f"it holds {array.shape[0]} clouds (shape {list(array.shape)}): pass a dataset with --data")
     if array.ndim != 2 or array.shape[1] not in (3, 6):
         raise ValueError(f"expected the shape [N, 3], or [N, 6] with normals, got {list(array.shape)}")
     return array[:, :3], None
@@ -204,9 +190,7 @@ def _read_pcd(data: bytes) -> _Geometry:
     if num_points < 1:
         return np.empty((0, 3)), None
     counts = [int(count) for count in header.get("COUNT", ["1"] * len(fields))]
-    dtypes = [
-        np.dtype(f"<{kind.lower()}{size}") for kind, size in zip(header["TYPE"], header["SIZE"], strict=True)
-    ]
+    dtypes = [np.dtype(f"<{kind.lower()}{size}") for kind, size in zip(header["TYPE"], header["SIZE"], strict=True)]
     axes = [fields.index(axis) for axis in "xyz"]
 
     if encoding == "ascii":
@@ -226,9 +210,7 @@ def _read_pcd(data: bytes) -> _Geometry:
             raise ValueError(f"it has {len(body) - 8} of {packed_size} compressed bytes: it is cut off")
         body = _decompress_lzf(body[8 : 8 + packed_size])
     if len(body) < num_points * sum(sizes):
-        raise ValueError(
-            f"{num_points} points take {num_points * sum(sizes)} bytes, it has {len(body)}: it is cut off"
-        )
+        raise ValueError(f"{num_points} points take {num_points * sum(sizes)} bytes, it has {len(body)}: it is cut off")
     # binary keeps each point's fields together, binary_compressed each field's points
     starts = [sum(sizes[:axis]) * (num_points if compressed else 1) for axis in axes]
     strides = [sizes[axis] if compressed else sum(sizes) for axis in axes]
@@ -259,9 +241,7 @@ def _decompress_lzf(data: bytes) -> bytes:
             raise ValueError("its compressed data are damaged")
         start = len(unpacked) - distance
         run = unpacked[start : start + length]
-        unpacked += (run * (length // len(run) + 1))[
-            :length
-        ]  # a run may repeat the bytes it is itself writing
+        unpacked += (run * (length // len(run) + 1))[:length]  # a run may repeat the bytes it is itself writing
     return bytes(unpacked)
 
 

@@ -41,9 +41,7 @@ class Any2PointProcessor(FeatureExtractionMixin):
 
     model_input_names = ["points"]  # noqa: RUF012 - transformers reads a plain list
 
-    def __init__(
-        self, num_points: int = 1024, scale_to_unit_sphere: bool = True, seed: int = 0, **kwargs: Any
-    ) -> None:
+    def __init__(self, num_points: int = 1024, scale_to_unit_sphere: bool = True, seed: int = 0, **kwargs: Any) -> None:
         """Checks and keeps the settings."""
         super().__init__(**kwargs)
         self.num_points = _integer(num_points, "num_points", MINIMUM_NUM_POINTS)

@@ -1,0 +1,1 @@
+"""One script a source checkpoint; each ends by checking its own output."""

@@ -139,7 +139,9 @@ class Any2PointConfig(PreTrainedConfig):
             self.plane,
         )
         _require(
-            sorted(self.pooling) == ["cls", "max"], 'pooling must be "max" and "cls" in some order', self.pooling
+            sorted(self.pooling) == ["cls", "max"],
+            'pooling must be "max" and "cls" in some order',
+            self.pooling,
         )
         super().validate_architecture()
 

@@ -159,15 +159,11 @@ class Any2PointModel(Any2PointPreTrainedModel):
         plane_class = released.ReleasedPlaneProjection if config.released_compatibility else PlaneProjection
         cell_size = config.cell_size or math.ceil(max(width, height) / DEFAULT_CELLS_PER_SIDE)
         orthographic = config.projection == "orthographic"
-        return plane_class(
-            config.num_views, width, height, grid, cell_size, config.camera_distance, orthographic
-        )
+        return plane_class(config.num_views, width, height, grid, cell_size, config.camera_distance, orthographic)
 
     def _make_local_attention(self, hidden_size: int) -> LocalAttention:
         config = self.config
-        return LocalAttention(
-            hidden_size, config.num_views, config.local_attention_dim, config.local_attention_heads
-        )
+        return LocalAttention(hidden_size, config.num_views, config.local_attention_dim, config.local_attention_heads)
 
     def _make_aggregation(self, hidden_size: int) -> GuidedAggregation:
         config = self.config
@@ -379,7 +375,10 @@ class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
         if labels is not None:
             check_labels(labels, self.config.num_labels)
         outputs = self.any2point(
-            points, output_hidden_states=output_hidden_states, output_attentions=output_attentions, return_dict=True
+            points,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
         )
         logits = self.classifier(outputs.pooler_output)
         loss = None

@@ -31,20 +31,20 @@ def farthest_point_sampling(points: Tensor, num_samples: int, excluded: Tensor |
     batch_size, num_points, _ = points.shape
     if not 1 <= num_samples <= num_points:
         raise ValueError(f"num_samples must lie in 1…{num_points} (the points there are), got {num_samples}.")
-    x, y, z = points.detach().unbind(-1)
+    x, y, z = (plane.contiguous() for plane in points.detach().unbind(-1))
     distance = torch.full_like(x, torch.inf)
     if excluded is not None:
         distance = distance.masked_fill(excluded, -1.0)  # below every squared distance, and min() keeps it there
-    chosen = torch.zeros(batch_size, 1, dtype=torch.long, device=points.device)
-    indices = [chosen]
-    for _ in range(num_samples - 1):
+    indices = torch.zeros(batch_size, num_samples, dtype=torch.long, device=points.device)
+    chosen = indices[:, :1]
+    for sample in range(1, num_samples):
         step = (x - x.gather(1, chosen)).square_()
         step += (y - y.gather(1, chosen)).square_()
         step += (z - z.gather(1, chosen)).square_()
         distance = torch.minimum(distance, step)
         chosen = distance.argmax(dim=1, keepdim=True)
-        indices.append(chosen)
-    return torch.cat(indices, dim=1)
+        indices[:, sample : sample + 1] = chosen
+    return indices
 
 
 def nearest_neighbors(points: Tensor, centers: Tensor, num_neighbors: int) -> Tensor:

@@ -198,4 +198,3 @@ def voxel_cells(centers: Tensor, voxel_size: float) -> Tensor:
     x, y, z = voxels.unbind(-1)
     num_x, num_y = x.amax(dim=1, keepdim=True) + 1, y.amax(dim=1, keepdim=True) + 1
     return x + num_x * (y + num_y * z)
-

@@ -36,9 +36,7 @@ def load_point_cloud_dataset(
         PointCloudError: a file of the folder cannot be read; the message names it.
     """
     if num_points is not None and num_points < 1:
-        raise DatasetError(
-            f"num_points must be at least 1, got {num_points}; leave it out to keep all points."
-        )
+        raise DatasetError(f"num_points must be at least 1, got {num_points}; leave it out to keep all points.")
     if seed < 0:
         raise DatasetError(f"seed must not be negative, got {seed}; use 0, 1, 2, …")
     if source == "shapes":

@@ -10,14 +10,10 @@ from any2point_hf.modeling.errors import DatasetError
 from any2point_hf.point_cloud_files import POINT_CLOUD_EXTENSIONS, read_point_cloud
 
 _SPLIT_OF_FOLDER = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
-_LAYOUTS = (
-    "<class>/<split>/<file> or <split>/<class>/<file>, splits named train, test (and val or validation)"
-)
+_LAYOUTS = "<class>/<split>/<file> or <split>/<class>/<file>, splits named train, test (and val or validation)"
 
 
-def read_folder(
-    root: Path, *, seed: int = 0
-) -> tuple[dict[str, tuple[Iterable[np.ndarray], list[int]]], list[str]]:
+def read_folder(root: Path, *, seed: int = 0) -> tuple[dict[str, tuple[Iterable[np.ndarray], list[int]]], list[str]]:
     """Finds the clouds of a folder; the layout is told by the folders' names.
 
     Files without a point-cloud extension, hidden files, README and LICENSE are passed over. Clouds come
@@ -73,8 +69,7 @@ def _find_files(root: Path) -> dict[tuple[str, str], list[Path]]:
     folders = _folders(root)
     # ShapeNet has a class named "train": only a folder that is no split shows that splits are one level down.
     classes_first = any(
-        folder.name not in _SPLIT_OF_FOLDER
-        and any(inner.name in _SPLIT_OF_FOLDER for inner in _folders(folder))
+        folder.name not in _SPLIT_OF_FOLDER and any(inner.name in _SPLIT_OF_FOLDER for inner in _folders(folder))
         for folder in folders
     )
     files: dict[tuple[str, str], list[Path]] = {}

@@ -23,9 +23,7 @@ _SPLITS = ("train", "test")
 _Part = tuple[float, Callable[[int, np.random.Generator], np.ndarray]]
 
 
-def make_shapes(
-    num_train: int = 2000, num_test: int = 500, num_points: int = 1024, seed: int = 0
-) -> DatasetDict:
+def make_shapes(num_train: int = 2000, num_test: int = 500, num_points: int = 1024, seed: int = 0) -> DatasetDict:
     """Makes the shapes data set; labels run 0, 1, …, 9, 0, 1, …, so a multiple of ten is balanced.
 
     Args:
@@ -101,9 +99,7 @@ def draw_proportions(generator: np.random.Generator, split: str, count: int) -> 
 def _sample_parts(parts: Sequence[_Part], count: int, generator: np.random.Generator) -> np.ndarray:
     areas = np.array([area for area, _ in parts])
     shares = generator.multinomial(count, areas / areas.sum())
-    return np.concatenate(
-        [sample(share, generator) for (_, sample), share in zip(parts, shares, strict=True)]
-    )
+    return np.concatenate([sample(share, generator) for (_, sample), share in zip(parts, shares, strict=True)])
 
 
 def _revolve(*profile: tuple[float, float], sweep: float = 2 * np.pi) -> _Part:

@@ -29,9 +29,7 @@ PCD_HEADER = (
 
 
 def pcd_header(points, data, fields="x y z", size="4 4 4", kind="F F F", count="1 1 1"):
-    return PCD_HEADER.format(
-        fields=fields, size=size, type=kind, count=count, points=points, data=data
-    ).encode()
+    return PCD_HEADER.format(fields=fields, size=size, type=kind, count=count, points=points, data=data).encode()
 
 
 def ply_header(vertices, faces=0, encoding="binary_little_endian"):
@@ -39,9 +37,7 @@ def ply_header(vertices, faces=0, encoding="binary_little_endian"):
 
 
 def stl(triangles):
-    records = b"".join(
-        np.concatenate([np.zeros(3), t.ravel()]).astype("<f4").tobytes() + b"\0\0" for t in triangles
-    )
+    records = b"".join(np.concatenate([np.zeros(3), t.ravel()]).astype("<f4").tobytes() + b"\0\0" for t in triangles)
     return bytes(80) + struct.pack("<I", len(triangles)) + records
 
 
@@ -128,9 +124,7 @@ def test_pcd_fields_may_have_any_order_type_and_count(tmp_path):
     rows["x"], rows["y"], rows["z"] = [1.5, -1], [2, -2], [3, -3]
     layout = {"fields": "_ z n x y", "size": "1 2 4 8 4", "kind": "U I F F F", "count": "3 1 2 1 1"}
     binary = write(tmp_path, "b.pcd", pcd_header(2, "binary", **layout) + rows.tobytes())
-    text = write(
-        tmp_path, "a.pcd", pcd_header(2, "ascii", **layout) + b"9 9 9 3 8 8 1.5 2\r\n9 9 9 -3 8 8 -1 -2\r\n"
-    )
+    text = write(tmp_path, "a.pcd", pcd_header(2, "ascii", **layout) + b"9 9 9 3 8 8 1.5 2\r\n9 9 9 -3 8 8 -1 -2\r\n")
     assert read_point_cloud(binary).tolist() == [[1.5, 2, 3], [-1, -2, -3]]
     assert read_point_cloud(text).tolist() == [[1.5, 2, 3], [-1, -2, -3]]
 
@@ -138,9 +132,7 @@ def test_pcd_fields_may_have_any_order_type_and_count(tmp_path):
 def test_compressed_pcd(tmp_path):
     # liblzf's own output (python-lzf 0.2) for 64 points (i % 4 / 2, 1, -2), stored as all x, all y, all z
     packed = bytes.fromhex("0100006000033f000080200300c0200360002007e0df0f40e7e0f3030100c0e0f1030100c0")
-    path = write(
-        tmp_path, "c.pcd", pcd_header(64, "binary_compressed") + struct.pack("<II", len(packed), 768) + packed
-    )
+    path = write(tmp_path, "c.pcd", pcd_header(64, "binary_compressed") + struct.pack("<II", len(packed), 768) + packed)
     np.testing.assert_array_equal(read_point_cloud(path), [[i % 4 / 2, 1, -2] for i in range(64)])
     with pytest.raises(PointCloudError, match=r"c\.pcd .*it has 33 of 37 compressed bytes: it is cut off"):
         read_point_cloud(write(tmp_path, "c.pcd", path.read_bytes()[:-4]))
@@ -159,9 +151,7 @@ def test_off_meshes_are_sampled_by_area(tmp_path, glued, line_end):
     share = (points[:, 0] < 0).mean()
     assert share == pytest.approx(0.75, abs=0.03)  # six standard deviations
     assert (points[:, 1] >= 0).all()
-    assert (
-        points[:, 1] <= 2 * (1 - np.where(points[:, 0] < 0, -points[:, 0] / 3, points[:, 0])) + 1e-5
-    ).all()
+    assert (points[:, 1] <= 2 * (1 - np.where(points[:, 0] < 0, -points[:, 0] / 3, points[:, 0])) + 1e-5).all()
 
 
 def test_off_polygons_and_comments(tmp_path):
@@ -342,7 +332,5 @@ def test_check_points_converts_and_keeps_the_order():
 def test_check_points_counts_distinct_points():
     points = np.arange(21.0).reshape(7, 3)[np.arange(1000) % 7]
     assert len(check_points(points, "p", minimum_distinct=7)) == 1000
-    with pytest.raises(
-        PointCloudError, match=r"p must have at least 8 distinct points, got 7 \(of 1000 points\)"
-    ):
+    with pytest.raises(PointCloudError, match=r"p must have at least 8 distinct points, got 7 \(of 1000 points\)"):
         check_points(points, "p", minimum_distinct=8)

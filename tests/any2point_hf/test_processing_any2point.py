@@ -49,9 +49,7 @@ def test_without_scaling_the_unit_stays():
 def test_more_points_are_reduced_by_farthest_point_sampling_from_the_first(processor):
     # a grid of 64 corners 1 apart, each with a second point beside it: one of each pair is chosen
     grid = np.stack(np.meshgrid(*[np.arange(4.0)] * 3), axis=-1).reshape(-1, 3)
-    points = points_of(
-        Any2PointProcessor(64, scale_to_unit_sphere=False), np.concatenate([grid, grid + 0.01])
-    )[0]
+    points = points_of(Any2PointProcessor(64, scale_to_unit_sphere=False), np.concatenate([grid, grid + 0.01]))[0]
     assert points[0].tolist() == pytest.approx([-1.505] * 3, abs=1e-6)
     assert points[1].tolist() == pytest.approx([1.505] * 3, abs=1e-6)
     assert len(np.unique(np.round(points + 1.5).astype(int), axis=0)) == 64

@@ -60,9 +60,7 @@ def test_both_layouts_give_the_same_sorted_data_set(tmp_path, layout):
 @pytest.mark.parametrize("name", ["val", "validation"])
 @LAYOUTS
 def test_validation_is_a_third_split(tmp_path, layout, name):
-    write(
-        tmp_path, [layout.format(label="bed", split=split, file="a.npy") for split in ("train", "test", name)]
-    )
+    write(tmp_path, [layout.format(label="bed", split=split, file="a.npy") for split in ("train", "test", name)])
     dataset = load_point_cloud_dataset(tmp_path)
     assert list(dataset) == ["train", "test", "validation"]
     assert numbers(dataset["validation"]) == [2]
@@ -114,9 +112,7 @@ def test_extensions_count_in_any_case(tmp_path):
 
 def test_neither_layout_is_refused_with_what_was_found(tmp_path):
     write(tmp_path, ["ModelNet10/chair/train/a.npy"])
-    with pytest.raises(
-        DatasetError, match=r"<class>/<split>/<file> or <split>/<class>/<file>.*found: ModelNet10"
-    ):
+    with pytest.raises(DatasetError, match=r"<class>/<split>/<file> or <split>/<class>/<file>.*found: ModelNet10"):
         load_point_cloud_dataset(tmp_path)
 
 
@@ -186,9 +182,7 @@ def test_num_points_picks_without_repeats_or_repeats_what_there_is(tmp_path):
     assert set(map(tuple, many[0].tolist())) == original
     assert few[0].tobytes() != few[1].tobytes(), "two clouds draw the same indices"
     again = load_point_cloud_dataset(tmp_path, num_points=20).with_format("numpy")["train"][:]["points"]
-    other = load_point_cloud_dataset(tmp_path, num_points=20, seed=1).with_format("numpy")["train"][:][
-        "points"
-    ]
+    other = load_point_cloud_dataset(tmp_path, num_points=20, seed=1).with_format("numpy")["train"][:]["points"]
     assert few.tobytes() == again.tobytes()
     assert few.tobytes() != other.tobytes()
 

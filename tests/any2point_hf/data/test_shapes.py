@@ -8,9 +8,7 @@ from any2point_hf.modeling.errors import DatasetError
 
 def clouds_of(name, count=20, num_points=512, split="train"):
     first = SHAPE_NAMES.index(name)
-    return [
-        make_cloud(split, first + len(SHAPE_NAMES) * i, num_points, 0).astype(float) for i in range(count)
-    ]
+    return [make_cloud(split, first + len(SHAPE_NAMES) * i, num_points, 0).astype(float) for i in range(count)]
 
 
 def test_classes_are_ten_in_alphabetical_order_and_balanced():
