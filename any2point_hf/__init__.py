@@ -1,1 +1,46 @@
-"""Any2Point for Hugging Face."""
+"""Any2Point for Hugging Face: understand 3D point clouds with the transformers you already have.
+
+Names are loaded when first used, and the Auto classes of transformers learn of ours when they are first imported, so
+that this import costs next to nothing.
+"""
+
+import importlib
+from typing import Any
+
+from . import registration
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Any2PointConfig": "modeling",
+    "Any2PointModel": "modeling",
+    "Any2PointModelOutput": "modeling",
+    "Any2PointForPointCloudClassification": "modeling",
+    "PointCloudClassifierOutput": "modeling",
+    "Any2PointError": "modeling",
+    "BackboneLoadError": "modeling",
+    "CheckpointError": "modeling",
+    "DatasetError": "modeling",
+    "PointCloudError": "modeling",
+    "UnsupportedBackboneError": "modeling",
+    "Any2PointProcessor": "processing_any2point",
+    "read_point_cloud": "point_cloud_files",
+    "load_point_cloud_dataset": "data",
+    "compute_metrics": "training",
+    "make_trainer": "training",
+    "draw_point_clouds": "visualization",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+registration.register_auto_classes()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

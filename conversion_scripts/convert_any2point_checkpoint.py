@@ -246,7 +246,9 @@ def check_frozen(state: dict[str, Tensor], frozen: dict[str, Tensor]) -> float:
     """
     absent = [name for name in frozen if name not in state]
     if absent:
-        raise CheckpointError(f"the checkpoint must hold the backbone's blocks; {len(absent)} tensors miss: {absent[:4]}.")
+        raise CheckpointError(
+            f"the checkpoint must hold the backbone's blocks; {len(absent)} tensors miss: {absent[:4]}."
+        )
     reshaped = [name for name in frozen if state[name].shape != frozen[name].shape]
     if reshaped:
         name = reshaped[0]

@@ -1,0 +1,232 @@
+import numpy as np
+import pytest
+import torch
+
+from any2point_hf.modeling.guided_adapter import (
+    Bottleneck,
+    CellNorm,
+    GuidedAggregation,
+    LocalAttention,
+    Neighborhoods,
+    ensemble_weights,
+)
+from any2point_hf.modeling.point_ops import cell_representatives
+
+B, M, G, D = 2, 3, 10, 8
+
+
+@pytest.fixture
+def cells():
+    view_cells, voxel_cells = torch.randint(4, (B, M, G)), torch.randint(5, (B, G))
+    view_cells[0, 0] = torch.arange(G)  # every token alone
+    view_cells[1, 0] = 7  # all together
+    return view_cells, voxel_cells
+
+
+def test_bottleneck_is_the_formula(make, naive):
+    bottleneck = make.randomize(Bottleneck(D, 3, dropout=0.5, scale=0.3)).double().eval()
+    hidden, state = torch.randn(4, 5, D, dtype=torch.float64), make.arrays(bottleneck)
+    state = {f"a.{name}": value for name, value in state.items()}
+    expected = naive.bottleneck(hidden.numpy(), state, "a", 0.3)
+    np.testing.assert_allclose(bottleneck(hidden).detach(), expected, atol=1e-12)
+
+
+def test_bottleneck_works_in_its_own_dtype_and_answers_in_the_input_s(make):
+    bottleneck = make.randomize(Bottleneck(D, 3, 0.1, 0.3)).eval()
+    hidden = torch.randn(4, D).bfloat16()
+    found = bottleneck(hidden)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, bottleneck(hidden.float()).bfloat16())
+
+
+def test_bottleneck_drops_inside(make):
+    bottleneck = make.randomize(Bottleneck(D, 400, 0.25, 1.0)).train()
+    with torch.no_grad():
+        bottleneck.down.weight.zero_()
+        bottleneck.down.bias.fill_(1.0)
+        bottleneck.up.weight.zero_()
+        bottleneck.up.weight[0] = 1
+        bottleneck.up.bias.zero_()
+    gelu_of_one = 1 / (1 + np.exp(-1.702))
+    kept = bottleneck(torch.zeros(50, D))[:, 0] * 0.75 / gelu_of_one  # how many of the 400 were kept
+    torch.testing.assert_close(kept, kept.round(), atol=1e-2, rtol=0)
+    assert 290 < kept.mean() < 310
+    assert kept.std() > 1
+
+
+def test_neighborhoods_say_who_shares_a_cell(naive, cells):
+    view_cells, voxel_cells = cells
+    found = Neighborhoods.of(view_cells, voxel_cells, torch.float64)
+    same_cell = found.same_cell.view(B, M, G, G)
+    for b in range(B):
+        for m in range(M):
+            groups = naive.members(view_cells[b, m].tolist())
+            for group in groups:
+                assert found.views[b, m, group].tolist() == [group[0]] * len(group)
+                assert found.view_counts[b, m, group[0]] == len(group)
+            expected = view_cells[b, m][:, None] == view_cells[b, m]
+            assert torch.equal(same_cell[b, m], expected)
+        for group in naive.members(voxel_cells[b].tolist()):
+            assert found.voxels[b, 0, group].tolist() == [group[0]] * len(group)
+            assert found.voxel_counts[b, 0, group[0]] == len(group)
+    assert found.view_counts.min() == 1  # the other rows hold 1, never 0
+
+
+def test_local_attention_is_the_naive_one(make, naive, cells):
+    attention = make.randomize(LocalAttention(D, M, 12, 6)).double()
+    view_cells, voxel_cells = cells
+    tokens, state = torch.randn(B, G, D, dtype=torch.float64), make.arrays(attention)
+    found = attention(tokens, Neighborhoods.of(view_cells, voxel_cells, torch.float64).same_cell)
+    assert found.shape == (B, M, G, D)
+    for b in range(B):
+        for m in range(M):
+            expected = naive.local_attention(tokens[b].numpy(), view_cells[b, m].tolist(), state, m)
+            np.testing.assert_allclose(found[b, m].detach(), expected, atol=1e-10)
+
+
+def test_local_attention_of_another_width_and_heads(make, naive, cells):
+    attention = make.randomize(LocalAttention(D, M, 8, 2)).double()
+    view_cells, voxel_cells = cells
+    tokens, state = torch.randn(B, G, D, dtype=torch.float64), make.arrays(attention)
+    found = attention(tokens, Neighborhoods.of(view_cells, voxel_cells, torch.float64).same_cell)
+    expected = naive.local_attention(tokens[1].numpy(), view_cells[1, 2].tolist(), state, 2, num_heads=2, width=8)
+    np.testing.assert_allclose(found[1, 2].detach(), expected, atol=1e-10)
+
+
+def test_tokens_of_other_cells_are_not_seen(make):
+    attention = make.randomize(LocalAttention(D, 1, 12, 6))
+    view_cells = torch.tensor([[[0, 0, 1, 1]]])
+    same_cell = Neighborhoods.of(view_cells, view_cells[:, 0], torch.float32).same_cell
+    tokens = torch.randn(1, 4, D)
+    changed = tokens.clone()
+    changed[0, 3, 0] += 1
+    before, after = attention(tokens, same_cell), attention(changed, same_cell)
+    torch.testing.assert_close(before[0, 0, :2], after[0, 0, :2], atol=1e-6, rtol=0)
+    assert (before[0, 0, 2] - after[0, 0, 2]).abs().max() > 1e-3
+
+
+def random_norm(make, branches=M):
+    norm = make.randomize(CellNorm(D, branches)).double()
+    torch.nn.init.normal_(norm.weight, 1.0, 0.2)
+    return norm
+
+
+def test_cell_norm_in_evaluation_uses_running_statistics(make):
+    norm = random_norm(make).eval()
+    pooled, occupied = torch.randn(B, M, G, D, dtype=torch.float64), torch.rand(B, M, G) > 0.5
+    before, found = make.arrays(norm), norm(pooled, occupied)
+    for m in range(M):
+        expected = torch.nn.functional.batch_norm(
+            pooled[:, m].reshape(-1, D), norm.running_mean[m], norm.running_var[m], norm.weight[m], norm.bias[m]
+        )
+        torch.testing.assert_close(found[:, m].reshape(-1, D), expected, atol=1e-12, rtol=0)
+    for name, value in make.arrays(norm).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_cell_norm_in_training_sees_occupied_cells_only(make):
+    norm = random_norm(make).train()
+    pooled, occupied = torch.randn(B, M, G, D, dtype=torch.float64), torch.rand(B, M, G) > 0.4
+    means, variances = norm.running_mean.clone(), norm.running_var.clone()
+    upstream = torch.randn(B, M, G, D, dtype=torch.float64) * occupied.unsqueeze(-1)
+    pooled.requires_grad_()
+    found = norm(pooled, occupied)
+    (gradient,) = torch.autograd.grad(found, pooled, upstream)
+    for m in range(M):
+        rows = pooled[:, m][occupied[:, m]]
+        expected = torch.nn.functional.batch_norm(  # torch's own, updates the clones in place
+            rows, means[m], variances[m], norm.weight[m], norm.bias[m], training=True, momentum=0.1
+        )
+        torch.testing.assert_close(found[:, m][occupied[:, m]], expected, atol=1e-12, rtol=0)
+        torch.testing.assert_close(norm.running_mean[m], means[m], atol=1e-12, rtol=0)
+        torch.testing.assert_close(norm.running_var[m], variances[m], atol=1e-12, rtol=0)
+        (expected,) = torch.autograd.grad(expected, pooled, upstream[:, m][occupied[:, m]])
+        torch.testing.assert_close(gradient[:, m], expected[:, m], atol=1e-12, rtol=0)
+
+
+def test_cell_norm_with_a_single_cell_stays_finite():
+    norm = CellNorm(D, 1).train()
+    occupied = torch.zeros(1, 1, G, dtype=torch.bool)
+    occupied[0, 0, 0] = True
+    found = norm(torch.randn(1, 1, G, D), occupied)
+    torch.testing.assert_close(found[0, 0, 0], torch.zeros(D), atol=1e-3, rtol=0)
+    assert norm.running_var.isfinite().all()
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("adaptive", [True, False], ids=["adaptive", "mean_ensemble"])
+@pytest.mark.parametrize("max_pooling", [False, True], ids=["mean", "mean+max"])
+def test_guided_aggregation_is_the_naive_one(make, naive, cells, max_pooling, adaptive, training):
+    attention = make.randomize(LocalAttention(D, M, 12, 6)).double()
+    aggregation = make.randomize(GuidedAggregation(D, M, 0.7, max_pooling, adaptive)).double().train(training)
+    view_cells, voxel_cells = cells
+    tokens = torch.randn(B, G, D, dtype=torch.float64)
+    state = make.arrays(aggregation)
+    updates = {name: value.copy() for name, value in state.items() if "running" in name}
+    expected = naive.aggregate(
+        tokens.numpy(),
+        view_cells.tolist(),
+        voxel_cells.tolist(),
+        state,
+        make.arrays(attention),
+        0.7,
+        max_pooling,
+        adaptive,
+        training,
+        updates,
+    )
+    found = aggregation(tokens, Neighborhoods.of(view_cells, voxel_cells, torch.float64), attention)
+    np.testing.assert_allclose(found.detach(), expected, atol=1e-10)
+    after = make.arrays(aggregation)
+    for name, value in updates.items():
+        np.testing.assert_allclose(after[name], value, atol=1e-12, err_msg=name)
+        assert np.allclose(after[name], state[name]) != training
+    assert (aggregation.voxel_norm is not None) == adaptive
+
+
+def test_aggregation_of_scale_zero_is_the_identity(make, cells):
+    attention = make.randomize(LocalAttention(D, M, 12, 6))
+    aggregation = GuidedAggregation(D, M, 0.0, False, True).eval()
+    tokens = torch.randn(B, G, D)
+    assert torch.equal(aggregation(tokens, Neighborhoods.of(*cells, torch.float32), attention), tokens)
+
+
+def test_gradients_of_aggregation_reach_tokens_norms_and_attention(make, cells):
+    attention = make.randomize(LocalAttention(D, M, 12, 6))
+    aggregation = make.randomize(GuidedAggregation(D, M, 0.7, True, True)).train()
+    tokens = torch.randn(B, G, D, requires_grad=True)
+    aggregation(tokens, Neighborhoods.of(*cells, torch.float32), attention).square().sum().backward()
+    for parameter in [tokens, *attention.parameters(), *aggregation.parameters()]:
+        assert parameter.grad.isfinite().all()
+        assert parameter.grad.abs().max() > 0
+
+
+def test_ensemble_weights_are_the_formula_and_sum_to_one():
+    features, reference = torch.randn(B, M, G, D, dtype=torch.float64), torch.randn(B, 1, G, D, dtype=torch.float64)
+    weights = ensemble_weights(features, reference)
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(B, G, dtype=torch.float64), atol=1e-12, rtol=0)
+    cosine = (features * reference).sum(-1) / features.norm(dim=-1) / reference.norm(dim=-1)
+    expected = (cosine + 1) / (cosine + 1).sum(dim=1, keepdim=True)
+    torch.testing.assert_close(weights, expected, atol=1e-12, rtol=0)
+
+
+def test_ensemble_weights_of_opposite_views_are_equal_and_their_gradients_finite():
+    reference = torch.eye(D)[:1].view(1, 1, 1, D)
+    features = (-reference).expand(1, M, 1, D).clone().requires_grad_()  # every cosine is −1, every weight 0 / 0
+    weights = ensemble_weights(features, reference)
+    torch.testing.assert_close(weights, torch.full((1, M, 1), 1 / M))
+    (weights * torch.randn(1, M, 1)).sum().backward()
+    assert features.grad.isfinite().all()
+
+
+def test_rounding_of_cosines_near_minus_one_does_no_harm():
+    reference = torch.randn(1, 1, 50, D)
+    features = -reference * torch.rand(1, M, 1, 1)
+    weights = ensemble_weights(features, reference)
+    assert (weights >= 0).all()
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(1, 50), atol=1e-5, rtol=0)
+
+
+def test_representatives_of_views_index_within_their_view():
+    views = cell_representatives(torch.randint(3, (B, M, G)))
+    assert views.max() < G

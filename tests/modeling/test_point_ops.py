@@ -1,0 +1,192 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from any2point_hf.modeling import point_ops
+from any2point_hf.modeling.point_ops import (
+    cell_max,
+    cell_representatives,
+    cell_sum,
+    copy_back,
+    farthest_point_sampling,
+    gather_points,
+    nearest_neighbors,
+)
+
+# Small whole coordinates: many duplicates, and distances (and so ties) are exact.
+clouds = st.integers(1, 12).flatmap(
+    lambda size: st.lists(
+        st.lists(st.tuples(*[st.integers(-2, 2)] * 3), min_size=size, max_size=size), min_size=1, max_size=3
+    )
+)
+
+
+@given(clouds, st.data())
+def test_sampling_is_the_naive_one_ties_and_duplicates_included(naive, batch, data):
+    num_samples = data.draw(st.integers(1, len(batch[0])))
+    found = farthest_point_sampling(torch.tensor(batch, dtype=torch.float32), num_samples)
+    assert found.dtype == torch.int64
+    assert found.tolist() == [naive.farthest_points(cloud, num_samples) for cloud in batch]
+
+
+@given(clouds, st.data())
+def test_excluded_points_are_never_picked_after_the_first(naive, batch, data):
+    size = len(batch[0])
+    excluded = [data.draw(st.lists(st.booleans(), min_size=size, max_size=size)) for _ in batch]
+    found = farthest_point_sampling(torch.tensor(batch).float(), size, torch.tensor(excluded)).tolist()
+    for cloud, mask, indices in zip(batch, excluded, found, strict=True):
+        assert indices == naive.farthest_points(cloud, size, {i for i, out in enumerate(mask) if out})
+        assert not any(mask[index] for index in indices if index != 0)
+
+
+def test_ties_go_to_the_lowest_index():
+    square = torch.tensor([[[0, 0, 0], [1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]]]).float()
+    assert farthest_point_sampling(square, 5).tolist() == [[0, 1, 2, 3, 4]]
+    assert farthest_point_sampling(torch.zeros(1, 4, 3), 3).tolist() == [[0, 0, 0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sampling_random_clouds_has_the_prefix_properties(naive, dtype):
+    points = torch.randn(2, 60, 3, dtype=dtype)
+    order = farthest_point_sampling(points, 30)
+    assert order.tolist() == [naive.farthest_points(cloud, 30) for cloud in points.numpy()]
+    assert torch.equal(farthest_point_sampling(points, 11), order[:, :11])
+    again = farthest_point_sampling(gather_points(points, order), 15)
+    assert again.tolist() == [list(range(15))] * 2
+    assert all(len(set(row)) == 30 for row in order.tolist())
+
+
+def test_sampling_does_not_depend_on_the_rest_of_the_batch():
+    points = torch.randn(4, 50, 3)
+    together = farthest_point_sampling(points, 25)
+    assert torch.equal(together, torch.cat([farthest_point_sampling(cloud[None], 25) for cloud in points]))
+
+
+@given(clouds, st.data())
+def test_neighbors_are_the_nearest_points(naive, batch, data):
+    num_neighbors = data.draw(st.integers(1, len(batch[0])))
+    points = torch.tensor(batch, dtype=torch.float32)
+    centers = points[:, : data.draw(st.integers(1, points.shape[1]))]
+    found = nearest_neighbors(points, centers, num_neighbors)
+    assert (found.dtype, found.shape) == (torch.int64, (len(batch), centers.shape[1], num_neighbors))
+    for b, cloud in enumerate(batch):
+        for g, center in enumerate(centers[b].tolist()):
+            indices = found[b, g].tolist()
+            assert len(set(indices)) == num_neighbors
+            expected = naive.nearest_points(cloud, center, num_neighbors)
+            distances = [
+                sorted(sum((p - c) ** 2 for p, c in zip(cloud[i], center, strict=True)) for i in which)
+                for which in (indices, expected)
+            ]
+            assert distances[0] == distances[1]  # tied points are interchangeable
+
+
+@pytest.mark.parametrize("block", [1, 500, 1 << 20])
+def test_neighbors_of_random_points_are_the_same_sets_in_any_blocks(naive, monkeypatch, block):
+    monkeypatch.setattr(point_ops, "_DISTANCE_BLOCK", block)
+    points = torch.randn(3, 40, 3, dtype=torch.float64)
+    centers = torch.randn(3, 7, 3, dtype=torch.float64)
+    found = nearest_neighbors(points, centers, 9)
+    for b in range(3):
+        for g in range(7):
+            expected = naive.nearest_points(points[b].tolist(), centers[b, g].tolist(), 9)
+            assert set(found[b, g].tolist()) == set(expected)
+
+
+def test_a_point_is_its_own_neighbor_and_all_points_are_found_when_k_is_n():
+    points = torch.randn(2, 20, 3)
+    assert torch.equal(nearest_neighbors(points, points, 1)[..., 0], torch.arange(20).expand(2, -1))
+    every = nearest_neighbors(points, points[:, :5], 20).sort(dim=-1).values
+    assert torch.equal(every, torch.arange(20).expand(2, 5, -1))
+
+
+@pytest.mark.parametrize("count", [0, 11])
+def test_counts_outside_the_cloud_are_refused(count):
+    points = torch.randn(1, 10, 3)
+    with pytest.raises(ValueError, match=rf"num_samples must lie in 1…10 .*got {count}"):
+        farthest_point_sampling(points, count)
+    with pytest.raises(ValueError, match=rf"num_neighbors must lie in 1…10 .*got {count}"):
+        nearest_neighbors(points, points, count)
+
+
+def test_sampling_and_neighbors_take_points_that_need_gradients():
+    points = torch.randn(1, 10, 3, requires_grad=True)
+    assert farthest_point_sampling(points, 4).shape == (1, 4)
+    assert nearest_neighbors(points, points, 4).shape == (1, 10, 4)
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 2), (3, 2, 2)])
+def test_gathering_takes_the_rows_of_each_cloud(shape):
+    features, indices = torch.randn(2, 6, 4), torch.randint(6, (2, *shape))
+    gathered = gather_points(features, indices)
+    assert gathered.shape == (2, *shape, 4)
+    for b in range(2):
+        assert torch.equal(gathered[b], features[b][indices[b]])
+
+
+cell_numbers = st.integers(1, 9).flatmap(
+    lambda size: st.lists(
+        st.lists(st.integers(-3, 3).map(lambda n: n * 10**12), min_size=size, max_size=size),
+        min_size=1,
+        max_size=3,
+    )
+)
+
+
+@given(cell_numbers)
+def test_representatives_are_the_first_tokens_of_the_cells(naive, batch):
+    found = cell_representatives(torch.tensor(batch))
+    assert found.dtype == torch.int64
+    for cells, row in zip(batch, found.tolist(), strict=True):
+        for group in naive.members(cells):
+            assert [row[index] for index in group] == [min(group)] * len(group)
+
+
+@given(cell_numbers)
+def test_pooling_is_that_of_a_loop_over_cells(naive, batch):
+    size = len(batch[0])
+    features = torch.randn(len(batch), size, 3, dtype=torch.float64)
+    representatives = cell_representatives(torch.tensor(batch))
+    total, largest = cell_sum(features, representatives), cell_max(features, representatives)
+    copied = copy_back(total, representatives)
+    for b, cells in enumerate(batch):
+        values = features[b].numpy()
+        for group in naive.members(cells):
+            first, others = group[0], group[1:]
+            np.testing.assert_allclose(total[b, first], values[group].sum(axis=0), atol=1e-12)
+            np.testing.assert_array_equal(largest[b, first], values[group].max(axis=0))
+            assert not total[b, others].any()
+            np.testing.assert_array_equal(largest[b, others], values[others])
+            for token in group:
+                assert torch.equal(copied[b, token], total[b, first])
+
+
+def test_pooling_keeps_views_and_clouds_apart():
+    features = torch.randn(2, 3, 8, 5)
+    cells = torch.randint(3, (2, 3, 8))
+    representatives = cell_representatives(cells)
+    for pool in (cell_sum, cell_max, copy_back):
+        pooled = pool(features, representatives)
+        for b in range(2):
+            for m in range(3):
+                alone = pool(features[b, m][None], representatives[b, m][None])[0]
+                torch.testing.assert_close(pooled[b, m], alone)
+
+
+def test_pooling_gradients_are_those_of_the_dense_formula():
+    features = torch.randn(2, 7, 3, dtype=torch.float64, requires_grad=True)
+    cells = torch.randint(3, (2, 7))
+    same = (cells.unsqueeze(-1) == cells.unsqueeze(-2)).unsqueeze(-1)  # [B, G, G, 1]
+    spread = features.unsqueeze(1)
+    dense_sum = (spread * same).sum(dim=2)
+    dense_max = spread.masked_fill(~same, -torch.inf).amax(dim=2)
+    representatives = cell_representatives(cells)
+    upstream = torch.randn_like(dense_sum)
+    for pool, dense in ((cell_sum, dense_sum), (cell_max, dense_max)):
+        pooled = copy_back(pool(features, representatives), representatives)
+        torch.testing.assert_close(pooled, dense)
+        (found,) = torch.autograd.grad(pooled, features, upstream)
+        (expected,) = torch.autograd.grad(dense, features, upstream)
+        torch.testing.assert_close(found, expected)
