@@ -171,7 +171,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(json.dumps(result))
         return
     for name, accuracy in result["per_class"].items():
-        print(f"{name:>16}  {'–' if accuracy is None else f'{accuracy:.4f}'}")
+        print(f"{name:>16}  {'none' if accuracy is None else f'{accuracy:.4f}'}")
     print(f"accuracy {result['accuracy']:.4f}, mean class accuracy {result['mean_class_accuracy']:.4f}")
 
 

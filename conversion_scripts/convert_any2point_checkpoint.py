@@ -1,10 +1,9 @@
 """Turns a checkpoint of the authors' released code into an adapter of this package.
 
-    python -m any2point_hf.conversion_scripts.convert_any2point_checkpoint \\
-        --checkpoint ckpt.pth --backbone openai/clip-vit-large-patch14 --output any2point-clip-text-scan
+    any2point convert --checkpoint ckpt.pth --backbone openai/clip-vit-large-patch14 --output any2point-clip-text-scan
 
-The result computes what the released code computes (`released_compatibility=True`, SPEC 6). The backbone's weights in the
-file are compared with the given backbone's, never stored. Nothing is written unless all of it fits.
+The result computes what the released code computes (`released_compatibility=True`, SPEC 6). The backbone's weights in
+the file are compared with the given backbone's, never stored. Nothing is written unless all of it fits.
 """
 
 import argparse
@@ -260,8 +259,8 @@ def check_frozen(state: dict[str, Tensor], frozen: dict[str, Tensor]) -> float:
     worst = max(differences, key=differences.get)
     if not differences[worst] <= LARGEST_FROZEN_DIFFERENCE:
         raise CheckpointError(
-            f"the checkpoint's frozen weights must equal the backbone's to {LARGEST_FROZEN_DIFFERENCE}; {worst} differs "
-            f"by {differences[worst]:.3g}. Pass the backbone that the checkpoint was trained on."
+            f"the checkpoint's frozen weights must equal the backbone's to {LARGEST_FROZEN_DIFFERENCE}; {worst} "
+            f"differs by {differences[worst]:.3g}. Pass the backbone that the checkpoint was trained on."
         )
     return differences[worst]
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import AutoConfig, AutoModel, CLIPTextModel, PreTrainedConfig, PreTrainedModel
 
-from .configuration_any2point import Any2PointConfig
 from .errors import BackboneLoadError, CheckpointError, UnsupportedBackboneError
 from .guided_adapter import Bottleneck
 

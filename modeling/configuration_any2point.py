@@ -1,4 +1,4 @@
-"""`Any2PointConfig`: every choice of the method is one field (SPEC 1-7); the backbone's own config is recorded inside."""
+"""`Any2PointConfig`: every choice of the method is one field; the backbone's own config is recorded inside."""
 
 import os
 from typing import Any, ClassVar, Literal

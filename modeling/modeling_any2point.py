@@ -36,7 +36,7 @@ from .backbone import (
 )
 from .configuration_any2point import Any2PointConfig
 from .errors import UnsupportedBackboneError
-from .guided_adapter import Bottleneck, CellNorm, GuidedAggregation, LocalAttention, Neighborhoods
+from .guided_adapter import Bottleneck, GuidedAggregation, LocalAttention, Neighborhoods
 from .initialization import reset_token
 from .input_checks import check_labels, check_points
 from .point_tokenizer import PointTokenizer

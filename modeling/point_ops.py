@@ -1,8 +1,8 @@
 """Point operations: farthest point sampling, nearest neighbours, pooling within cells. Pure torch, any device.
 
-Unusual here: coordinates are worked on as separate x, y, z planes, which on a CPU makes farthest point sampling as fast
-as a compiled kernel; distances are sums of squared differences (never the expanded |a|² + |b|² − 2ab), so that a cloud's
-neighbours do not depend on what else is in its batch, to the last bit.
+Unusual here: coordinates are worked on as separate x, y, z planes, which on a CPU makes farthest point sampling as
+fast as a compiled kernel; distances are sums of squared differences (never the expanded |a|² + |b|² − 2ab), so that a
+cloud's neighbours do not depend on what else is in its batch, to the last bit.
 """
 
 import torch

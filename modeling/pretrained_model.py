@@ -42,10 +42,8 @@ class Any2PointPreTrainedModel(PreTrainedModel):
     def train(self, mode: bool = True) -> "Any2PointPreTrainedModel":
         """Switches the adapters' mode; the backbone stays in eval mode."""
         super().train(mode)
-        for module in self.modules():
-            if isinstance(module, Any2PointPreTrainedModel) and "backbone" in module._modules:
-                if module._modules["backbone"] is not None:
-                    module._modules["backbone"].eval()
+        if self.base_model.backbone is not None:
+            self.base_model.backbone.eval()
         return self
 
     def attach_backbone(self, backbone: nn.Module) -> None:

@@ -1,4 +1,7 @@
-"""Augmentation of training batches, as published (SPEC 7). Draws from torch's global generator, which the Trainer saves."""
+"""Augmentation of training batches, as published (SPEC 7).
+
+It draws from torch's global generator, whose state the Trainer saves and restores.
+"""
 
 import math
 from dataclasses import dataclass

@@ -1,0 +1,36 @@
+# `make demo` and `make test` set up everything themselves, in .venv. On Windows: see README.md.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test lint format bench wheel clean
+
+$(VENV)/.installed: pyproject.toml setup.cfg constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet -c constraints.txt torch
+	$(RUN) -m pip install --quiet -c constraints.txt -e .[dev,demo]
+	touch $@
+
+demo: $(VENV)/.installed
+	$(RUN) -m any2point_hf.demo
+
+test: $(VENV)/.installed
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m pytest
+
+lint: $(VENV)/.installed
+	$(RUN) -m ruff check .
+
+format: $(VENV)/.installed
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+bench: $(VENV)/.installed
+	$(RUN) benchmarks/cold_start.py
+
+wheel: $(VENV)/.installed
+	$(RUN) -m build
+
+clean:
+	rm -rf $(VENV) build dist demo_output *.egg-info
