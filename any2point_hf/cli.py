@@ -50,6 +50,15 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--batch-size", type=_positive(int), default=32, help="clouds a step (default 32)")
     train.add_argument("--learning-rate", type=_positive(float), default=5e-4, help="highest rate (default 5e-4)")
     train.add_argument("--seed", type=int, default=0, help="of start values, order and augmentation (default 0)")
+    train.add_argument(
+        "--scale",
+        type=_positive(float),
+        nargs=2,
+        default=(2 / 3, 3 / 2),
+        metavar=("LOW", "HIGH"),
+        help="augment by a factor of each axis (default 2/3 3/2)",
+    )
+    train.add_argument("--shift", type=float, default=0.2, help="augment by a shift of each axis (default 0.2)")
     train.add_argument("--rotate", choices=("x", "y", "z"), help="augment by rotation about this axis")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
     train.set_defaults(run=_train)
@@ -140,6 +149,7 @@ def _config_fields(options: argparse.Namespace) -> dict[str, Any]:
 
 def _train(options: argparse.Namespace) -> None:
     from .commands import train
+    from .data.augmentation import Augmentation
 
     options.interrupted = (
         f"interrupted. The checkpoint of the last whole epoch, if there was one, is in {options.output}; go on from it "
@@ -154,7 +164,7 @@ def _train(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         seed=options.seed,
-        rotation_axis=options.rotate,
+        augmentation=Augmentation(tuple(options.scale), options.shift, options.rotate),
         resume=options.resume,
     )
     print(

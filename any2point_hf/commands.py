@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from .data import load_point_cloud_dataset
 from .data.augmentation import Augmentation
 from .modeling.configuration_any2point import Any2PointConfig
 from .modeling.errors import Any2PointError, CheckpointError, DatasetError
-from .modeling.modeling_any2point import Any2PointForPointCloudClassification
+from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from .processing_any2point import Any2PointProcessor
 from .training import accuracies, make_trainer, process_split
 
@@ -31,7 +32,7 @@ def train(
     batch_size: int = 32,
     learning_rate: float = 5e-4,
     seed: int = 0,
-    rotation_axis: str | None = None,
+    augmentation: Augmentation | None = None,
     resume: bool = False,
 ) -> dict[str, float]:
     """Fine-tunes an adapter and writes it, with its processor, to a folder.
@@ -45,7 +46,8 @@ def train(
         batch_size: clouds a step.
         learning_rate: the highest one.
         seed: of start values, order, dropout and augmentation.
-        rotation_axis: `"x"`, `"y"` or `"z"` to augment by rotation about it (the built-in shapes: always about z).
+        augmentation: of training batches; by default scale and shift as for ModelNet. The built-in shapes, whose
+            heading means nothing, are always turned about z.
         resume: go on from the last checkpoint in `output`.
 
     Returns:
@@ -59,8 +61,11 @@ def train(
     if output.exists() and not output.is_dir():
         raise Any2PointError(f"--output must be a folder, and {output} is a file.")
     checkpoint = _last_checkpoint(output) if resume else None
-    dataset = load_point_cloud_dataset(data, seed=seed)
+    dataset = load_point_cloud_dataset(data)  # the same clouds whatever the seed, and the same as evaluate's
     class_names = dataset["train"].features["label"].names
+    augmentation = augmentation or Augmentation()
+    if data == SHAPES:
+        augmentation = replace(augmentation, rotation_axis="z")
     set_seed(seed)
     config = Any2PointConfig(
         backbone=backbone,
@@ -79,7 +84,7 @@ def train(
         batch_size=batch_size,
         learning_rate=learning_rate,
         seed=seed,
-        augmentation=Augmentation(rotation_axis="z" if data == SHAPES else rotation_axis),
+        augmentation=augmentation,
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     metrics = trainer.evaluate()

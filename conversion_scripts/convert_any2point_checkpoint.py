@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from any2point_hf.modeling.backbone import backbone_spec, find, load_backbone
+from any2point_hf.modeling.backbone import load_backbone
+from any2point_hf.modeling.backbone_specs import backbone_spec, find
 from any2point_hf.modeling.configuration_any2point import Any2PointConfig, recorded_path
 from any2point_hf.modeling.errors import Any2PointError, CheckpointError
-from any2point_hf.modeling.modeling_any2point import Any2PointForPointCloudClassification
+from any2point_hf.modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from any2point_hf.processing_any2point import Any2PointProcessor
 
 LARGEST_FROZEN_DIFFERENCE = 1e-4

@@ -156,7 +156,7 @@ class Any2PointConfig(PreTrainedConfig):
         listed = self.adapter_blocks
         indices = list(range(listed)) if isinstance(listed, int) else sorted(set(listed))
         _require(
-            all(0 <= index < num_blocks for index in indices),
+            all(0 <= index < num_blocks for index in indices) and (not isinstance(listed, int) or listed >= 0),
             f"adapter_blocks must lie within the backbone's {num_blocks} blocks",
             listed,
         )

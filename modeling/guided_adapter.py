@@ -16,6 +16,7 @@ from .point_ops import cell_max, cell_representatives, cell_sum, copy_back
 
 NORM_EPS = 1e-5  # of LN_m and of the adapters' batch norms
 BATCH_NORM_MOMENTUM = 0.1
+SMALLEST_WEIGHT = 1e-7  # of a view, so that views all opposite to the 3D branch count equally
 
 
 class Bottleneck(nn.Module):
@@ -205,5 +206,6 @@ def ensemble_weights(features: Tensor, reference: Tensor) -> Tensor:
     Returns:
         [B, M, G], summing to 1 over M.
     """
-    weights = (F.cosine_similarity(features, reference, dim=-1) + 1) / 2
-    return weights / weights.sum(dim=1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+    cosines = F.cosine_similarity(features, reference, dim=-1)
+    weights = ((cosines + 1) / 2).clamp(min=SMALLEST_WEIGHT)
+    return weights / weights.sum(dim=1, keepdim=True)

@@ -2,7 +2,7 @@
 
 The trip of the data: points [B, N, 3] → point tokenizer → tokens [B, G, D] and centres [B, G, 3] → virtual projection →
 encodings [B, G, D] and cells → [CLS; tokens] + encodings → the backbone's own blocks with bottleneck and guided
-aggregation → final norm → pooled feature [B, 2D] → head → logits [B, classes].
+aggregation → final norm → pooled feature [B, 2D] (→ head → logits [B, classes], in the classification model).
 
 Unusual here: the backbone is attached after the adapters are loaded (transformers builds models on the meta device,
 which would corrupt a backbone made inside `__init__`), and it is never part of a checkpoint.
@@ -14,38 +14,32 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import AutoModel
 from transformers.utils import ModelOutput, can_return_tuple
 
 from . import released_compatibility as released
 from .backbone import (
-    backbone_spec,
     build_backbone,
     call_block,
     check_same_family,
-    find,
     freeze_backbone,
-    insert_bottleneck,
     load_backbone,
     load_backbone_config,
-    patch_size,
     record_attention,
     share_backbone,
-    single_tower,
 )
-from .configuration_any2point import Any2PointConfig
+from .backbone_specs import backbone_spec, find, patch_size, single_tower
+from .bottleneck_hook import insert_bottleneck
+from .configuration_any2point import Any2PointConfig, recorded_path
 from .errors import UnsupportedBackboneError
 from .guided_adapter import Bottleneck, GuidedAggregation, LocalAttention, Neighborhoods
 from .initialization import reset_token
-from .input_checks import check_labels, check_points
+from .input_checks import check_points
 from .point_tokenizer import PointTokenizer
 from .position_encoding import LearnableEncoding, sinusoidal_encoding
 from .pretrained_model import Any2PointPreTrainedModel
 from .virtual_projection import LineProjection, PlaneProjection, VirtualProjection, voxel_cells
 
-HEAD_WIDTH = 256
-HEAD_DROPOUT = 0.5
 DEFAULT_LINE_LENGTH = 77
 DEFAULT_LINE_CELL = 2
 DEFAULT_CELLS_PER_SIDE = 20
@@ -70,17 +64,26 @@ class Any2PointModelOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-@dataclass
-class PointCloudClassifierOutput(ModelOutput):
-    """Output of `Any2PointForPointCloudClassification`: loss [], logits [B, classes], and all of the model's."""
+def record_backbone(config: Any2PointConfig, backbone: nn.Module | None) -> Any2PointConfig:
+    """The config with its record of the backbone filled in; a copy where a module is given, which it is true of alone.
 
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    last_hidden_state: Tensor | None = None
-    pooler_output: Tensor | None = None
-    point_centers: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
+    Raises:
+        UnsupportedBackboneError: no backbone is named, or its family is not supported.
+    """
+    if backbone is not None:
+        config = copy.deepcopy(config)
+        config.backbone_config = copy.deepcopy(backbone.config)
+        config.backbone = recorded_path(backbone.config.name_or_path or config.backbone or "") or None
+    elif config.backbone_config is None and config.backbone is not None:
+        config.backbone_config = load_backbone_config(config.backbone, config.backbone_revision)
+    if config.backbone_config is None:
+        raise UnsupportedBackboneError(
+            "a backbone must be named: Any2PointConfig(backbone=<Hub id or folder>), "
+            "Any2PointConfig(backbone_config=<config>) or the argument backbone=<module>; got none."
+        )
+    config.backbone_config = single_tower(config.backbone_config)
+    backbone_spec(config.backbone_config)
+    return config
 
 
 class Any2PointModel(Any2PointPreTrainedModel):
@@ -96,12 +99,15 @@ class Any2PointModel(Any2PointPreTrainedModel):
         BackboneLoadError: the backbone cannot be loaded.
     """
 
+    _keys_to_ignore_on_load_unexpected = (r"^classifier\.",)  # a task model's checkpoint holds a base model
+
     def __init__(self, config: Any2PointConfig, backbone: nn.Module | None = None, attach: bool = True) -> None:
-        _record_backbone_config(config, backbone)
+        config = record_backbone(config, backbone)
         super().__init__(config)
         backbone_config = config.backbone_config
         hidden_size = backbone_config.hidden_size
         self.spec = backbone_spec(backbone_config)
+        self.modality = config.modality or self.spec.modality
         self.adapted_blocks = config.adapted_blocks(backbone_config.num_hidden_layers)
 
         tokenizer_class = released.ReleasedPointTokenizer if config.released_compatibility else PointTokenizer
@@ -127,7 +133,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             eps = config.final_norm_eps or backbone_config.layer_norm_eps
             self.final_norm = nn.LayerNorm(hidden_size, eps=eps)
 
-        across_batch = config.released_compatibility and config.modality == "1d"
+        across_batch = config.released_compatibility and self.modality == "1d"
         self.call_block = released.call_block_across_batch if across_batch else call_block
         self.gradient_checkpointing = False
         self.backbone = None
@@ -138,7 +144,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
     def _make_projection(self) -> VirtualProjection:
         """Lines as long as the backbone's table, or planes as large as its images or spectrograms (SPEC 2)."""
         config, backbone_config = self.config, self.config.backbone_config
-        if config.modality == "1d":
+        if self.modality == "1d":
             num_rows = self.spec.num_rows(backbone_config)
             length = config.line_length or min(num_rows, DEFAULT_LINE_LENGTH)
             if length > num_rows:
@@ -306,101 +312,6 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if self.gradient_checkpointing and self.training:
             return self._gradient_checkpointing_func(self.call_block, block, hidden)
         return self.call_block(block, hidden)
-
-
-class ClassificationHead(nn.Module):
-    """2D → 256 → 256 → classes with batch norm, ReLU and dropout (SPEC 4). Shapes: [B, 2D] -> [B, classes]."""
-
-    def __init__(self, in_features: int, num_labels: int, bias: bool) -> None:
-        super().__init__()
-        self.hidden1 = nn.Linear(in_features, HEAD_WIDTH, bias=bias)
-        self.norm1 = nn.BatchNorm1d(HEAD_WIDTH)
-        self.hidden2 = nn.Linear(HEAD_WIDTH, HEAD_WIDTH, bias=bias)
-        self.norm2 = nn.BatchNorm1d(HEAD_WIDTH)
-        self.dropout = nn.Dropout(HEAD_DROPOUT)
-        self.output = nn.Linear(HEAD_WIDTH, num_labels)
-
-    def forward(self, feature: Tensor) -> Tensor:
-        """Logits of pooled features."""
-        feature = self.dropout(F.relu(self.norm1(self.hidden1(feature))))
-        feature = self.dropout(F.relu(self.norm2(self.hidden2(feature))))
-        return self.output(feature)
-
-
-class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
-    """An Any2Point model with a classification head.
-
-    Args:
-        config: `num_labels` (or `id2label`) sets the classes.
-        backbone: a module to use instead of the config's; it is shared and frozen, not copied.
-    """
-
-    def __init__(self, config: Any2PointConfig, backbone: nn.Module | None = None) -> None:
-        _record_backbone_config(config, backbone)
-        super().__init__(config)
-        self.any2point = Any2PointModel(config, attach=False)
-        hidden_size = config.backbone_config.hidden_size
-        self.classifier = ClassificationHead(2 * hidden_size, config.num_labels, config.head_bias)
-        self.post_init()
-        self.any2point.load_and_attach_backbone(backbone)
-        self.ignore_backbone_on_save()
-
-    @property
-    def backbone(self) -> nn.Module:
-        """The frozen backbone."""
-        return self.any2point.backbone
-
-    @can_return_tuple
-    def forward(
-        self,
-        points: Tensor,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> PointCloudClassifierOutput:
-        """Classifies point clouds.
-
-        Args:
-            points: [B, N, 3] float, N ≥ 64; never rescaled here.
-            labels: [B] int64 in 0…classes − 1; with them the loss (cross-entropy, `label_smoothing`) is returned.
-            output_hidden_states: as in `Any2PointModel`.
-            output_attentions: as in `Any2PointModel`.
-            return_dict: False for a tuple.
-
-        Raises:
-            PointCloudError: points of another shape, too few, not floating or not finite.
-            ValueError: a label outside the classes.
-        """
-        if labels is not None:
-            check_labels(labels, self.config.num_labels)
-        outputs = self.any2point(
-            points,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            return_dict=True,
-        )
-        logits = self.classifier(outputs.pooler_output)
-        loss = None
-        if labels is not None:
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
-        return PointCloudClassifierOutput(loss=loss, logits=logits, **outputs)
-
-
-def _record_backbone_config(config: Any2PointConfig, backbone: nn.Module | None) -> None:
-    """Fills in the config's record of its backbone, and the modality where the user chose none."""
-    if backbone is not None:
-        config.backbone_config = copy.deepcopy(backbone.config)
-        config.backbone = config.backbone or backbone.config.name_or_path or None
-    elif config.backbone_config is None and config.backbone is not None:
-        config.backbone_config = load_backbone_config(config.backbone, config.backbone_revision)
-    if config.backbone_config is None:
-        raise UnsupportedBackboneError(
-            "a backbone must be named: Any2PointConfig(backbone=<Hub id or folder>), "
-            "Any2PointConfig(backbone_config=<config>) or the argument backbone=<module>; got none."
-        )
-    config.backbone_config = single_tower(config.backbone_config)
-    config.modality = config.modality or backbone_spec(config.backbone_config).modality
 
 
 AutoModel.register(Any2PointConfig, Any2PointModel, exist_ok=True)

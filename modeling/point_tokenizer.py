@@ -118,7 +118,7 @@ class TokenizerStage(nn.Module):
         num_groups, num_neighbors = neighbors.shape
         gathered = features.index_select(0, neighbors.flatten()).view(num_groups, num_neighbors, -1)
         hidden = torch.cat([gathered, center_features.unsqueeze(1).expand_as(gathered)], dim=-1)
-        hidden = hidden + geometry_encoding(offsets, hidden.shape[-1])
+        hidden += geometry_encoding(offsets, hidden.shape[-1]).to(hidden.dtype)
         hidden = hidden.flatten(0, 1)
         for bottleneck in self.bottlenecks:
             hidden = bottleneck(hidden)
@@ -169,6 +169,7 @@ class PointTokenizer(nn.Module):
 
     def _embed(self, points: Tensor) -> Tensor:
         """Stem: [B, N, 3] -> [B, N, C0]."""
+        points = points.to(self.stem.weight.dtype)
         if not self.training:
             return F.relu_(F.linear(points, *fold_batch_norm(self.stem, self.stem_norm)))
         return F.relu_(self.stem_norm(self.stem(points).flatten(0, 1))).view(*points.shape[:2], -1)

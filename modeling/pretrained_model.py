@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from .backbone import load_backbone
 from .configuration_any2point import Any2PointConfig, recorded_path
-from .errors import CheckpointError
+from .errors import CheckpointError, UnsupportedBackboneError
 from .initialization import reset_linear
 
 _DOWNLOAD_OPTIONS = ("token", "cache_dir", "local_files_only", "force_download")
@@ -131,7 +131,7 @@ class Any2PointPreTrainedModel(PreTrainedModel):
                 ignore_mismatched_sizes=True,
                 **kwargs,
             )
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, UnsupportedBackboneError) as error:
             raise CheckpointError(
                 "an adapter must be a folder or Hub repository with config.json and a whole model.safetensors, and "
                 f"{str(pretrained_model_name_or_path)!r} could not be loaded. Check the spelling, whether the file "

@@ -1,4 +1,4 @@
-"""Naive twins of the model, written from SPEC.md in numpy float64 with plain loops; the fixture `naive` hands them out."""
+"""Naive twins of the model: SPEC.md in numpy float64 and plain loops. The fixture `naive` hands them out."""
 
 import math
 

@@ -56,9 +56,7 @@ def test_defaults_are_those_of_the_spec():
 
 
 def test_every_field_survives_a_round_trip(tmp_path):
-    config = Any2PointConfig(
-        **CHANGED, backbone_config=Dinov2Config(hidden_size=48, num_hidden_layers=3), num_labels=4
-    )
+    config = Any2PointConfig(**CHANGED, backbone_config=Dinov2Config(hidden_size=48, num_hidden_layers=3), num_labels=4)
     config.save_pretrained(tmp_path)
     for loaded in (Any2PointConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
         assert type(loaded) is Any2PointConfig
@@ -136,7 +134,8 @@ def test_values_of_another_kind_are_refused_by_name(name, value):
 
 
 @pytest.mark.parametrize(
-    ("listed", "expected"), [(None, [0, 1, 2, 3]), (2, [0, 1]), (0, []), (4, [0, 1, 2, 3]), ([3, 1, 3], [1, 3]), ([], [])]
+    ("listed", "expected"),
+    [(None, [0, 1, 2, 3]), (2, [0, 1]), (0, []), (4, [0, 1, 2, 3]), ([3, 1, 3], [1, 3]), ([], [])],
 )
 def test_adapted_blocks(listed, expected):
     assert Any2PointConfig(adapter_blocks=listed).adapted_blocks(4) == expected

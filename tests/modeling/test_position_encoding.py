@@ -89,10 +89,8 @@ def test_averaging_reads_a_half_precision_table_in_the_weights_dtype():
 @pytest.mark.parametrize("kind", ["line", "plane"])
 def test_projections_encode_by_their_own_rows(naive, make, kind):
     centers, table = make.points(2, 9).double(), torch.randn(20, 4, dtype=torch.float64)
-    if kind == "line":
-        projection = LineProjection(6, (1.0, -1.0, 0.0), 15, 2)  # rows from the start of a longer table
-    else:
-        projection = PlaneProjection(6, 40, 32, (4, 5), 5)
+    line = LineProjection(6, (1.0, -1.0, 0.0), 15, 2)  # reads rows from the start of a longer table
+    projection = line if kind == "line" else PlaneProjection(6, 40, 32, (4, 5), 5)
     found = projection.encode(projection(centers), table)
     for b in range(2):
         if kind == "line":

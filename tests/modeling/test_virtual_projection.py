@@ -94,6 +94,17 @@ def test_a_degenerate_line_gives_the_middle():
     assert projection(along_z)[0, 1].amax() == 76
 
 
+@pytest.mark.parametrize(("axis", "views"), [(0, [1, 3]), (1, [4, 5]), (2, [0, 2])])
+def test_a_line_across_a_view_s_own_is_degenerate_there(axis, views):
+    # These views' lines have no part along the axis; rounding of the rotations must not be blown up to the full range.
+    line = torch.zeros(1, 8, 3)
+    line[0, :, axis] = torch.linspace(-1, 1, 8)
+    coordinates = LineProjection(6, DIRECTION, 77, 2)(line)[0, ..., 0]
+    for view in range(6):
+        span = (coordinates[view].min().item(), coordinates[view].max().item())
+        assert span == ((38, 38) if view in views else (0, 76)), view
+
+
 @given(st.lists(st.floats(0, 76), min_size=3, max_size=3), st.sampled_from([1, 2, 3, 0.5]))
 def test_line_cells_are_floors(coordinates, size):
     projection = LineProjection(1, DIRECTION, 77, size)
@@ -173,3 +184,11 @@ def test_voxel_grid_starts_at_the_cloud_s_minimum():
     first, second, third, fourth = voxel_cells(line, 0.5)[0].tolist()
     assert first == second
     assert len({first, third, fourth}) == 3
+
+
+def test_voxels_along_different_axes_are_never_confused():
+    corners = [[0, 0, 0], [0, 0, 1], [0, 2, 0], [0, 1, 0], [1, 0, 0], [3, 0, 0], [0, 0, 3], [1, 2, 3], [3, 2, 1]]
+    for axes in ([0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 2, 1]):  # grids of any proportions
+        for count in range(2, len(corners) + 1):
+            cells = voxel_cells(torch.tensor([corners[:count]]).float()[..., axes], 0.9)
+            assert len(set(cells[0].tolist())) == count

@@ -1,0 +1,107 @@
+"""Point cloud classification: an Any2Point model and the head of SPEC 4."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.utils import ModelOutput, can_return_tuple
+
+from .configuration_any2point import Any2PointConfig
+from .input_checks import check_labels
+from .modeling_any2point import Any2PointModel, record_backbone
+from .pretrained_model import Any2PointPreTrainedModel
+
+HEAD_WIDTH = 256
+HEAD_DROPOUT = 0.5
+
+
+@dataclass
+class PointCloudClassifierOutput(ModelOutput):
+    """Output of `Any2PointForPointCloudClassification`: loss [], logits [B, classes], and all of the model's."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    point_centers: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class ClassificationHead(nn.Module):
+    """2D → 256 → 256 → classes with batch norm, ReLU and dropout (SPEC 4). Shapes: [B, 2D] -> [B, classes]."""
+
+    def __init__(self, in_features: int, num_labels: int, bias: bool) -> None:
+        super().__init__()
+        self.hidden1 = nn.Linear(in_features, HEAD_WIDTH, bias=bias)
+        self.norm1 = nn.BatchNorm1d(HEAD_WIDTH)
+        self.hidden2 = nn.Linear(HEAD_WIDTH, HEAD_WIDTH, bias=bias)
+        self.norm2 = nn.BatchNorm1d(HEAD_WIDTH)
+        self.dropout = nn.Dropout(HEAD_DROPOUT)
+        self.output = nn.Linear(HEAD_WIDTH, num_labels)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Logits of pooled features."""
+        feature = self.dropout(F.relu(self.norm1(self.hidden1(feature))))
+        feature = self.dropout(F.relu(self.norm2(self.hidden2(feature))))
+        return self.output(feature)
+
+
+class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
+    """An Any2Point model with a classification head.
+
+    Args:
+        config: `num_labels` (or `id2label`) sets the classes.
+        backbone: a module to use instead of the config's; it is shared and frozen, not copied.
+    """
+
+    def __init__(self, config: Any2PointConfig, backbone: nn.Module | None = None) -> None:
+        config = record_backbone(config, backbone)
+        super().__init__(config)
+        self.any2point = Any2PointModel(config, attach=False)
+        hidden_size = config.backbone_config.hidden_size
+        self.classifier = ClassificationHead(2 * hidden_size, config.num_labels, config.head_bias)
+        self.post_init()
+        self.any2point.load_and_attach_backbone(backbone)
+        self.ignore_backbone_on_save()
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The frozen backbone."""
+        return self.any2point.backbone
+
+    @can_return_tuple
+    def forward(
+        self,
+        points: Tensor,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> PointCloudClassifierOutput:
+        """Classifies point clouds.
+
+        Args:
+            points: [B, N, 3] float, N ≥ 64; never rescaled here.
+            labels: [B] int64 in 0…classes − 1; with them the loss (cross-entropy, `label_smoothing`) is returned.
+            output_hidden_states: as in `Any2PointModel`.
+            output_attentions: as in `Any2PointModel`.
+            return_dict: False for a tuple.
+
+        Raises:
+            PointCloudError: points of another shape, too few, not floating or not finite.
+            ValueError: a label outside the classes.
+        """
+        if labels is not None:
+            check_labels(labels, self.config.num_labels)
+        outputs = self.any2point(
+            points,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        logits = self.classifier(outputs.pooler_output)
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
+        return PointCloudClassifierOutput(loss=loss, logits=logits, **outputs)

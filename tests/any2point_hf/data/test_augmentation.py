@@ -1,0 +1,133 @@
+import math
+
+import pytest
+import torch
+
+from any2point_hf.data.augmentation import Augmentation, random_subset
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def points(batch_size=400, num_points=16):
+    return torch.randn(batch_size, num_points, 3)
+
+
+def drawn(clouds, augmented):
+    """The factors and shifts [B, 3] that map the clouds to the augmented ones, by least squares of each axis."""
+    mean, new_mean = clouds.mean(dim=1), augmented.mean(dim=1)
+    centred, new_centred = clouds - mean.unsqueeze(1), augmented - new_mean.unsqueeze(1)
+    factors = (centred * new_centred).sum(dim=1) / centred.square().sum(dim=1)
+    return factors, new_mean - factors * mean
+
+
+def test_one_factor_and_one_shift_an_axis_and_a_cloud():
+    clouds = points()
+    augmented = Augmentation()(clouds)
+    factors, shifts = drawn(clouds, augmented)
+    torch.testing.assert_close(clouds * factors.unsqueeze(1) + shifts.unsqueeze(1), augmented, atol=1e-5, rtol=1e-5)
+
+
+def test_modelnet_ranges_by_default():
+    clouds = points()
+    factors, shifts = drawn(clouds, Augmentation()(clouds))
+    assert factors.min() > 2 / 3 - 1e-4
+    assert factors.max() < 3 / 2 + 1e-4
+    assert shifts.abs().max() < 0.2 + 1e-4
+    # uniform: mean and deviation of 400 draws an axis, by axis and so never one draw for all three
+    assert factors.mean(dim=0) == pytest.approx([13 / 12] * 3, abs=0.05)
+    assert factors.std(dim=0) == pytest.approx([5 / 6 / math.sqrt(12)] * 3, abs=0.03)
+    assert shifts.mean(dim=0) == pytest.approx([0] * 3, abs=0.03)
+    assert shifts.std(dim=0) == pytest.approx([0.4 / math.sqrt(12)] * 3, abs=0.02)
+    draws = torch.cat([factors, shifts], dim=1).T
+    correlations = torch.corrcoef(draws) - torch.eye(6)
+    assert correlations.abs().max() < 0.2
+
+
+def test_scan_ranges():
+    clouds = points()
+    factors, shifts = drawn(clouds, Augmentation(scale=(0.9, 1.1), shift=0.0)(clouds))
+    assert 0.9 - 1e-4 < factors.min() < 0.91
+    assert 1.09 < factors.max() < 1.1 + 1e-4
+    assert shifts.abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("axis", "kept", "first", "second"), [("x", 0, 1, 2), ("y", 1, 2, 0), ("z", 2, 0, 1)])
+def test_rotation_about_an_axis(axis, kept, first, second):
+    clouds = points()
+    rotated = Augmentation(scale=(1, 1), shift=0.0, rotation_axis=axis)(clouds)
+    torch.testing.assert_close(rotated[..., kept], clouds[..., kept], rtol=0, atol=0)
+    before = torch.complex(clouds[..., first], clouds[..., second])
+    after = torch.complex(rotated[..., first], rotated[..., second])
+    turn = after / before
+    torch.testing.assert_close(turn.abs(), torch.ones_like(turn.abs()), rtol=0, atol=1e-4)
+    torch.testing.assert_close(turn, turn[:, :1].expand_as(turn), rtol=0, atol=1e-3)  # one angle a cloud
+    angles = turn[:, 0].angle()
+    quarters = torch.histc(angles, bins=4, min=-math.pi, max=math.pi)
+    assert quarters.min() > 60  # of 400 angles, on the whole circle
+
+
+def test_rotation_keeps_a_right_handed_frame():
+    frame = torch.eye(3).unsqueeze(0)
+    for axis in "xyz":
+        rotated = Augmentation(scale=(1, 1), shift=0.0, rotation_axis=axis)(frame)
+        assert torch.linalg.det(rotated[0]).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_rotation_comes_after_scale_and_shift():
+    clouds = points(8)
+    torch.manual_seed(3)
+    plain = Augmentation()(clouds)
+    torch.manual_seed(3)
+    rotated = Augmentation(rotation_axis="y")(clouds)
+    torch.testing.assert_close(rotated[..., 1], plain[..., 1], rtol=0, atol=0)
+    radius = plain[..., ::2].norm(dim=-1)
+    torch.testing.assert_close(rotated[..., ::2].norm(dim=-1), radius, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("axis", [None, "y"])
+def test_the_input_is_left_alone_and_its_dtype_kept(axis):
+    clouds = points(3).double()
+    copy = clouds.clone()
+    augmented = Augmentation(rotation_axis=axis)(clouds)
+    assert torch.equal(clouds, copy)
+    assert augmented.dtype == torch.float64
+    assert not torch.equal(augmented, clouds)
+
+
+def test_draws_come_from_the_global_generator():
+    clouds = points(3)
+    torch.manual_seed(5)
+    first = Augmentation(rotation_axis="z")(clouds)
+    second = Augmentation(rotation_axis="z")(clouds)
+    torch.manual_seed(5)
+    assert torch.equal(first, Augmentation(rotation_axis="z")(clouds))
+    assert not torch.equal(first, second)
+
+
+def test_a_subset_holds_different_points_of_its_own_cloud():
+    clouds = torch.arange(5 * 75 * 3.0).reshape(5, 75, 3)
+    subset = random_subset(clouds, 64)
+    assert subset.shape == (5, 64, 3)
+    for cloud, chosen in zip(clouds, subset, strict=True):
+        rows = {tuple(point) for point in chosen.tolist()}
+        assert len(rows) == 64
+        assert rows <= {tuple(point) for point in cloud.tolist()}
+    dropped = [set(range(75)) - set((chosen[:, 0] / 3 - 75 * i).int().tolist()) for i, chosen in enumerate(subset)]
+    assert len({frozenset(indices) for indices in dropped}) == 5  # each cloud its own draw
+
+
+def test_every_point_is_as_likely():
+    clouds = torch.arange(10.0).view(1, 10, 1).expand(3000, 10, 3)
+    counts = torch.bincount(random_subset(clouds, 4)[..., 0].flatten().long(), minlength=10)
+    assert counts.sum() == 12000
+    assert counts.min() > 1200 - 6 * 27  # binomial: mean 1200, deviation 27
+    assert counts.max() < 1200 + 6 * 27
+
+
+@pytest.mark.parametrize("available", [10, 64])
+def test_nothing_to_choose_from(available):
+    clouds = points(2, available)
+    assert torch.equal(random_subset(clouds, 64), clouds)

@@ -1,0 +1,191 @@
+"""The command line, in this process and in its own."""
+
+import json
+import math
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from any2point_hf.cli import main
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_train_then_evaluate_then_predict_then_info(run_train, run_command, two_classes, tmp_path):
+    trained = run_train("--epochs", "2")
+    assert trained.code == 0
+    folder = tmp_path / "trained"
+    megabytes = (folder / "model.safetensors").stat().st_size / 1e6
+    evaluated = run_command("evaluate", "--model", folder, "--data", two_classes.path, "--json")
+    result = json.loads(evaluated.out)
+    assert evaluated.out.count("\n") == 1
+    assert set(result) == {"accuracy", "mean_class_accuracy", "per_class", "num_clouds"}
+    assert set(result["per_class"]) == {"ball", "disc"}
+    assert trained.out.splitlines()[-1] == (
+        f"accuracy {result['accuracy']:.4f} (last epoch, test split), adapter {megabytes:.2f} MB written to {folder}"
+    )
+    np.save(tmp_path / "a.npy", two_classes.arrays()["points"][0])
+    predicted = run_command("predict", tmp_path / "a.npy", "--model", folder, "--json")
+    (prediction,) = json.loads(predicted.out)
+    assert prediction["file"] == str(tmp_path / "a.npy")
+    assert sum(entry["probability"] for entry in prediction["classes"]) == pytest.approx(1, abs=2e-6)
+    counts = json.loads(run_command("info", "--model", folder, "--json").out)
+    assert counts["total"] == sum(counts["parts"].values())
+    num_saved = sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
+    assert counts["trainable"] < num_saved < 1.1 * counts["trainable"]  # the running statistics besides
+
+
+def test_what_people_read(run_command, adapter, two_classes, tmp_path):
+    np.save(tmp_path / "a.npy", two_classes.cloud(1, np.random.default_rng(5)))
+    evaluated = run_command("evaluate", "--model", adapter, "--data", two_classes.path)
+    lines = [line.split() for line in evaluated.out.splitlines()]
+    assert lines[:2] == [["ball", "1.0000"], ["disc", "1.0000"]]
+    assert evaluated.out.splitlines()[-1] == "accuracy 1.0000, mean class accuracy 1.0000"
+    predicted = run_command("predict", tmp_path / "a.npy", "--model", adapter, "--top", "1").out
+    file, _, (label, probability) = *predicted.rpartition(": ")[:2], predicted.rpartition(": ")[2].split()
+    assert (file, label) == (str(tmp_path / "a.npy"), "disc")
+    assert 0.5 < float(probability) <= 1
+    counts = run_command("info", "--model", adapter).out
+    result = json.loads(run_command("info", "--model", adapter, "--json").out)
+    assert f"{result['total']:,}" in counts.splitlines()[-1]
+    assert f"{result['trainable']:,}" in counts.splitlines()[-2]
+
+
+def octahedron():
+    vertices = np.concatenate([np.eye(3), -np.eye(3)])
+    faces = [[i, j, k] for i in (0, 3) for j in (1, 4) for k in (2, 5)]
+    return vertices, np.array(faces)
+
+
+def write_files_of_a_cloud(folder, points):
+    """The same points in every format that can hold a cloud; decimals enough for float32."""
+    rows = "\n".join(" ".join(f"{value:.9g}" for value in point) for point in points)
+    header = f"ply\nformat ascii 1.0\nelement vertex {len(points)}\n"
+    header += "".join(f"property float {axis}\n" for axis in "xyz") + "end_header\n"
+    pcd = f"VERSION .7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nWIDTH {len(points)}\nHEIGHT 1\n"
+    pcd += f"VIEWPOINT 0 0 0 1 0 0 0\nPOINTS {len(points)}\nDATA ascii\n"
+    texts = {
+        "xyz": rows + "\n",
+        "txt": rows.replace(" ", ",") + "\n",
+        "ply": header + rows + "\n",
+        "pcd": pcd + rows + "\n",
+        "off": f"OFF\n{len(points)} 0 0\n{rows}\n",
+        "obj": "".join(f"v {row}\n" for row in rows.split("\n")),
+    }
+    for extension, text in texts.items():
+        (folder / f"cloud.{extension}").write_text(text, newline="\n")
+    np.save(folder / "cloud.npy", points)
+    np.savez(folder / "cloud.npz", points=points)
+    return [folder / f"cloud.{extension}" for extension in (*texts, "npy", "npz")]
+
+
+def write_meshes(folder):
+    vertices, faces = octahedron()
+    corners = "".join(f"{x:g} {y:g} {z:g}\n" for x, y, z in vertices)
+    triangles = "".join(f"3 {i} {j} {k}\n" for i, j, k in faces)
+    (folder / "mesh.off").write_text(f"OFF\n{len(vertices)} {len(faces)} 0\n{corners}{triangles}")
+    wavefront = "".join(f"v {line}\n" for line in corners.splitlines())
+    (folder / "mesh.obj").write_text(wavefront + "".join(f"f {i + 1} {j + 1} {k + 1}\n" for i, j, k in faces))
+    stl = bytes(80) + struct.pack("<I", len(faces))
+    for face in faces:
+        stl += struct.pack("<12fH", 0, 0, 0, *vertices[face].ravel(), 0)
+    (folder / "mesh.stl").write_bytes(stl)
+    return [folder / "mesh.off", folder / "mesh.obj", folder / "mesh.stl"]
+
+
+def test_files_of_all_kinds(run_command, adapter, two_classes, tmp_path):
+    clouds = write_files_of_a_cloud(tmp_path, two_classes.cloud(1, np.random.default_rng(3)))
+    files = [*clouds, *write_meshes(tmp_path)]
+    result = run_command("predict", *files, "--model", adapter, "--json")
+    assert result.code == 0
+    predictions = json.loads(result.out)
+    assert [prediction["file"] for prediction in predictions] == list(map(str, files))
+    for prediction in predictions[: len(clouds)]:  # the format makes no difference
+        assert prediction["classes"] == predictions[0]["classes"]
+    assert predictions[0]["classes"][0]["label"] == "disc"
+    for prediction in predictions:
+        assert {entry["label"] for entry in prediction["classes"]} == {"ball", "disc"}
+        assert math.isclose(sum(entry["probability"] for entry in prediction["classes"]), 1, abs_tol=2e-6)
+
+
+def test_settings_reach_the_model(run_train, run_command, tmp_path):
+    settings = ["adapter_blocks=0", "position_encoding=none", "adapter_scale=0.5", 'pooling=["cls", "max"]']
+    arguments = [argument for setting in settings for argument in ("--set", setting)]
+    assert run_train(*arguments).code == 0
+    config = json.loads((tmp_path / "trained" / "config.json").read_text())
+    assert (config["adapter_blocks"], config["position_encoding"]) == (0, "none")
+    assert (config["adapter_scale"], config["pooling"]) == (0.5, ["cls", "max"])
+    parts = json.loads(run_command("info", "--model", tmp_path / "trained", "--json").out)["parts"]
+    assert set(parts) == {"tokenizer", "cls_token", "backbone", "classifier"}
+
+
+def test_augmentation_by_options(run_train, monkeypatch):
+    from any2point_hf import commands
+    from any2point_hf.data.augmentation import Augmentation
+
+    used = []
+
+    def stop(*_, augmentation, **__):
+        used.append(augmentation)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "make_trainer", stop)
+    run_train()
+    run_train("--scale", "0.9", "1.1", "--shift", "0", "--rotate", "y")
+    assert used == [Augmentation(), Augmentation(scale=(0.9, 1.1), shift=0.0, rotation_axis="y")]
+
+
+def test_settings_may_be_null_and_lists(run_command, bert):
+    arguments = ("--set", "adapter_blocks=[1]", "--set", "line_length=null", "--num-labels", "4", "--json")
+    parts = json.loads(run_command("info", "--backbone", bert, *arguments).out)["parts"]
+    assert parts["bottlenecks"] == 48 * 16 + 16 + 16 * 48 + 48
+    plain = json.loads(run_command("info", "--backbone", bert, "--num-labels", "3", "--json").out)["parts"]
+    assert parts["classifier"] - plain["classifier"] == 257
+
+
+def test_a_folder_of_files(run_train, run_command, two_classes, tmp_path):
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 4), ("test", 2)):
+        for kind, name in enumerate(("ball", "disc")):
+            folder = tmp_path / "data" / name / split
+            folder.mkdir(parents=True)
+            for number in range(count):
+                np.save(folder / f"{number}.npy", two_classes.cloud(kind, generator))
+    assert run_train(data=tmp_path / "data").code == 0
+    result = run_command("evaluate", "--model", tmp_path / "trained", "--data", tmp_path / "data", "--json")
+    assert json.loads(result.out)["num_clouds"] == 4
+
+
+def test_resuming_goes_on_where_it_stopped(run_train, tmp_path):
+    assert run_train("--seed", "3", "--epochs", "1").code == 0
+    assert [path.name for path in (tmp_path / "trained").glob("checkpoint-*")] == ["checkpoint-2"]
+    resumed = run_train("--seed", "3", "--epochs", "3", "--resume")
+    assert resumed.code == 0
+    assert [path.name for path in (tmp_path / "trained").glob("checkpoint-*")] == ["checkpoint-6"]
+    assert resumed.out.count("'loss'") == 2  # epochs 2 and 3
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["predict", "--help"], ["convert", "--help"]])
+def test_help(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 0
+    assert "usage: any2point" in capsys.readouterr().out
+
+
+def test_in_a_process_of_its_own(subprocess_environment, bert, two_classes, tmp_path, run_command):
+    command = [sys.executable, "-m", "any2point_hf", "train", "--epochs", "1", "--batch-size", "8"]
+    command += ["--num-points", "64", "--num-neighbors", "8", "--rotate", "z"]
+    command += ["--data", str(two_classes.path), "--backbone", str(bert), "--output", "out put"]
+    process = subprocess.run(
+        command, cwd=tmp_path, env=subprocess_environment, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines()[-1].endswith("MB written to out put")
+    result = run_command("evaluate", "--model", tmp_path / "out put", "--data", two_classes.path, "--json")
+    accuracy = json.loads(result.out)["accuracy"]
+    assert process.stdout.splitlines()[-1].startswith(f"accuracy {accuracy:.4f} ")

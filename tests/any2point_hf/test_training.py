@@ -1,0 +1,503 @@
+"""Fine-tuning with the stock Trainer."""
+
+import itertools
+import math
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from datasets import DatasetDict
+from safetensors.torch import load_file
+from torch import nn
+from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments, default_data_collator, set_seed
+
+from any2point_hf import commands, make_trainer
+from any2point_hf.data import build_dataset_dict, load_point_cloud_dataset
+from any2point_hf.data.augmentation import Augmentation
+from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification, DatasetError
+from any2point_hf.modeling.guided_adapter import CellNorm, LocalAttention
+from any2point_hf.processing_any2point import Any2PointProcessor
+from any2point_hf.training import TRAINING_SURPLUS, accuracies, compute_metrics, parameter_groups, process_split
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FIELDS = {"num_points": 64, "num_neighbors": 8}
+NO_AUGMENTATION = Augmentation(scale=(1, 1), shift=0.0)
+
+
+@pytest.fixture(scope="module")
+def clouds(two_classes):
+    return load_point_cloud_dataset(two_classes.path)
+
+
+@pytest.fixture
+def make_model(bert):
+    def make(seed=0, **fields):
+        set_seed(seed)
+        config = Any2PointConfig(backbone=str(bert), num_labels=2, **{**FIELDS, **fields})
+        return Any2PointForPointCloudClassification(config)
+
+    return make
+
+
+@pytest.fixture
+def make(make_model, clouds, tmp_path):
+    """A trainer of a tiny model, 2 steps an epoch."""
+
+    def make(folder="run", seed=0, dataset=clouds, fields=None, **options):
+        options = {"epochs": 1, "batch_size": 8, **options}
+        model = make_model(seed, **(fields or {}))
+        return make_trainer(model, Any2PointProcessor(64), dataset, tmp_path / folder, seed=seed, **options)
+
+    return make
+
+
+def some_clouds(num_train, num_test=2):
+    """A data set of that many random clouds of 80 points."""
+    generator = np.random.default_rng(0)
+    splits = {
+        split: (generator.normal(size=(count, 80, 3)).astype(np.float32), [index % 2 for index in range(count)])
+        for split, count in (("train", num_train), ("test", num_test))
+    }
+    return build_dataset_dict(splits, ["a", "b"])
+
+
+def state_of(model):
+    """The adapter's tensors."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items() if ".backbone." not in name}
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different
+
+
+class StopAfter(TrainerCallback):
+    """Ctrl-C at the start of an epoch, when the checkpoint of the one before is written."""
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if round(state.epoch) == self.epochs:
+            raise KeyboardInterrupt
+
+
+# Which parameters are trained and decayed
+
+
+@pytest.mark.parametrize("fields", [{}, {"position_encoding": "learnable", "head_bias": True}, {"ensemble": "mean"}])
+def test_every_trained_parameter_is_in_one_group_and_no_frozen_one(make_model, fields):
+    model = make_model(**fields)
+    decayed, spared = parameter_groups(model)
+    listed = [id(parameter) for group in (decayed, spared) for parameter in group["params"]]
+    trained = {id(parameter) for name, parameter in model.named_parameters() if "backbone." not in name}
+    assert len(listed) == len(set(listed))
+    assert set(listed) == trained
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.05, 0.0)
+    assert parameter_groups(model, 0.3)[0]["weight_decay"] == 0.3
+
+
+def test_norms_biases_and_tokens_are_not_decayed(make_model):
+    model = make_model(position_encoding="learnable", head_bias=True)
+    expected = [model.any2point.cls_token, model.any2point.cls_position]
+    weights = []
+    for name, module in model.named_modules():
+        if "backbone" in name:
+            continue
+        if isinstance(module, (nn.BatchNorm1d, nn.LayerNorm, CellNorm)):
+            expected += [module.weight, module.bias]
+        elif isinstance(module, LocalAttention):
+            expected += [module.norm_weight, module.norm_bias, module.qkv_bias, module.out_bias]
+            weights += [module.qkv_weight, module.out_weight]
+        elif isinstance(module, nn.Linear):
+            expected += [] if module.bias is None else [module.bias]
+            weights += [module.weight]
+    decayed, spared = ([id(p) for p in group["params"]] for group in parameter_groups(model))
+    assert set(spared) == {id(parameter) for parameter in expected}
+    assert set(decayed) == {id(parameter) for parameter in weights}
+    spared_tables = [p for p in expected if p.dim() == 2]  # the norms of all views at once look like matrices
+    assert any(p is model.any2point.local_attention.norm_weight for p in spared_tables)
+    assert any(p is model.any2point.local_attention.qkv_bias for p in spared_tables)
+    assert any(p is model.any2point.aggregations["0"].view_norm.weight for p in spared_tables)
+
+
+def test_a_vision_models_final_norm_is_trained_without_decay():
+    from transformers import ViTConfig, ViTModel
+
+    sizes = {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    backbone = ViTModel(ViTConfig(**sizes, image_size=16, patch_size=8), add_pooling_layer=False)
+    model = Any2PointForPointCloudClassification(Any2PointConfig(**FIELDS), backbone=backbone)
+    spared = {id(parameter) for parameter in parameter_groups(model)[1]["params"]}
+    assert {id(parameter) for parameter in model.any2point.final_norm.parameters()} <= spared
+
+
+# Metrics
+
+
+def test_accuracies_by_hand():
+    labels = np.array([0, 0, 0, 0, 1, 1, 3])
+    predictions = np.array([0, 0, 0, 1, 1, 0, 2])
+    result = accuracies(predictions, labels, 5)
+    assert result["accuracy"] == 4 / 7
+    assert result["per_class"] == [3 / 4, 1 / 2, None, 0.0, None]
+    assert result["mean_class_accuracy"] == pytest.approx((3 / 4 + 1 / 2 + 0) / 3)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_metrics_for_the_trainer(wrapped):
+    logits = np.array([[2.0, 1, 0], [0, 3, 1], [5, 4, 3]])
+    predictions = (logits, np.zeros((3, 7))) if wrapped else logits
+    metrics = compute_metrics(EvalPrediction(predictions=predictions, label_ids=np.array([0, 1, 1])))
+    assert metrics == {"accuracy": 2 / 3, "mean_class_accuracy": 0.75}
+
+
+# The Trainer and its settings
+
+
+def test_the_trainer_is_the_stock_one_with_the_published_settings(make, tmp_path):
+    trainer = make(epochs=300, learning_rate=5e-4, batch_size=4, seed=7)
+    assert type(trainer) is Trainer
+    assert type(trainer.args) is TrainingArguments
+    arguments = trainer.args
+    assert arguments.output_dir == str(tmp_path / "run")
+    assert (arguments.num_train_epochs, arguments.per_device_train_batch_size) == (300, 4)
+    assert (arguments.learning_rate, arguments.max_grad_norm) == (5e-4, 10.0)
+    assert arguments.get_warmup_steps(1200) == 40  # 10 epochs of 4 steps
+    assert (arguments.eval_strategy, arguments.save_strategy, arguments.save_total_limit) == ("epoch", "epoch", 1)
+    assert (arguments.seed, arguments.data_seed) == (7, 7)
+    assert type(trainer.optimizer) is torch.optim.AdamW
+    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.05, 0.0]
+
+
+def test_the_defaults_are_the_published_ones(make_model, clouds, tmp_path):
+    trainer = make_trainer(make_model(), Any2PointProcessor(64), clouds, tmp_path)
+    arguments = trainer.args
+    assert (arguments.num_train_epochs, arguments.per_device_train_batch_size) == (300, 32)
+    assert (arguments.learning_rate, arguments.seed) == (5e-4, 0)
+    assert trainer.train_dataset.augmentation == Augmentation(scale=(2 / 3, 3 / 2), shift=0.2, rotation_axis=None)
+    assert TRAINING_SURPLUS * 1024 == 1200
+
+
+def rates_of(trainer, num_steps):
+    scheduler = trainer.create_scheduler(num_steps)
+    rates = []
+    for _ in range(num_steps):
+        rates.append(scheduler.get_last_lr()[0])
+        trainer.optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def test_the_learning_rate_rises_for_a_thirtieth_then_falls_as_a_cosine_to_a_millionth(make):
+    rates = rates_of(make(epochs=60, learning_rate=5e-4), 120)
+    top = rates.index(max(rates))
+    assert top in (3, 4)
+    assert max(rates) == 5e-4
+    assert [later - earlier for earlier, later in itertools.pairwise(rates[: top + 1])] == pytest.approx(
+        [1.25e-4] * top
+    )
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[4:]))
+    quarter = 1e-6 + (5e-4 - 1e-6) * (1 + math.cos(math.pi / 4)) / 2
+    assert rates[top + 29] == pytest.approx(quarter, rel=1e-2)
+    assert rates[top + 58] == pytest.approx((5e-4 + 1e-6) / 2, rel=2e-2)  # half way
+    assert rates[-1] == pytest.approx(1e-6, rel=0.1)
+
+
+def test_a_rate_below_the_lowest_stays_as_it_is(make):
+    rates = rates_of(make(epochs=60, learning_rate=1e-7), 120)
+    assert rates[4:] == pytest.approx([1e-7] * 116)
+
+
+def test_the_schedule_is_as_long_as_the_training(make):
+    trainer = make(epochs=3, learning_rate=1e-3)
+    trainer.train()
+    assert trainer.state.global_step == trainer.state.max_steps == trainer.lr_scheduler.last_epoch == 6
+    assert trainer.lr_scheduler.get_last_lr()[0] < 1e-4
+
+
+def test_a_training_of_a_single_step_trains(make):
+    trainer = make(dataset=some_clouds(8))
+    before = state_of(trainer.model)["classifier.hidden1.weight"]
+    trainer.train()
+    assert trainer.state.global_step == 1
+    assert not torch.equal(state_of(trainer.model)["classifier.hidden1.weight"], before)
+
+
+def test_gradients_are_clipped_at_ten(make, monkeypatch):
+    norms = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def record(parameters, max_norm, *arguments, **options):
+        norms.append(float(max_norm))
+        return clip(parameters, max_norm, *arguments, **options)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", record)
+    make().train()
+    assert norms == [10.0, 10.0]
+
+
+@pytest.mark.parametrize(("num_clouds", "batch_size"), [(9, 8), (16, 8), (17, 8), (10, 8), (2, 8), (3, 2)])
+def test_no_training_batch_is_of_one_cloud(make, num_clouds, batch_size):
+    trainer = make(dataset=some_clouds(num_clouds), batch_size=batch_size)
+    sizes = [len(batch["labels"]) for batch in trainer.get_train_dataloader()]
+    assert 1 < min(sizes) <= max(sizes) <= batch_size
+    assert abs(sum(sizes) - num_clouds) <= (num_clouds % batch_size == 1)
+
+
+def test_training_with_a_last_batch_of_one_cloud(make):
+    trainer = make(dataset=some_clouds(9), epochs=2)
+    trainer.train()
+    assert math.isfinite(trainer.state.log_history[-1]["train_loss"])
+
+
+@pytest.mark.parametrize("num_test", [3, 9])
+def test_every_test_cloud_counts_whatever_the_last_training_batch(make, num_test):
+    trainer = make(dataset=some_clouds(9, num_test=num_test))
+    assert trainer.predict(trainer.eval_dataset).predictions.shape == (num_test, 2)
+
+
+def test_only_the_logits_are_gathered(make):
+    predictions = make().predict(make().eval_dataset).predictions
+    assert isinstance(predictions, np.ndarray)
+    assert predictions.shape == (8, 2)
+
+
+def test_a_single_cloud_is_refused(make):
+    with pytest.raises(DatasetError, match=r"at least 2 clouds .* got 1"):
+        make(dataset=some_clouds(1))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_both_splits_are_needed(make, clouds, split):
+    with pytest.raises(DatasetError, match=f"splits train and test, got {split}"):
+        make(dataset=DatasetDict({split: clouds[split]}))
+
+
+# What goes into a step
+
+
+def test_a_random_subset_of_the_surplus_points(make):
+    trainer = make(augmentation=NO_AUGMENTATION)
+    surplus = trainer.train_dataset.clouds[0]["points"]
+    assert len(surplus) == math.ceil(64 * 1200 / 1024) == 75
+    kept = {tuple(point) for point in surplus.tolist()}
+    visits = [trainer.train_dataset[0]["points"] for _ in range(3)]
+    for points in visits:
+        rows = {tuple(point) for point in points.tolist()}
+        assert points.shape == (64, 3)
+        assert points.dtype == torch.float32
+        assert len(rows) == 64
+        assert rows < kept
+    assert not torch.equal(visits[0], visits[1])
+
+
+def test_training_clouds_are_augmented_anew_at_each_visit(make):
+    dataset = make(augmentation=Augmentation(shift=0.2)).train_dataset
+    means = torch.stack([dataset[0]["points"].mean(dim=0) for _ in range(8)])
+    assert means.std(dim=0).min() > 0.03
+    assert len(dataset) == 16
+    assert dataset[3]["labels"] == 1
+
+
+def test_test_clouds_are_neither_augmented_nor_drawn(make, clouds):
+    trainer = make(augmentation=Augmentation(shift=5.0, rotation_axis="z"))
+    expected = Any2PointProcessor(64)(list(clouds["test"].with_format("numpy")["points"]))["points"]
+    assert torch.equal(trainer.eval_dataset[:]["points"], expected)
+    first, second = trainer.evaluate(), trainer.evaluate()
+    same = ("eval_loss", "eval_accuracy", "eval_mean_class_accuracy")
+    assert [first[name] for name in same] == [second[name] for name in same]
+
+
+def test_processed_splits(clouds):
+    processed = process_split(clouds["train"], Any2PointProcessor(64), 70)
+    assert processed.column_names == ["points", "labels"]
+    assert processed[:]["points"].shape == (16, 70, 3)
+    assert processed[:]["points"].mean(dim=1).abs().max() < 0.2
+    assert processed[:]["points"].norm(dim=-1).amax(dim=1) == pytest.approx(torch.ones(16), abs=1e-5)
+    unscaled = process_split(clouds["train"], Any2PointProcessor(64, scale_to_unit_sphere=False), 70)
+    assert unscaled[:]["points"].norm(dim=-1).max() > 1.5
+
+
+def test_clouds_without_surplus_points_keep_all_their_points(make):
+    """Data sets of exactly num_points points a cloud, such as the built-in shapes, lose none of them to repeats."""
+    generator = np.random.default_rng(0)
+    split = (generator.normal(size=(4, 64, 3)).astype(np.float32), [0, 1, 0, 1])
+    dataset = build_dataset_dict({"train": split, "test": split}, ["a", "b"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing is wrong with such clouds
+        trainer = make(dataset=dataset, augmentation=NO_AUGMENTATION)
+    for index in range(4):
+        assert len(torch.unique(trainer.train_dataset[index]["points"], dim=0)) == 64
+
+
+# What training does
+
+
+def test_the_backbone_stays_bit_for_bit(make, bert):
+    trainer = make(epochs=2, learning_rate=1e-2)
+    before = state_of(trainer.model)
+    trainer.train()
+    saved = load_file(bert / "model.safetensors")
+    own = trainer.model.backbone.state_dict()
+    compared = [name for name in own if name in saved]
+    assert len(compared) > 35
+    assert all(torch.equal(own[name], saved[name]) for name in compared)
+    assert all(parameter.grad is None for parameter in trainer.model.backbone.parameters())
+    after = state_of(trainer.model)
+    trained = [name for name, parameter in trainer.model.named_parameters() if ".backbone." not in name]
+    still = [name for name in trained if torch.equal(before[name], after[name])]
+    assert not still
+
+
+def test_the_loss_falls_and_two_easy_classes_are_told_apart(make):
+    trainer = make(epochs=30, learning_rate=1e-2)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < 0.25 < 0.6 < losses[0]
+    assert trainer.evaluate()["eval_accuracy"] == 1.0
+
+
+def test_one_seed_gives_one_adapter(make):
+    states = {}
+    for run, seed in {"first": 1, "again": 1, "other": 2}.items():
+        trainer = make(folder=run, seed=seed, epochs=2)
+        trainer.train()
+        states[run] = state_of(trainer.model)
+    assert_same(states["first"], states["again"])
+    assert not torch.equal(states["first"]["classifier.hidden1.weight"], states["other"]["classifier.hidden1.weight"])
+
+
+def test_one_seed_gives_one_adapter_from_the_command(two_classes, bert, tmp_path):
+    states = []
+    for run, seed in enumerate((4, 4, 5)):
+        torch.manual_seed(run)  # whatever ran before must not matter
+        commands.train(str(two_classes.path), str(bert), tmp_path / str(run), FIELDS, epochs=1, batch_size=8, seed=seed)
+        states.append(load_file(tmp_path / str(run) / "model.safetensors"))
+    assert_same(states[0], states[1])
+    assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
+
+
+# Checkpoints
+
+
+def test_resuming_gives_the_adapter_of_an_uninterrupted_training(make, tmp_path):
+    whole = make(folder="whole", epochs=3)
+    whole.train()
+    stopped = make(folder="stopped", epochs=3)
+    stopped.add_callback(StopAfter(2))
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    assert stopped.state.global_step == 4
+    resumed = make(folder="stopped", epochs=3)
+    set_seed(99)  # nothing may depend on the state of a new process
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 6
+    assert_same(state_of(whole.model), state_of(resumed.model))
+    moments = [trainer.optimizer.state_dict()["state"] for trainer in (whole, resumed)]
+    assert all(torch.equal(moments[0][key]["exp_avg"], moments[1][key]["exp_avg"]) for key in moments[0])
+
+
+def test_resuming_by_the_command_gives_the_same_adapter(two_classes, bert, tmp_path, monkeypatch):
+    def run(name, **options):
+        arguments = (str(two_classes.path), str(bert), tmp_path / name, FIELDS)
+        return commands.train(*arguments, epochs=2, batch_size=8, seed=6, **options)
+
+    result = run("whole")
+    original = commands.make_trainer
+
+    def make_stopping(*arguments, **options):
+        trainer = original(*arguments, **options)
+        trainer.add_callback(StopAfter(1))
+        return trainer
+
+    monkeypatch.setattr(commands, "make_trainer", make_stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped")
+    monkeypatch.setattr(commands, "make_trainer", original)
+    assert not (tmp_path / "stopped" / "model.safetensors").exists()
+    assert run("stopped", resume=True) == result
+    adapters = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped")]
+    assert_same(*adapters)
+
+
+def test_the_trainers_checkpoint_is_an_adapter(make, tmp_path):
+    trainer = make(epochs=2)
+    trainer.train()
+    (folder,) = (tmp_path / "run").glob("checkpoint-*")
+    assert folder.name == "checkpoint-4"
+    tensors = load_file(folder / "model.safetensors")
+    assert not [name for name in tensors if "backbone." in name]
+    assert_same(tensors, state_of(trainer.model))
+    loaded = Any2PointForPointCloudClassification.from_pretrained(folder)
+    assert_same(state_of(loaded), state_of(trainer.model))
+    assert Any2PointProcessor.from_pretrained(folder).num_points == 64
+    with torch.no_grad():
+        points = trainer.eval_dataset[:]["points"]
+        assert torch.equal(loaded(points).logits, trainer.model.eval()(points).logits)
+
+
+def retrain(trainer, model, **arguments):
+    """A second stock Trainer on the same data whose arguments the user wrote."""
+    defaults = {"per_device_train_batch_size": 8, "num_train_epochs": 2, "report_to": "none", "data_seed": 0}
+    defaults |= {"output_dir": trainer.args.output_dir, "remove_unused_columns": False, "seed": 0, "max_grad_norm": 10}
+    data = SimpleNamespace(train=trainer.train_dataset, test=trainer.eval_dataset)
+    second = Trainer(
+        model=model,
+        args=TrainingArguments(**{**defaults, "learning_rate": 1e-3, "dataloader_pin_memory": False, **arguments}),
+        data_collator=default_data_collator,
+        train_dataset=data.train,
+        eval_dataset=data.test,
+        compute_metrics=compute_metrics,
+    )
+    second.train()
+    return second
+
+
+def test_gradient_checkpointing_through_the_arguments_changes_nothing(make, make_model):
+    trainer = make()
+    states = []
+    known = TrainingArguments.__dataclass_fields__
+    name = (
+        "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    )  # before 5.23
+    for checkpointing in (False, True):
+        model = make_model(adapter_dropout=0.1)
+        second = retrain(trainer, model, save_strategy="no", **{name: checkpointing})
+        assert model.any2point.gradient_checkpointing is checkpointing
+        states.append((state_of(model), second.state.log_history[-1]["train_loss"]))
+    (plain, loss), (checkpointed, other_loss) = states
+    assert other_loss == pytest.approx(loss, rel=1e-5)
+    for tensor in plain:
+        torch.testing.assert_close(checkpointed[tensor], plain[tensor], rtol=1e-4, atol=1e-5)
+
+
+def test_load_best_model_at_end(make, make_model, caplog):
+    trainer = make()
+    model = make_model()
+    second = retrain(
+        trainer,
+        model,
+        num_train_epochs=3,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        learning_rate=0.5,  # so high that the first epoch is not the last word
+    )
+    losses = {e["step"]: e["eval_loss"] for e in second.state.log_history if "eval_loss" in e}
+    best = min(losses, key=losses.get)
+    assert second.state.best_model_checkpoint.endswith(f"checkpoint-{best}")
+    assert_same(state_of(model), load_file(f"{second.state.best_model_checkpoint}/model.safetensors"))
+    assert second.evaluate()["eval_loss"] == pytest.approx(losses[best], rel=1e-5)
+    assert "missing keys" not in caplog.text
+
+
+def test_a_trainer_without_a_processor_or_metrics(make, make_model):
+    trainer = make()
+    second = retrain(trainer, make_model(), num_train_epochs=1, save_strategy="steps", save_steps=1)
+    assert second.state.global_step == 2
+    assert set(second.evaluate()) >= {"eval_loss", "eval_accuracy"}
