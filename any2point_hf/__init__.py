@@ -20,6 +20,7 @@ _HOME = {
     "Any2PointError": "modeling",
     "BackboneLoadError": "modeling",
     "CheckpointError": "modeling",
+    "ConfigurationError": "modeling",
     "DatasetError": "modeling",
     "PointCloudError": "modeling",
     "UnsupportedBackboneError": "modeling",

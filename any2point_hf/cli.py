@@ -5,6 +5,7 @@ Every error that a user can cause is one line on standard error and exit code 2,
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--epochs", type=_positive(float), default=300, help="passes over the data (default 300)")
     train.add_argument("--batch-size", type=_positive(int), default=32, help="clouds a step (default 32)")
     train.add_argument("--learning-rate", type=_positive(float), default=5e-4, help="highest rate (default 5e-4)")
-    train.add_argument("--seed", type=int, default=0, help="of start values, order and augmentation (default 0)")
+    train.add_argument("--seed", type=_seed, default=0, help="of start values, order and augmentation (default 0)")
     train.add_argument(
         "--scale",
         type=_positive(float),
@@ -122,12 +123,19 @@ def _add_backbone(parser: argparse.ArgumentParser, required: bool = True) -> Non
 def _positive(kind: type) -> Any:
     def parse(text: str) -> Any:
         value = kind(text)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"must be positive, got {text}")
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"must be positive and finite, got {text}")
         return value
 
     parse.__name__ = f"positive {kind.__name__}"
     return parse
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"must lie in 0…4294967295, got {text}")
+    return value
 
 
 def _config_fields(options: argparse.Namespace) -> dict[str, Any]:
@@ -138,7 +146,7 @@ def _config_fields(options: argparse.Namespace) -> dict[str, Any]:
     fields = {"num_points": options.num_points, "num_neighbors": options.num_neighbors}
     for setting in options.settings:
         name, separator, text = setting.partition("=")
-        if not separator or name not in Any2PointConfig.__dataclass_fields__:
+        if not separator or name not in Any2PointConfig.__annotations__ or name.startswith("backbone"):
             raise Any2PointError(f"--set takes FIELD=VALUE with a field of Any2PointConfig, got {setting!r}.")
         try:
             fields[name] = json.loads(text)

@@ -60,7 +60,6 @@ def train(
     output = Path(output)
     if output.exists() and not output.is_dir():
         raise Any2PointError(f"--output must be a folder, and {output} is a file.")
-    checkpoint = _last_checkpoint(output) if resume else None
     dataset = load_point_cloud_dataset(data)  # the same clouds whatever the seed, and the same as evaluate's
     class_names = dataset["train"].features["label"].names
     augmentation = augmentation or Augmentation()
@@ -73,6 +72,7 @@ def train(
         label2id={name: index for index, name in enumerate(class_names)},
         **config_fields,
     )
+    checkpoint = _last_checkpoint(output, config) if resume else None
     model = Any2PointForPointCloudClassification(config)
     processor = Any2PointProcessor(config.num_points, seed=seed)
     trainer = make_trainer(
@@ -86,7 +86,12 @@ def train(
         seed=seed,
         augmentation=augmentation,
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except RuntimeError as error:
+        if "inline_container" in str(error):  # how torch.save tells of a full disk
+            raise OSError(f"a checkpoint could not be written to {output}; is the disk full?") from error
+        raise
     metrics = trainer.evaluate()
     model.save_pretrained(output)
     processor.save_pretrained(output)
@@ -97,13 +102,25 @@ def train(
     }
 
 
-def _last_checkpoint(output: Path) -> str:
-    from transformers.trainer_utils import get_last_checkpoint
-
-    checkpoint = get_last_checkpoint(str(output)) if output.is_dir() else None
-    if checkpoint is None:
+def _last_checkpoint(output: Path, config: Any2PointConfig) -> str:
+    """The newest whole checkpoint; one that was being written when the process was killed has no trainer_state.json."""
+    checkpoints = [file.parent for file in output.glob("checkpoint-*/trainer_state.json")]
+    if not checkpoints:
         raise CheckpointError(f"--resume needs a checkpoint in {output}, and there is none. Train without --resume.")
-    return checkpoint
+    newest = max(checkpoints, key=lambda folder: int(folder.name.rpartition("-")[2]))
+    recorded = Any2PointConfig.from_pretrained(newest).to_dict()
+    changed = [name for name, value in config.to_dict().items() if name in _RESUMED and recorded.get(name) != value]
+    if changed:
+        raise CheckpointError(
+            f"--resume goes on with the settings and classes of {newest}, and these differ now: "
+            + ", ".join(f"{name} was {recorded.get(name)!r}" for name in changed)
+            + ". Give the same ones, or train in another folder."
+        )
+    return str(newest)
+
+
+# What must not change between a run and its resumption.
+_RESUMED = {*Any2PointConfig.__annotations__, "id2label"} - {"backbone", "backbone_revision", "backbone_config"}
 
 
 def load(model: str, backbone: str | None = None) -> tuple[Any2PointForPointCloudClassification, Any2PointProcessor]:
@@ -111,10 +128,10 @@ def load(model: str, backbone: str | None = None) -> tuple[Any2PointForPointClou
     loaded = Any2PointForPointCloudClassification.from_pretrained(model, backbone=backbone)
     try:
         processor = Any2PointProcessor.from_pretrained(model)
-    except OSError as error:
+    except (OSError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{model!r} must also hold preprocessor_config.json. Save the processor there: "
-            "Any2PointProcessor(num_points=…).save_pretrained(folder)."
+            f"{model!r} must also hold a valid preprocessor_config.json. Save the processor there: "
+            f"Any2PointProcessor(num_points=…).save_pretrained(folder). The loader said: {error}"
         ) from error
     return loaded.to("cuda" if torch.cuda.is_available() else "cpu"), processor
 

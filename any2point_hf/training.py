@@ -48,9 +48,17 @@ class TrainingClouds(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
         """A batch at once, as torch's loader asks for it."""
+        if len(indices) == 1:  # one cloud has no batch statistics, so another joins it
+            indices = [indices[0], (indices[0] + 1) % len(self)]
         rows = self.clouds[indices]
         points = self.augmentation(random_subset(rows["points"], self.num_points))
         return [{"points": cloud, "labels": label} for cloud, label in zip(points, rows["labels"], strict=True)]
+
+
+def surplus_points(split: Dataset, num_points: int) -> int:
+    """How many points of each cloud to keep for random subsets: 1200 / 1024 of `num_points`, if there are as many."""
+    smallest = min(len(cloud) for cloud in split.with_format("numpy")["points"])
+    return max(num_points, min(math.ceil(num_points * TRAINING_SURPLUS), smallest))
 
 
 def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int) -> Dataset:
@@ -131,18 +139,19 @@ def make_trainer(
         augmentation: of training batches; by default scale and shift as for ModelNet.
 
     Raises:
-        DatasetError: a split is missing, or has a single cloud.
+        DatasetError: a split is missing, or a step would have a single cloud.
     """
     for name in ("train", "test"):
         if name not in dataset:
             raise DatasetError(f"the dataset must have splits train and test, got {', '.join(dataset)}.")
+    if len(dataset["train"]) < 2 or batch_size < 2:
+        raise DatasetError(
+            "training needs at least 2 clouds a step, because batch norms take statistics; got "
+            f"{len(dataset['train'])} clouds and batch_size={batch_size}."
+        )
     num_points = processor.num_points
-    train = process_split(dataset["train"], processor, math.ceil(num_points * TRAINING_SURPLUS))
+    train = process_split(dataset["train"], processor, surplus_points(dataset["train"], num_points))
     test = process_split(dataset["test"], processor, num_points)
-    if len(train) < 2:
-        raise DatasetError(f"training needs at least 2 clouds (batch norms take statistics), got {len(train)}.")
-    # A last batch of one cloud has no statistics to normalise by.
-    drop_last = len(train) > batch_size and len(train) % batch_size == 1
     steps = math.ceil(len(train) / batch_size) * epochs
     arguments = TrainingArguments(
         output_dir=os.fspath(output_dir),
@@ -152,14 +161,13 @@ def make_trainer(
         learning_rate=learning_rate,
         weight_decay=WEIGHT_DECAY,
         max_grad_norm=LARGEST_GRADIENT_NORM,
-        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_type="cosine_warmup_with_min_lr",
         lr_scheduler_kwargs={"min_lr": min(LOWEST_LEARNING_RATE, learning_rate)},
         warmup_steps=math.ceil(steps * WARM_UP_SHARE),
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=1,
         logging_strategy="epoch",
-        dataloader_drop_last=drop_last,
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
         report_to="none",

@@ -178,7 +178,7 @@ def read_original_checkpoint(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch raises half a dozen types here, all meaning the same to the user
         raise CheckpointError(
             f"{path} must be a whole PyTorch checkpoint of plain tensors. It is truncated, of another format, or holds "
-            f"pickled code, which is never run. The loader said: {str(error).splitlines()[0]}"
+            "pickled code, which is never run."
         ) from error
     for wrapper in ("base_model", "model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):

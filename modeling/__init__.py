@@ -12,6 +12,7 @@ _HOME = {
     "Any2PointError": "errors",
     "BackboneLoadError": "errors",
     "CheckpointError": "errors",
+    "ConfigurationError": "errors",
     "DatasetError": "errors",
     "PointCloudError": "errors",
     "UnsupportedBackboneError": "errors",

@@ -56,15 +56,23 @@ def load_backbone(backbone: str, revision: str | None = None, **kwargs: Any) -> 
         config = AutoConfig.from_pretrained(backbone, revision=revision, **options)
     except (OSError, ValueError) as error:
         raise _load_error(backbone, error) from error
-    backbone_spec(single_tower(config))
     auto_class = CLIPTextModel if config.model_type == "clip" else AutoModel
+    spec = backbone_spec(single_tower(config))
     try:
-        return auto_class.from_pretrained(backbone, revision=revision, **kwargs)
-    except (OSError, SafetensorError) as error:
+        module, report = auto_class.from_pretrained(
+            backbone, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise _load_error(backbone, error) from error
+    used = (spec.blocks, spec.positions, spec.input_norm, spec.final_norm, spec.cls_token)
+    absent = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
+    needed = sorted(name for name in absent if name.startswith(tuple(filter(None, used))))
+    if needed:
+        raise _load_error(backbone, f"{len(needed)} weights are missing or wrongly shaped, such as {needed[0]}.")
+    return module
 
 
-def _load_error(backbone: str, error: Exception) -> BackboneLoadError:
+def _load_error(backbone: str, error: Exception | str) -> BackboneLoadError:
     return BackboneLoadError(
         f"the backbone must be a Hub id or a folder with config.json and weights, and {backbone!r} could not be "
         f"loaded. Check the spelling, the folder's files and the network. The loader said: {error}"

@@ -1,12 +1,13 @@
 """`Any2PointConfig`: every choice of the method is one field; the backbone's own config is recorded inside."""
 
+import math
 import os
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-from .errors import UnsupportedBackboneError
+from .errors import ConfigurationError, UnsupportedBackboneError
 
 
 @strict
@@ -113,8 +114,20 @@ class Any2PointConfig(PreTrainedConfig):
         self.plane = None if self.plane is None else list(self.plane)
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; an Auto class' argument `backbone` goes on to the model, which may take a module."""
+        if not kwargs.get("return_unused_kwargs") or "backbone" not in kwargs:
+            return super().from_dict(config_dict, **kwargs)
+        backbone = kwargs.pop("backbone")
+        config, unused = super().from_dict(config_dict, **kwargs)
+        return config, unused | {"backbone": backbone}
+
     def validate_architecture(self) -> None:
         """Checks the ranges that types cannot say; run by transformers whenever a config is made."""
+        for name, value in vars(self).items():
+            if isinstance(value, float):
+                _require(math.isfinite(value), f"{name} must be finite", value)
         positive = ("num_points", "num_neighbors", "adapter_dim", "voxel_size", "local_attention_dim")
         for name in (*positive, "cell_size", "line_length", "layer_norm_eps", "final_norm_eps"):
             value = getattr(self, name)
@@ -149,7 +162,7 @@ class Any2PointConfig(PreTrainedConfig):
         """Indices of the blocks that carry adapters, out of `num_blocks`.
 
         Raises:
-            ValueError: `adapter_blocks` names a block that the backbone does not have.
+            ConfigurationError: `adapter_blocks` names a block that the backbone does not have.
         """
         if self.adapter_blocks is None:
             return list(range(num_blocks))
@@ -170,7 +183,7 @@ def recorded_path(backbone: str | os.PathLike) -> str:
 
 def _require(condition: bool, rule: str, received: object) -> None:
     if not condition:
-        raise ValueError(f"{rule}, got {received!r}.")
+        raise ConfigurationError(f"{rule}, got {received!r}.")
 
 
 def _config_from_dict(values: dict[str, Any]) -> PreTrainedConfig:

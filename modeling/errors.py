@@ -5,6 +5,10 @@ class Any2PointError(ValueError):
     """Base of all errors that a user's input can cause; the command line prints them without a traceback."""
 
 
+class ConfigurationError(Any2PointError):
+    """A setting out of range, or one that does not fit the backbone."""
+
+
 class PointCloudError(Any2PointError):
     """A point cloud (file or array) that cannot be used: wrong shape, not finite, too few points, unreadable."""
 

@@ -31,7 +31,7 @@ from .backbone import (
 from .backbone_specs import backbone_spec, find, patch_size, single_tower
 from .bottleneck_hook import insert_bottleneck
 from .configuration_any2point import Any2PointConfig, recorded_path
-from .errors import UnsupportedBackboneError
+from .errors import ConfigurationError, UnsupportedBackboneError
 from .guided_adapter import Bottleneck, GuidedAggregation, LocalAttention, Neighborhoods
 from .initialization import reset_token
 from .input_checks import check_points
@@ -148,14 +148,14 @@ class Any2PointModel(Any2PointPreTrainedModel):
             num_rows = self.spec.num_rows(backbone_config)
             length = config.line_length or min(num_rows, DEFAULT_LINE_LENGTH)
             if length > num_rows:
-                raise ValueError(
+                raise ConfigurationError(
                     f"line_length must not exceed the backbone's {num_rows} positions, got {config.line_length}."
                 )
             line_class = released.ReleasedLineProjection if config.released_compatibility else LineProjection
             cell_size = config.cell_size or DEFAULT_LINE_CELL
             return line_class(config.num_views, config.line_direction, length, cell_size)
         if self.spec.grid is None:
-            raise ValueError(
+            raise ConfigurationError(
                 f'modality="2d" needs a backbone whose positions lie on a grid, got {backbone_config.model_type!r}, '
                 'whose positions lie on a line. Leave modality out, or set it to "1d".'
             )

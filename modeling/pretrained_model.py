@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -78,6 +79,9 @@ class Any2PointPreTrainedModel(PreTrainedModel):
             is_main_process: whether this process writes.
             state_dict: of the whole model, if it had to be gathered; the backbone's tensors in it are left out.
             kwargs: of `PreTrainedModel.save_pretrained`.
+
+        Raises:
+            OSError: the folder cannot be written, or the disk is full; what was there before is whole.
         """
         state_dict = self.state_dict() if state_dict is None else state_dict
         state_dict = {name: tensor for name, tensor in state_dict.items() if not _of_backbone(name)}
@@ -87,7 +91,10 @@ class Any2PointPreTrainedModel(PreTrainedModel):
         if not kwargs.get("push_to_hub"):
             del kwargs["repo_id"]
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as beside:
-            super().save_pretrained(beside, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
+            try:
+                super().save_pretrained(beside, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
+            except SafetensorError as error:  # how safetensors tells of a full disk
+                raise OSError(f"{directory} could not be written; is the disk full?") from error
             for file in Path(beside).iterdir():
                 os.replace(file, directory / file.name)
 
@@ -131,7 +138,7 @@ class Any2PointPreTrainedModel(PreTrainedModel):
                 ignore_mismatched_sizes=True,
                 **kwargs,
             )
-        except (OSError, SafetensorError, UnsupportedBackboneError) as error:
+        except (OSError, TypeError, SafetensorError, StrictDataclassError, UnsupportedBackboneError) as error:
             raise CheckpointError(
                 "an adapter must be a folder or Hub repository with config.json and a whole model.safetensors, and "
                 f"{str(pretrained_model_name_or_path)!r} could not be loaded. Check the spelling, whether the file "

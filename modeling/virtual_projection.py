@@ -28,6 +28,7 @@ VIEW_ANGLES = (
 )
 ORTHOGRAPHIC_SHRINK = 0.8  # PointCLIP v2's margin around the object
 SMALLEST_DEPTH = 1e-6
+SMALLEST_ENTRY = 1e-7
 
 
 def rotation_matrices(num_views: int) -> Tensor:
@@ -46,7 +47,9 @@ def rotation_matrices(num_views: int) -> Tensor:
     about_x = matrix(one, zero, zero, zero, cos_x, -sin_x, zero, sin_x, cos_x)
     about_y = matrix(cos_y, zero, sin_y, zero, one, zero, -sin_y, zero, cos_y)
     about_z = matrix(cos_z, -sin_z, zero, sin_z, cos_z, zero, zero, zero, one)
-    return (about_x @ about_y @ about_z).float()
+    rotations = about_x @ about_y @ about_z
+    # cos(π/2) is 6e-17 in floating point; on a cloud flat along a line it would be stretched to the line's length.
+    return torch.where(rotations.abs() < SMALLEST_ENTRY, 0.0, rotations).float()
 
 
 class VirtualProjection(nn.Module):

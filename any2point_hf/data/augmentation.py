@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from any2point_hf.modeling.errors import ConfigurationError
+
 _ROTATED_PLANES = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}
 
 
@@ -22,12 +24,22 @@ class Augmentation:
         shift: largest shift of each axis, in the units of the points.
         rotation_axis: vertical axis of data whose heading means nothing; None for aligned data.
 
+    Raises:
+        ConfigurationError: a range that is empty, not finite or not positive.
+
     Shapes: points [B, N, 3] -> [B, N, 3].
     """
 
     scale: tuple[float, float] = (2 / 3, 3 / 2)
     shift: float = 0.2
     rotation_axis: Literal["x", "y", "z"] | None = None
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if not 0 < low <= high < math.inf:
+            raise ConfigurationError(f"scale must be a range of positive factors, low to high, got {low} to {high}.")
+        if not 0 <= self.shift < math.inf:
+            raise ConfigurationError(f"shift must be finite and not negative, got {self.shift}.")
 
     def __call__(self, points: Tensor) -> Tensor:
         """Augmented points, in the input's dtype and on its device."""

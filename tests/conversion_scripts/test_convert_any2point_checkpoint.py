@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, Dinov2Config, Dinov2Model
 
-from any2point_hf.conversion_scripts.convert_any2point_checkpoint import SETTINGS, convert, frozen_tensors, main
-from any2point_hf.modeling import Any2PointForPointCloudClassification, CheckpointError
+from any2point_hf.conversion_scripts.convert_any2point_checkpoint import SETTINGS, convert
+from any2point_hf.modeling import Any2PointForPointCloudClassification
 from any2point_hf.modeling.virtual_projection import voxel_cells
 
 NUM_CLOUDS = 4
