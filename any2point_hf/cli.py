@@ -23,13 +23,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         options.run(options)
-    except KeyboardInterrupt:
-        return _fault(getattr(options, "interrupted", "interrupted."))
-    except (Any2PointError, StrictDataclassError) as error:
-        return _fault(str(error))
-    except OSError as error:
-        return _fault(f"the system refused: {error}. Check the path, its permissions and the free space on the disk.")
+    except (Exception, KeyboardInterrupt) as error:
+        if _was_interrupted(error):
+            return _fault(getattr(options, "interrupted", "interrupted."))
+        if isinstance(error, (Any2PointError, StrictDataclassError)):
+            return _fault(str(error))
+        if isinstance(error, OSError):
+            return _fault(f"the system refused: {error}. Check the path, its permissions and the space on the disk.")
+        raise
     return 0
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error; a writer that it stops may raise its own error while closing its file."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _fault(message: str) -> int:
