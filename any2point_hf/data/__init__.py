@@ -15,17 +15,13 @@ from any2point_hf.modeling.errors import DatasetError
 __all__ = ["SHAPE_NAMES", "build_dataset_dict", "load_point_cloud_dataset", "make_shapes"]
 
 
-def load_point_cloud_dataset(
-    source: str | os.PathLike[str], *, num_points: int | None = None, seed: int = 0
-) -> DatasetDict:
+def load_point_cloud_dataset(source: str | os.PathLike[str], *, seed: int = 0) -> DatasetDict:
     """Loads a data set into memory.
 
     Args:
         source: "shapes" for the built-in shapes (a folder of that name: "./shapes"), a folder
             `<class>/<split>/<file>` or `<split>/<class>/<file>`, or a path that ends in .npz.
-        num_points: points of every cloud: a random choice of its points; where it has too few, all of them
-            and random repeats. None keeps every cloud as it is (shapes: 1024 points).
-        seed: seed of the shapes, of sampling points on meshes and of the random choice; not negative.
+        seed: of the shapes and of sampling points on meshes; not negative.
 
     Returns:
         Splits `train` and `test` (and `validation` where a folder has it), with columns `points` (float32
@@ -35,12 +31,10 @@ def load_point_cloud_dataset(
         DatasetError: no such source, or a wrong layout, class or label in it.
         PointCloudError: a file of the folder cannot be read; the message names it.
     """
-    if num_points is not None and num_points < 1:
-        raise DatasetError(f"num_points must be at least 1, got {num_points}; leave it out to keep all points.")
     if seed < 0:
         raise DatasetError(f"seed must not be negative, got {seed}; use 0, 1, 2, …")
     if source == "shapes":
-        return make_shapes(seed=seed) if num_points is None else make_shapes(num_points=num_points, seed=seed)
+        return make_shapes(seed=seed)
     path = Path(source)
     if path.is_dir():
         splits, class_names = read_folder(path, seed=seed)
@@ -54,11 +48,6 @@ def load_point_cloud_dataset(
             "<class>/<split>/<file> or <split>/<class>/<file>, or a .npz file with points, labels, split and "
             "class_names."
         )
-    if num_points is not None:
-        splits = {
-            split: (_resample(clouds, num_points, [seed, number]), labels)
-            for number, (split, (clouds, labels)) in enumerate(splits.items())
-        }
     return build_dataset_dict(splits, class_names)
 
 
@@ -82,12 +71,3 @@ def build_dataset_dict(
             for split, (clouds, labels) in splits.items()
         }
     )
-
-
-def _resample(clouds: Iterable[np.ndarray], num_points: int, entropy: list[int]) -> Iterable[np.ndarray]:
-    """Yields clouds of [num_points, 3], each drawn from its own stream: none depends on those before it."""
-    for index, cloud in enumerate(clouds):
-        generator = np.random.default_rng(np.random.SeedSequence([*entropy, index]))
-        chosen = generator.permutation(len(cloud))[:num_points]
-        repeats = generator.integers(len(cloud), size=num_points - len(chosen))
-        yield cloud[np.concatenate([chosen, repeats])]

@@ -167,26 +167,6 @@ def test_broken_file_is_named(tmp_path):
         load_point_cloud_dataset(tmp_path)
 
 
-def test_num_points_picks_without_repeats_or_repeats_what_there_is(tmp_path):
-    cloud = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
-    for name in ("bed/train/a.npy", "bed/train/b.npy", "bed/test/a.npy"):
-        write(tmp_path, [name])
-        np.save(tmp_path / name, cloud)
-    few = load_point_cloud_dataset(tmp_path, num_points=20).with_format("numpy")["train"][:]["points"]
-    many = load_point_cloud_dataset(tmp_path, num_points=70).with_format("numpy")["train"][:]["points"]
-    original = set(map(tuple, cloud.tolist()))
-    assert few.shape == (2, 20, 3)
-    assert many.shape == (2, 70, 3)
-    assert all(len(set(map(tuple, points.tolist()))) == 20 for points in few)
-    assert set(map(tuple, few[0].tolist())) < original
-    assert set(map(tuple, many[0].tolist())) == original
-    assert few[0].tobytes() != few[1].tobytes(), "two clouds draw the same indices"
-    again = load_point_cloud_dataset(tmp_path, num_points=20).with_format("numpy")["train"][:]["points"]
-    other = load_point_cloud_dataset(tmp_path, num_points=20, seed=1).with_format("numpy")["train"][:]["points"]
-    assert few.tobytes() == again.tobytes()
-    assert few.tobytes() != other.tobytes()
-
-
 def test_modelnet10_sample(shared_data):
     dataset = load_point_cloud_dataset(shared_data / "samples" / "modelnet10_pcd").with_format("numpy")
     for split in ("train", "test"):

@@ -46,14 +46,6 @@ def test_splits_labels_and_points_keep_the_order_of_the_file(tmp_path):
     assert points.tobytes() == content["points"][[0, 2, 4, 5]].astype(np.float32).tobytes()
 
 
-def test_num_points_draws_from_each_cloud(tmp_path):
-    dataset = load_point_cloud_dataset(saved(tmp_path), num_points=5).with_format("numpy")
-    whole = arrays()["points"].astype(np.float32)
-    assert dataset["test"][:]["points"].shape == (2, 5, 3)
-    for cloud, original in zip(dataset["test"][:]["points"], whole[[1, 3]], strict=True):
-        assert set(map(tuple, cloud.tolist())) < set(map(tuple, original.tolist()))
-
-
 def with_value(index, value, dtype=np.float32):
     points = arrays()["points"].astype(dtype)
     points[index] = value
@@ -143,12 +135,12 @@ def test_damaged_bytes_are_refused(tmp_path):
 
 
 def test_modelnet10(shared_data):
-    dataset = load_point_cloud_dataset(shared_data / "modelnet10_1024.npz", num_points=32)
+    dataset = load_point_cloud_dataset(shared_data / "modelnet10_1024.npz")
     assert dataset.num_rows == {"train": 3991, "test": 908}
     label = dataset["train"].features["label"]
     assert label.names == MODELNET10
     train_counts = np.bincount(dataset["train"].with_format("numpy")["label"][:]).tolist()
     assert train_counts == [106, 515, 889, 200, 200, 465, 200, 680, 392, 344]
     points = dataset["test"].with_format("numpy")[:]["points"]
-    assert points.shape == (908, 32, 3)
+    assert points.shape == (908, 1024, 3)
     assert np.linalg.norm(points, axis=2).max() < 1.001
