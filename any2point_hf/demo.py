@@ -18,7 +18,7 @@ from .modeling.errors import BackboneLoadError
 from .visualization import draw_point_clouds
 
 OUTPUT = Path("demo_output")
-EPOCHS = 12
+EPOCHS = 8
 NUM_POINTS = 128
 NUM_NEIGHBORS = 16
 BATCH_SIZE = 32

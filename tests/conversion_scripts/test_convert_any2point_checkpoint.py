@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import CLIPTextConfig, CLIPTextModel, Dinov2Config, Dinov2Model
 
-from any2point_hf.conversion_scripts.convert_any2point_checkpoint import SETTINGS, convert
-from any2point_hf.modeling import Any2PointForPointCloudClassification
+from any2point_hf.conversion_scripts.convert_any2point_checkpoint import SETTINGS, convert, main
+from any2point_hf.modeling import Any2PointForPointCloudClassification, CheckpointError
 from any2point_hf.modeling.virtual_projection import voxel_cells
+from any2point_hf.processing_any2point import Any2PointProcessor
 
 NUM_CLOUDS = 4
 BACKBONES = {
@@ -117,3 +119,50 @@ def test_the_batch_of_four(converted):
         outputs = model(torch.from_numpy(golden["clouds"]))
     assert_near(outputs.pooler_output, golden["feature_batch4"], 1e-4)
     assert_near(outputs.logits, golden["logits_batch4"], 1e-4)
+
+
+def test_the_adapter_holds_no_backbone_and_is_small(converted):
+    model, _, folder, _ = converted
+    with safe_open(folder / "converted" / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+    assert not any("backbone" in name for name in names)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained <= names
+    assert model.config.released_compatibility
+    assert model.config.num_labels == 15
+    assert Any2PointProcessor.from_pretrained(folder / "converted").scale_to_unit_sphere is False
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda state: state.pop("encoder.cls_token"), r"Missing: \['any2point.cls_token'\]"),
+        (lambda state: state.update({"encoder.extra": torch.zeros(1)}), r"of no use here: \['encoder.extra'\]"),
+        (lambda state: state.update({"encoder.cls_pos": torch.zeros(1, 1, 8)}), r"wrongly shaped.*cls_position"),
+        (lambda state: state["encoder.norm.weight"].mul_(2), None),
+        (lambda state: next(v for n, v in state.items() if n.endswith(".0.mlp.fc1.weight") or "c_fc" in n).add_(1e-3),
+         r"frozen weights must equal the backbone's to 0.0001"),
+    ],
+)  # fmt: skip
+def test_whatever_does_not_fit_is_refused_before_anything_is_written(converted, tmp_path, damage, message):
+    _, _, folder, _ = converted
+    state = torch.load(folder / "original.pth", weights_only=True)["base_model"]
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    damage(state)
+    torch.save(state, tmp_path / "damaged.pth")
+    arguments = (tmp_path / "damaged.pth", str(folder / "backbone"), tmp_path / "output")
+    if message is None:  # trained tensors may have any value
+        convert(*arguments)
+        return
+    with pytest.raises(CheckpointError, match=message):
+        convert(*arguments)
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_forced_wrong_setting_is_exit_code_2(converted, tmp_path, capsys):
+    _, _, folder, setting = converted
+    other = next(name for name in SETTINGS if name != setting)
+    command = ["--checkpoint", str(folder / "original.pth"), "--backbone", str(folder / "backbone")]
+    assert main([*command, "--output", str(tmp_path / "output"), "--setting", other]) == 2
+    assert f"--setting says {other}" in capsys.readouterr().err
+    assert not (tmp_path / "output").exists()
