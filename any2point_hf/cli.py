@@ -26,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if _was_interrupted(error):
             return _fault(getattr(options, "interrupted", "interrupted."))
-        if isinstance(error, (Any2PointError, StrictDataclassError)):
+        if isinstance(error, StrictDataclassError):  # transformers' wrapper; the rule is in its cause
+            return _fault(str(error.__cause__ or error))
+        if isinstance(error, Any2PointError):
             return _fault(str(error))
         if isinstance(error, OSError):
             return _fault(f"the system refused: {error}. Check the path, its permissions and the space on the disk.")
@@ -70,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--shift", type=float, default=0.2, help="augment by a shift of each axis (default 0.2)")
     train.add_argument("--rotate", choices=("x", "y", "z"), help="augment by rotation about this axis")
+    train.add_argument("--keep-scale", action="store_true", help="do not scale clouds to the unit sphere (scans)")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
     train.set_defaults(run=_train)
 
@@ -125,7 +128,8 @@ def _add_backbone(parser: argparse.ArgumentParser, required: bool = True) -> Non
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="any other field of Any2PointConfig, such as --set adapter_dim=8 (may be repeated)",
+        help="any other field of Any2PointConfig, its value as JSON or a word, such as --set adapter_dim=8 or --set "
+        "line_direction=[1,0,0] (may be repeated)",
     )
 
 
@@ -182,6 +186,7 @@ def _train(options: argparse.Namespace) -> None:
         learning_rate=options.learning_rate,
         seed=options.seed,
         augmentation=Augmentation(tuple(options.scale), options.shift, options.rotate),
+        scale_to_unit_sphere=not options.keep_scale,
         resume=options.resume,
     )
     print(

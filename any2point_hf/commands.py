@@ -1,5 +1,6 @@
 """What the command line does, as plain functions: train, evaluate, predict, info."""
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from .processing_any2point import Any2PointProcessor
 from .training import accuracies, make_trainer, process_split
 
 SHAPES = "shapes"
+RUN_FILE = "training_run.json"
 
 
 def train(
@@ -33,6 +35,7 @@ def train(
     learning_rate: float = 5e-4,
     seed: int = 0,
     augmentation: Augmentation | None = None,
+    scale_to_unit_sphere: bool = True,
     resume: bool = False,
 ) -> dict[str, float]:
     """Fine-tunes an adapter and writes it, with its processor, to a folder.
@@ -48,6 +51,7 @@ def train(
         seed: of start values, order, dropout and augmentation.
         augmentation: of training batches; by default scale and shift as for ModelNet. The built-in shapes, whose
             heading means nothing, are always turned about z.
+        scale_to_unit_sphere: of the processor; False for scans, whose size means something.
         resume: go on from the last checkpoint in `output`.
 
     Returns:
@@ -60,6 +64,11 @@ def train(
     output = Path(output)
     if output.exists() and not output.is_dir():
         raise Any2PointError(f"--output must be a folder, and {output} is a file.")
+    if not resume and any(output.glob("checkpoint-*")):
+        raise Any2PointError(
+            f"{output} holds the checkpoint of an earlier run, which a new one would replace. Go on with it by "
+            "--resume, or choose another folder."
+        )
     dataset = load_point_cloud_dataset(data)  # the same clouds whatever the seed, and the same as evaluate's
     class_names = dataset["train"].features["label"].names
     augmentation = augmentation or Augmentation()
@@ -72,9 +81,10 @@ def train(
         label2id={name: index for index, name in enumerate(class_names)},
         **config_fields,
     )
-    checkpoint = _last_checkpoint(output, config) if resume else None
+    run = {"data": data, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    checkpoint = _last_checkpoint(output, config, run) if resume else None
     model = Any2PointForPointCloudClassification(config)
-    processor = Any2PointProcessor(config.num_points, seed=seed)
+    processor = Any2PointProcessor(config.num_points, scale_to_unit_sphere, seed)
     trainer = make_trainer(
         model,
         processor,
@@ -86,6 +96,8 @@ def train(
         seed=seed,
         augmentation=augmentation,
     )
+    output.mkdir(parents=True, exist_ok=True)
+    (output / RUN_FILE).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except RuntimeError as error:
@@ -102,14 +114,15 @@ def train(
     }
 
 
-def _last_checkpoint(output: Path, config: Any2PointConfig) -> str:
+def _last_checkpoint(output: Path, config: Any2PointConfig, run: dict[str, Any]) -> str:
     """The newest whole checkpoint; one that was being written when the process was killed has no trainer_state.json."""
     checkpoints = [file.parent for file in output.glob("checkpoint-*/trainer_state.json")]
     if not checkpoints:
         raise CheckpointError(f"--resume needs a checkpoint in {output}, and there is none. Train without --resume.")
     newest = max(checkpoints, key=lambda folder: int(folder.name.rpartition("-")[2]))
-    recorded = Any2PointConfig.from_pretrained(newest).to_dict()
-    changed = [name for name, value in config.to_dict().items() if name in _RESUMED and recorded.get(name) != value]
+    recorded = Any2PointConfig.from_pretrained(newest).to_dict() | json.loads((output / RUN_FILE).read_text())
+    wanted = {name: value for name, value in config.to_dict().items() if name in _RESUMED} | run
+    changed = [name for name, value in wanted.items() if recorded.get(name) != value]
     if changed:
         raise CheckpointError(
             f"--resume goes on with the settings and classes of {newest}, and these differ now: "
@@ -119,8 +132,8 @@ def _last_checkpoint(output: Path, config: Any2PointConfig) -> str:
     return str(newest)
 
 
-# What must not change between a run and its resumption.
-_RESUMED = {*Any2PointConfig.__annotations__, "id2label"} - {"backbone", "backbone_revision", "backbone_config"}
+# What must not change between a run and its resumption, besides what is written to RUN_FILE.
+_RESUMED = {*Any2PointConfig.__annotations__, "id2label"} - {"backbone_config"}
 
 
 def load(model: str, backbone: str | None = None) -> tuple[Any2PointForPointCloudClassification, Any2PointProcessor]:
@@ -144,10 +157,10 @@ def evaluate(
     Raises:
         Any2PointError: whatever of the input does not fit, such as classes that the model does not know.
     """
-    loaded, processor = load(model, backbone)
     dataset = load_point_cloud_dataset(data)
     if split not in dataset:
         raise DatasetError(f"--split must be one of {', '.join(dataset)}, got {split!r}.")
+    loaded, processor = load(model, backbone)
     class_names = dataset[split].features["label"].names
     known = {name: index for index, name in loaded.config.id2label.items()}
     unknown = [name for name in class_names if name not in known]

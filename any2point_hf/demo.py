@@ -5,6 +5,7 @@ fresh process, predicts clouds and draws them with their classes. CPU only, no d
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ SEED = 0
 def main() -> None:
     """Runs the demo; its last line reads `demo: accuracy 0.9xx, adapter x.xx MB, nnn s`."""
     start = time.perf_counter()
+    shutil.rmtree(OUTPUT, ignore_errors=True)  # of an earlier demo
     fields = {"num_points": NUM_POINTS, "num_neighbors": NUM_NEIGHBORS}
     metrics = train(
         "shapes",

@@ -12,13 +12,11 @@ import torch
 from torch import Tensor
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
+from any2point_hf.modeling.configuration_any2point import SMALLEST_CLOUD
 from any2point_hf.modeling.errors import Any2PointError, PointCloudError
 from any2point_hf.modeling.point_ops import farthest_point_sampling
 from any2point_hf.point_checks import MINIMUM_DISTINCT_POINTS, check_points
 from any2point_hf.point_cloud_files import read_point_cloud
-
-MINIMUM_NUM_POINTS = 64
-"""Fewest points a processor may bring clouds to."""
 
 _SAMPLED_TOGETHER = 1 << 17  # points in one call of farthest point sampling: their planes stay in the cache
 
@@ -29,7 +27,7 @@ class Any2PointProcessor(FeatureExtractionMixin):
     A cloud's result does not depend on the clouds beside it, and is the same on every call.
 
     Args:
-        num_points: N, how many points each cloud is brought to, at least `MINIMUM_NUM_POINTS`.
+        num_points: N, how many points each cloud is brought to, at least `SMALLEST_CLOUD` (64).
         scale_to_unit_sphere: whether to divide by the largest distance from the centre, so that the model's
             input has no unit. False keeps the clouds' own unit.
         seed: of the points sampled on the meshes that are read from files, ≥ 0.
@@ -44,7 +42,7 @@ class Any2PointProcessor(FeatureExtractionMixin):
     def __init__(self, num_points: int = 1024, scale_to_unit_sphere: bool = True, seed: int = 0, **kwargs: Any) -> None:
         """Checks and keeps the settings."""
         super().__init__(**kwargs)
-        self.num_points = _integer(num_points, "num_points", MINIMUM_NUM_POINTS)
+        self.num_points = _integer(num_points, "num_points", SMALLEST_CLOUD)
         self.scale_to_unit_sphere = bool(scale_to_unit_sphere)
         self.seed = _integer(seed, "seed", 0)
 

@@ -1,4 +1,4 @@
-"""Fine-tuning with the stock `transformers.Trainer`: data, arguments, optimiser and metrics of SPEC 7.
+"""Fine-tuning with the stock `transformers.Trainer`: data, arguments, optimiser and metrics of method.md 7.
 
     trainer = make_trainer(model, processor, dataset, output_dir, epochs=10)
     trainer.train()
@@ -8,6 +8,7 @@ Unusual here: nothing subclasses the Trainer; the training split itself draws th
 
 import math
 import os
+import warnings
 
 import numpy as np
 import torch
@@ -73,12 +74,20 @@ def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int
         Columns `points` [num_points, 3] and `labels`, as torch tensors.
     """
     sampler = Any2PointProcessor(num_points, processor.scale_to_unit_sphere, processor.seed)
-    processed = split.with_format("numpy").map(
-        lambda rows: {"points": sampler(list(rows["points"]), return_tensors="np")["points"]},
-        batched=True,
-        batch_size=256,
-        desc="Sampling points",
-    )
+    arrays = split.with_format("numpy")
+    smaller = sum(len(cloud) < num_points for cloud in arrays["points"])
+    if smaller:
+        warnings.warn(
+            f"{smaller} of {len(split)} clouds have fewer than {num_points} points; theirs are repeated.", stacklevel=2
+        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*fewer than num_points")  # said once, above
+        processed = arrays.map(
+            lambda rows: {"points": sampler(list(rows["points"]), return_tensors="np")["points"]},
+            batched=True,
+            batch_size=256,
+            desc="Sampling points",
+        )
     return processed.rename_column("label", "labels").select_columns(["points", "labels"]).with_format("torch")
 
 
@@ -125,7 +134,7 @@ def make_trainer(
     seed: int = 0,
     augmentation: Augmentation | None = None,
 ) -> Trainer:
-    """A stock Trainer with the published settings (SPEC 7).
+    """A stock Trainer with the published settings (method.md 7).
 
     Args:
         model: any model whose forward takes `points` and `labels`.
@@ -139,7 +148,8 @@ def make_trainer(
         augmentation: of training batches; by default scale and shift as for ModelNet.
 
     Raises:
-        DatasetError: a split is missing, or a step would have a single cloud.
+        DatasetError: a split is missing, or a step would have a single cloud, or the model has
+            another number of classes.
     """
     for name in ("train", "test"):
         if name not in dataset:
@@ -148,6 +158,12 @@ def make_trainer(
         raise DatasetError(
             "training needs at least 2 clouds a step, because batch norms take statistics; got "
             f"{len(dataset['train'])} clouds and batch_size={batch_size}."
+        )
+    num_classes = dataset["train"].features["label"].num_classes
+    if model.config.num_labels != num_classes:
+        raise DatasetError(
+            f"the model must have the dataset's {num_classes} classes, and its config has {model.config.num_labels}. "
+            "Set id2label in Any2PointConfig to the dataset's class names."
         )
     num_points = processor.num_points
     train = process_split(dataset["train"], processor, surplus_points(dataset["train"], num_points))

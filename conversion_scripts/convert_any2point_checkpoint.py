@@ -2,7 +2,7 @@
 
     any2point convert --checkpoint ckpt.pth --backbone openai/clip-vit-large-patch14 --output any2point-clip-text-scan
 
-The result computes what the released code computes (`released_compatibility=True`, SPEC 6). The backbone's weights in
+The result computes what the released code computes (`released_compatibility=True`, method.md 6). The backbone's weights in
 the file are compared with the given backbone's, never stored. Nothing is written unless all of it fits.
 """
 

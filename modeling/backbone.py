@@ -1,4 +1,4 @@
-"""Frozen backbones: loading, building, sharing and freezing one, and calling its blocks (SPEC 3).
+"""Frozen backbones: loading, building, sharing and freezing one, and calling its blocks (method.md 3).
 
 Unusual here: the backbone's forward is never run. Its blocks are called one by one, without a mask, which makes every
 family bidirectional; a given module is shared tensor by tensor, so that hooks of one model never reach another. The
@@ -18,23 +18,27 @@ from .backbone_specs import BackboneSpec, backbone_spec, find, single_tower
 from .bottleneck_hook import BottleneckHook
 from .errors import BackboneLoadError, CheckpointError
 
+DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
+
 
 def load_backbone_config(backbone: str, revision: str | None = None, **kwargs: Any) -> PreTrainedConfig:
-    """The config of a backbone on the Hub or in a folder (its text tower's for a dual CLIP).
+    """The config of a backbone on the Hub or in a folder.
+
+    Args:
+        backbone: Hub id or folder.
+        revision: on the Hub.
+        kwargs: any, of which `DOWNLOAD_OPTIONS` are used.
 
     Raises:
         BackboneLoadError: there is no such backbone, or no network to fetch it.
     """
     from transformers import AutoConfig
 
-    options = {name: kwargs[name] for name in _DOWNLOAD_OPTIONS if name in kwargs}
+    options = {name: kwargs[name] for name in DOWNLOAD_OPTIONS if name in kwargs}
     try:
-        return single_tower(AutoConfig.from_pretrained(backbone, revision=revision, **options))
+        return AutoConfig.from_pretrained(backbone, revision=revision, **options)
     except (OSError, ValueError) as error:
         raise _load_error(backbone, error) from error
-
-
-_DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 
 
 def load_backbone(backbone: str, revision: str | None = None, **kwargs: Any) -> PreTrainedModel:
@@ -49,15 +53,11 @@ def load_backbone(backbone: str, revision: str | None = None, **kwargs: Any) -> 
         BackboneLoadError: there are no such files, or no network to fetch them.
         UnsupportedBackboneError: the family is not in the table.
     """
-    from transformers import AutoConfig, AutoModel, CLIPTextModel
+    from transformers import AutoModel, CLIPTextModel
 
-    options = {name: kwargs[name] for name in _DOWNLOAD_OPTIONS if name in kwargs}
-    try:
-        config = AutoConfig.from_pretrained(backbone, revision=revision, **options)
-    except (OSError, ValueError) as error:
-        raise _load_error(backbone, error) from error
-    auto_class = CLIPTextModel if config.model_type == "clip" else AutoModel
+    config = load_backbone_config(backbone, revision, **kwargs)
     spec = backbone_spec(single_tower(config))
+    auto_class = CLIPTextModel if config.model_type == "clip" else AutoModel
     try:
         module, report = auto_class.from_pretrained(
             backbone, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs

@@ -1,4 +1,4 @@
-"""The table of backbone families: where each keeps its parts, and what its positions lie on (SPEC 2 and 3).
+"""The table of backbone families: where each keeps its parts, and what its positions lie on (method.md 2 and 3).
 
 A family is described by data. What is done with a description is in `backbone.py`.
 """

@@ -1,4 +1,4 @@
-"""Hooks that put a bottleneck on the feed-forward branch of a backbone's block (section 3.3, Table 7; SPEC 3)."""
+"""Hooks that put a bottleneck on the feed-forward branch of a backbone's block (section 3.3, Table 7; method.md 3)."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from .guided_adapter import Bottleneck
 
 
 class BottleneckHook:
-    """Adds a bottleneck to one block's feed-forward branch (SPEC 3, Table 7).
+    """Adds a bottleneck to one block's feed-forward branch (method.md 3, Table 7).
 
     A callable object, not a closure, so that copying a model copies its hooks along with their bottlenecks. It belongs
     to one block and holds no state between calls, as gradient checkpointing replays it.

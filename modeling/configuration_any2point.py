@@ -9,6 +9,8 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from .errors import ConfigurationError, UnsupportedBackboneError
 
+SMALLEST_CLOUD = 64  # points that the tokenizer's three halvings need
+
 
 @strict
 class Any2PointConfig(PreTrainedConfig):
@@ -53,7 +55,7 @@ class Any2PointConfig(PreTrainedConfig):
         label_smoothing: of the cross-entropy.
         layer_norm_eps: overrides the eps of the layer norms in the backbone's blocks.
         final_norm_eps: overrides the eps of the final norm.
-        released_compatibility: compute what the authors' released code computes (SPEC 6), for their checkpoints.
+        released_compatibility: compute what the authors' released code computes (method.md 6), for their checkpoints.
 
     Raises:
         StrictDataclassError: a value of the wrong type or out of range (its rule is in the message).
@@ -132,7 +134,7 @@ class Any2PointConfig(PreTrainedConfig):
         for name in (*positive, "cell_size", "line_length", "layer_norm_eps", "final_norm_eps"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"{name} must be positive", value)
-        _require(self.num_points >= 64, "num_points must be at least 64", self.num_points)
+        _require(self.num_points >= SMALLEST_CLOUD, f"num_points must be at least {SMALLEST_CLOUD}", self.num_points)
         _require(1 <= self.num_views <= 10, "num_views must lie in 1…10 (the views there are)", self.num_views)
         _require(
             self.local_attention_heads > 0 and self.local_attention_dim % self.local_attention_heads == 0,
@@ -157,6 +159,11 @@ class Any2PointConfig(PreTrainedConfig):
             self.pooling,
         )
         super().validate_architecture()
+
+    def record_module(self, backbone_config: PreTrainedConfig) -> None:
+        """Names the backbone that a module was loaded from, or none for a module with weights of its own."""
+        self.backbone = recorded_path(backbone_config.name_or_path) or None
+        self.backbone_revision = None
 
     def adapted_blocks(self, num_blocks: int) -> list[int]:
         """Indices of the blocks that carry adapters, out of `num_blocks`.

@@ -1,4 +1,4 @@
-"""The guided adapter of every block (section 3.3, figure 4, eq. 3; SPEC 3): bottleneck, local aggregation, ensemble.
+"""The guided adapter of every block (section 3.3, figure 4, eq. 3; method.md 3): bottleneck, local aggregation, ensemble.
 
 Unusual here: the work of all views is batched, [B, M, G, ...], never looped over; a cell is named by its first token,
 so that pooling is a sum onto that token's row and copying back is a gather, whatever the number of cells.
@@ -85,7 +85,7 @@ class LocalAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start values of SPEC 5."""
+        """Start values of method.md 5."""
         reset_norm(self.norm_weight, self.norm_bias)
         reset_stacked_linear(self.qkv_weight, self.qkv_bias)
         reset_stacked_linear(self.out_weight, self.out_bias)

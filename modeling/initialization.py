@@ -1,4 +1,4 @@
-"""Start values of everything trained (SPEC 5).
+"""Start values of everything trained (method.md 5).
 
 They go through `transformers.initialization`, which leaves alone what `from_pretrained` has already loaded.
 """

@@ -3,12 +3,11 @@
 import torch
 from torch import Tensor
 
+from .configuration_any2point import SMALLEST_CLOUD
 from .errors import DatasetError, PointCloudError
 
-SMALLEST_CLOUD = 64
 
-
-def check_points(points: Tensor) -> None:
+def check_batch(points: Tensor) -> None:
     """Points must be [B, N, 3], floating, N ≥ 64 and finite.
 
     Finiteness is read on the CPU only: elsewhere it would make the host wait for the device; the processor checks it.

@@ -30,11 +30,11 @@ from .backbone import (
 )
 from .backbone_specs import backbone_spec, find, patch_size, single_tower
 from .bottleneck_hook import insert_bottleneck
-from .configuration_any2point import Any2PointConfig, recorded_path
+from .configuration_any2point import Any2PointConfig
 from .errors import ConfigurationError, UnsupportedBackboneError
 from .guided_adapter import Bottleneck, GuidedAggregation, LocalAttention, Neighborhoods
 from .initialization import reset_token
-from .input_checks import check_points
+from .input_checks import check_batch
 from .point_tokenizer import PointTokenizer
 from .position_encoding import LearnableEncoding, sinusoidal_encoding
 from .pretrained_model import Any2PointPreTrainedModel
@@ -73,7 +73,7 @@ def record_backbone(config: Any2PointConfig, backbone: nn.Module | None) -> Any2
     if backbone is not None:
         config = copy.deepcopy(config)
         config.backbone_config = copy.deepcopy(backbone.config)
-        config.backbone = recorded_path(backbone.config.name_or_path or config.backbone or "") or None
+        config.record_module(backbone.config)
     elif config.backbone_config is None and config.backbone is not None:
         config.backbone_config = load_backbone_config(config.backbone, config.backbone_revision)
     if config.backbone_config is None:
@@ -142,7 +142,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             self.load_and_attach_backbone(backbone)
 
     def _make_projection(self) -> VirtualProjection:
-        """Lines as long as the backbone's table, or planes as large as its images or spectrograms (SPEC 2)."""
+        """Lines as long as the backbone's table, or planes as large as its images or spectrograms (method.md 2)."""
         config, backbone_config = self.config, self.config.backbone_config
         if self.modality == "1d":
             num_rows = self.spec.num_rows(backbone_config)
@@ -186,7 +186,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         return aggregation
 
     def reset_parameters(self) -> None:
-        """Start values of the model's own tokens (SPEC 5)."""
+        """Start values of the model's own tokens (method.md 5)."""
         reset_token(self.cls_token)
         if self.cls_position is not None:
             reset_token(self.cls_position)
@@ -268,7 +268,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             PointCloudError: points of another shape, too few, not floating or not finite.
             ValueError: attentions of a backbone whose attention is not eager.
         """
-        check_points(points)
+        check_batch(points)
         config = self.config
         wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         points = points.to(torch.promote_types(self.cls_token.dtype, torch.float32))  # coordinates are never halved

@@ -1,4 +1,4 @@
-"""Point cloud classification: an Any2Point model and the head of SPEC 4."""
+"""Point cloud classification: an Any2Point model and the head of method.md 4."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ class PointCloudClassifierOutput(ModelOutput):
 
 
 class ClassificationHead(nn.Module):
-    """2D → 256 → 256 → classes with batch norm, ReLU and dropout (SPEC 4). Shapes: [B, 2D] -> [B, classes]."""
+    """2D → 256 → 256 → classes with batch norm, ReLU and dropout (method.md 4). Shapes: [B, 2D] -> [B, classes]."""
 
     def __init__(self, in_features: int, num_labels: int, bias: bool) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ _DISTANCE_BLOCK = 1 << 20
 
 
 def farthest_point_sampling(points: Tensor, num_samples: int, excluded: Tensor | None = None) -> Tensor:
-    """Orders points greedily by distance to those already chosen, starting at the first point (SPEC 1).
+    """Orders points greedily by distance to those already chosen, starting at the first point (method.md 1).
 
     A prefix of the result is itself the farthest point sampling of the prefix' length. Ties go to the lowest index.
 
@@ -48,7 +48,7 @@ def farthest_point_sampling(points: Tensor, num_samples: int, excluded: Tensor |
 
 
 def nearest_neighbors(points: Tensor, centers: Tensor, num_neighbors: int) -> Tensor:
-    """Indices of the points nearest to each centre (squared Euclidean), in no particular order (SPEC 1).
+    """Indices of the points nearest to each centre (squared Euclidean), in no particular order (method.md 1).
 
     Args:
         points: [B, N, 3] floating point.

@@ -1,4 +1,4 @@
-"""Point tokenizer: a light Point-PN that turns a cloud into G = N/8 tokens and their centres (SPEC 1).
+"""Point tokenizer: a light Point-PN that turns a cloud into G = N/8 tokens and their centres (method.md 1).
 
 Unusual here: tensors are channels last, so that every 1×1 convolution is a plain matrix product; points are put in
 farthest-point order once, and each stage's centres are a prefix of the stage before; at inference batch norms are
@@ -14,15 +14,15 @@ from .point_ops import farthest_point_sampling, gather_points, nearest_neighbors
 NUM_STAGES = 3
 BOTTLENECKS_PER_STAGE = (2, 1, 1)
 LAST_STAGE_WIDTH = 32
-WAVELENGTH_BASE = 1000.0  # α of SPEC 1
-ANGLE_SCALE = 100.0  # β of SPEC 1
+WAVELENGTH_BASE = 1000.0  # α of method.md 1
+ANGLE_SCALE = 100.0  # β of method.md 1
 
 # Rows × channels of one inference block on a CPU: 1 M float32 values are 4 MiB and stay in the last-level cache.
 _BLOCK_VALUES = 1 << 20
 
 
 def geometry_encoding(offsets: Tensor, channels: int) -> Tensor:
-    """Sines and cosines of coordinates (SPEC 1): axis-major, within an axis F = channels / 6 sines, then F cosines.
+    """Sines and cosines of coordinates (method.md 1): axis-major, within an axis F = channels / 6 sines, then F cosines.
 
     Args:
         offsets: [..., 3] relative coordinates.
@@ -52,7 +52,7 @@ NORMALIZATIONS = {"extent": extent_normalization, "deviation": deviation_normali
 
 
 class ResidualBottleneck(nn.Module):
-    """h ← ReLU(h + BN(W2 ReLU(BN(W1 h)))) on rows of channels (SPEC 1).
+    """h ← ReLU(h + BN(W2 ReLU(BN(W1 h)))) on rows of channels (method.md 1).
 
     Shapes: input [..., C], output [..., C].
     """
@@ -83,7 +83,7 @@ def fold_batch_norm(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Te
 
 
 class TokenizerStage(nn.Module):
-    """Gathers each centre's neighbourhood, encodes its geometry, mixes channels and takes the maximum (SPEC 1).
+    """Gathers each centre's neighbourhood, encodes its geometry, mixes channels and takes the maximum (method.md 1).
 
     Shapes:
         points [B, N, 3], features [B, N, C], centers [B, G, 3], center_features [B, G, C] -> [B, G, 2C].
@@ -132,7 +132,7 @@ def _flat_indices(indices: Tensor, num_points: int) -> Tensor:
 
 
 class PointTokenizer(nn.Module):
-    """The point tokenizer of section 3.1 and 4.1 (SPEC 1).
+    """The point tokenizer of section 3.1 and 4.1 (method.md 1).
 
     Shapes:
         points [B, N, 3] float -> tokens [B, G, D], centers [B, G, 3], G = N // 8, in farthest-point order.

@@ -15,12 +15,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .backbone import load_backbone
+from .backbone import DOWNLOAD_OPTIONS, load_backbone
 from .configuration_any2point import Any2PointConfig, recorded_path
 from .errors import CheckpointError, UnsupportedBackboneError
 from .initialization import reset_linear
-
-_DOWNLOAD_OPTIONS = ("token", "cache_dir", "local_files_only", "force_download")
 
 
 class Any2PointPreTrainedModel(PreTrainedModel):
@@ -145,8 +143,10 @@ class Any2PointPreTrainedModel(PreTrainedModel):
                 f"was copied whole, and the network. The loader said: {error}"
             ) from error
         _check_loaded(pretrained_model_name_or_path, info, strict)
-        if not isinstance(backbone, nn.Module):
-            options = {name: kwargs[name] for name in (*_DOWNLOAD_OPTIONS, "device_map", "dtype") if name in kwargs}
+        if isinstance(backbone, nn.Module):
+            model.config.record_module(backbone.config)
+        else:
+            options = {name: kwargs[name] for name in (*DOWNLOAD_OPTIONS, "device_map", "dtype") if name in kwargs}
             backbone = _recorded_backbone(model.config, backbone, options | (backbone_kwargs or {}))
         model.attach_backbone(backbone)
         attention = kwargs.get("attn_implementation")
@@ -182,9 +182,10 @@ def _check_loaded(source: str | os.PathLike, info: dict[str, Any], strict: bool)
         return
     problems = {"missing": missing, "unexpected": unexpected, "wrongly shaped": sorted(mismatched)}
     listed = "; ".join(f"{kind} ({len(names)}): {_first(names)}" for kind, names in problems.items() if names)
+    advice = "" if unexpected else " Pass strict=False to train them anew."
     raise CheckpointError(
         f"an adapter must hold exactly the tensors its config describes, and {str(source)!r} does not. {listed}. It "
-        "may be another model's checkpoint or made with other settings; pass strict=False to train missing ones anew."
+        f"may be another model's checkpoint or made with other settings.{advice}"
     )
 
 

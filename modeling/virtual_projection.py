@@ -1,4 +1,4 @@
-"""Virtual projection of 3D centres onto 1D lines or 2D planes, without parameters (section 3.2, eq. 1; SPEC 2).
+"""Virtual projection of 3D centres onto 1D lines or 2D planes, without parameters (section 3.2, eq. 1; method.md 2).
 
 All views are computed at once: coordinates are [B, M, G, 1] on lines and [B, M, G, 2] (x, y pixels) on planes.
 """
@@ -188,7 +188,7 @@ class PlaneProjection(VirtualProjection):
 
 
 def voxel_cells(centers: Tensor, voxel_size: float) -> Tensor:
-    """Voxel of each centre, the grid's origin at the cloud's minimum (the 3D branch of SPEC 3).
+    """Voxel of each centre, the grid's origin at the cloud's minimum (the 3D branch of method.md 3).
 
     Args:
         centers: [B, G, 3].

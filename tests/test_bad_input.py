@@ -466,7 +466,7 @@ def no_space_in_torch(*_, **__):
 def test_a_full_disk_leaves_the_old_adapter_whole(run_train, copy_adapter, monkeypatch, tmp_path, function, failure):
     folder = copy_adapter("trained")
     before = tensors_of(folder)
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "training_run.json"}
     with monkeypatch.context() as patch:
         patch.setattr(function, failure)
         result = run_train()
@@ -587,10 +587,34 @@ def test_ctrl_c_in_other_commands(run_command, monkeypatch, command, tmp_path):
     monkeypatch.setattr("any2point_hf.commands.info", interrupt)
     monkeypatch.setattr("any2point_hf.conversion_scripts.convert_any2point_checkpoint.convert", interrupt)
     arguments = {
-        "evaluate": ["--model", "m", "--data", "d"],
+        "evaluate": ["--model", "m", "--data", "shapes"],
         "predict": ["f", "--model", "m"],
         "info": ["--model", "m"],
         "convert": ["--checkpoint", "c", "--backbone", "b", "--output", tmp_path / "o"],
     }
     result = run_command(command, *arguments[command])
     assert (result.code, result.err) == (2, "error: interrupted.\n")
+
+
+def test_a_fresh_run_does_not_replace_the_checkpoint_of_another(run_train, tmp_path):
+    assert run_train().code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "trained").rglob("*") if path.is_file()}
+    assert_refused(run_train("--epochs", "2"), tmp_path / "trained", "--resume", "another folder")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("change", [["--seed", "9"], ["--learning-rate", "0.01"], ["--batch-size", "4"]])
+def test_resuming_with_other_settings_of_the_run(run_train, change):
+    assert run_train().code == 0
+    assert_refused(
+        run_train("--epochs", "2", "--resume", *change), change[0].strip("-").replace("-", "_"), "differ now"
+    )
+
+
+def test_a_cloud_of_too_few_distinct_points_is_named(run_command, two_classes, tmp_path):
+    for split in ("train", "test"):
+        folder = tmp_path / "clouds" / "ball" / split
+        folder.mkdir(parents=True)
+        np.savetxt(folder / "small.xyz", np.eye(3))
+    result = run_command("train", "--data", tmp_path / "clouds", "--backbone", "b", "--output", tmp_path / "o")
+    assert_refused(result, "small.xyz", "8 distinct points")

@@ -1,4 +1,4 @@
-"""Augmentation of training batches, as published (SPEC 7).
+"""Augmentation of training batches, as published (method.md 7).
 
 It draws from torch's global generator, whose state the Trainer saves and restores.
 """

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from any2point_hf.modeling.errors import DatasetError
+from any2point_hf.point_checks import MINIMUM_DISTINCT_POINTS, check_points
 from any2point_hf.point_cloud_files import POINT_CLOUD_EXTENSIONS, read_point_cloud
 
 _SPLIT_OF_FOLDER = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
@@ -61,7 +62,7 @@ def read_folder(root: Path, *, seed: int = 0) -> tuple[dict[str, tuple[Iterable[
 
 def _read(paths: list[Path], seed: int) -> Iterable[np.ndarray]:
     for path in paths:
-        yield read_point_cloud(path, seed=seed)
+        yield check_points(read_point_cloud(path, seed=seed), str(path), minimum_distinct=MINIMUM_DISTINCT_POINTS)
 
 
 def _find_files(root: Path) -> dict[tuple[str, str], list[Path]]:

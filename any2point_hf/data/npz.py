@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from any2point_hf.modeling.errors import DatasetError
+from any2point_hf.point_checks import MINIMUM_DISTINCT_POINTS, check_points
 
 _KEYS = ("points", "labels", "split", "class_names")
 _SPLITS = ("train", "test")
@@ -25,6 +26,7 @@ def read_npz(path: Path) -> tuple[dict[str, tuple[np.ndarray, list[int]]], list[
     Raises:
         DatasetError: no such file, not a whole .npz, an array missing, of a wrong shape or kind, or holding
             impossible values, or a split without clouds.
+        PointCloudError: a cloud has fewer than 8 distinct points.
     """
     arrays = _load_arrays(path)
     points, labels, split, names = (arrays[key] for key in _KEYS)
@@ -60,6 +62,8 @@ def read_npz(path: Path) -> tuple[dict[str, tuple[np.ndarray, list[int]]], list[
             f"{path}: points must be finite, got NaN or infinity in {np.count_nonzero(~finite)} of "
             f"{len(points)} clouds, the first at index {np.argmin(finite)}. Remove these clouds."
         )
+    for index, cloud in enumerate(points):
+        check_points(cloud, f"{path}: points[{index}]", minimum_distinct=MINIMUM_DISTINCT_POINTS)
     splits = {}
     for number, name in enumerate(_SPLITS):
         member = split == number

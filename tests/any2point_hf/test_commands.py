@@ -99,7 +99,13 @@ def test_another_folder_with_the_same_backbone(adapter, bert, two_classes):
 
 def test_a_trained_folder_holds_the_adapter_its_processor_and_a_checkpoint(adapter, bert):
     names = {path.name for path in adapter.iterdir()}
-    assert names == {"config.json", "model.safetensors", "preprocessor_config.json", "checkpoint-60"}
+    assert names == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "training_run.json",
+        "checkpoint-60",
+    }
     config = json.loads((adapter / "config.json").read_text())
     assert config["id2label"] == {"0": "ball", "1": "disc"}
     assert config["backbone"] == str(bert.absolute())

@@ -1,4 +1,4 @@
-"""Naive twins of the model: SPEC.md in numpy float64 and plain loops. The fixture `naive` hands them out."""
+"""Naive twins of the model: docs/method.md in numpy float64 and plain loops. The fixture `naive` hands them out."""
 
 import math
 

@@ -42,7 +42,7 @@ def variant(request):
     return VARIANTS[request.param]
 
 
-# The whole forward, from SPEC.md
+# The whole forward, from docs/method.md
 
 
 def positions_and_cells(naive, model, cloud, encoding, aggregation):

@@ -47,7 +47,7 @@ def test_the_six_default_lines_are_six_different_lines():
     off_diagonal = effective_lines(DIRECTION)[~torch.eye(6, dtype=torch.bool)]
     assert (off_diagonal < 0.6).all()
     released = effective_lines((-1.0, 0.0, 1.0))
-    torch.testing.assert_close(released[2, 4:], torch.ones(2))  # SPEC 6.4: three released views share one line
+    torch.testing.assert_close(released[2, 4:], torch.ones(2))  # method.md 6.4: three released views share one line
 
 
 def test_rotations_are_no_part_of_the_state():

@@ -20,7 +20,7 @@ def test_folder_named_shapes_is_reached_by_its_path(tmp_path, monkeypatch):
     for split in ("train", "test"):
         folder = tmp_path / "shapes" / split / "bed"
         folder.mkdir(parents=True)
-        np.save(folder / "a.npy", np.eye(3, dtype=np.float32))
+        np.save(folder / "a.npy", np.arange(24, dtype=np.float32).reshape(8, 3))
     monkeypatch.chdir(tmp_path)
     assert load_point_cloud_dataset("./shapes").num_rows == {"train": 1, "test": 1}
     assert load_point_cloud_dataset("shapes").num_rows["test"] == 500

@@ -19,16 +19,16 @@ MODELNET10 = [
 
 
 def write(root, files):
-    """Writes .npy clouds of 4, 5, 6, … points, by which `numbers` tells a file's place in the list."""
+    """Writes .npy clouds of 8, 9, 10, … points, by which `numbers` tells a file's place in the list."""
     generator = np.random.default_rng(0)
     for number, name in enumerate(files):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, generator.normal(size=(4 + number, 3)).astype(np.float32))
+        np.save(path, generator.normal(size=(8 + number, 3)).astype(np.float32))
 
 
 def numbers(split):
-    return [len(cloud) - 4 for cloud in split.with_format("numpy")["points"]]
+    return [len(cloud) - 8 for cloud in split.with_format("numpy")["points"]]
 
 
 LAYOUTS = pytest.mark.parametrize("layout", ["{label}/{split}/{file}", "{split}/{label}/{file}"])
@@ -54,7 +54,7 @@ def test_both_layouts_give_the_same_sorted_data_set(tmp_path, layout):
     assert numbers(dataset["train"]) == [1, 2, 0]
     assert dataset["test"]["label"][:] == [0, 1]
     assert numbers(dataset["test"]) == [4, 3]
-    assert dataset.with_format("numpy")["train"][1]["points"].shape == (6, 3)
+    assert dataset.with_format("numpy")["train"][1]["points"].shape == (10, 3)
 
 
 @pytest.mark.parametrize("name", ["val", "validation"])
@@ -100,14 +100,9 @@ def test_files_that_are_no_clouds_are_passed_over(tmp_path):
 
 def test_extensions_count_in_any_case(tmp_path):
     write(tmp_path, ["bed/train/a.npy", "bed/test/b.npy"])
-    (tmp_path / "bed" / "train" / "C.XYZ").write_text("0 0 0\n1 0 0\n0 1 0\n0 0 1\n")
+    (tmp_path / "bed" / "train" / "C.XYZ").write_text("".join(f"{index} 0 1\n" for index in range(8)))
     dataset = load_point_cloud_dataset(tmp_path)
-    assert dataset.with_format("numpy")["train"][0]["points"].tolist() == [
-        [0, 0, 0],
-        [1, 0, 0],
-        [0, 1, 0],
-        [0, 0, 1],
-    ]
+    assert dataset.with_format("numpy")["train"][0]["points"].tolist() == [[index, 0, 1] for index in range(8)]
 
 
 def test_neither_layout_is_refused_with_what_was_found(tmp_path):
