@@ -2,8 +2,8 @@
 
     any2point convert --checkpoint ckpt.pth --backbone openai/clip-vit-large-patch14 --output any2point-clip-text-scan
 
-The result computes what the released code computes (`released_compatibility=True`, method.md 6). The backbone's weights in
-the file are compared with the given backbone's, never stored. Nothing is written unless all of it fits.
+The result computes what the released code computes (`released_compatibility=True`, method.md 6). The backbone's
+weights in the file are compared with the given backbone's, never stored. Nothing is written unless all of it fits.
 """
 
 import argparse

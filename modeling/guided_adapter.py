@@ -1,4 +1,4 @@
-"""The guided adapter of every block (section 3.3, figure 4, eq. 3; method.md 3): bottleneck, local aggregation, ensemble.
+"""The guided adapter of every block: bottleneck, local aggregation, ensemble (3.3, figure 4, eq. 3; method.md 3).
 
 Unusual here: the work of all views is batched, [B, M, G, ...], never looped over; a cell is named by its first token,
 so that pooling is a sum onto that token's row and copying back is a gather, whatever the number of cells.

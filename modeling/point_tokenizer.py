@@ -22,7 +22,7 @@ _BLOCK_VALUES = 1 << 20
 
 
 def geometry_encoding(offsets: Tensor, channels: int) -> Tensor:
-    """Sines and cosines of coordinates (method.md 1): axis-major, within an axis F = channels / 6 sines, then F cosines.
+    """Sines and cosines of coordinates (method.md 1), axis-major: of each axis F = channels / 6 sines, then F cosines.
 
     Args:
         offsets: [..., 3] relative coordinates.

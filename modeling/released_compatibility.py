@@ -1,8 +1,9 @@
 """What the authors' released code computes instead of the method (method.md 6), for those who have its checkpoints.
 
 Switched on by `Any2PointConfig.released_compatibility`. Each quirk is one small function or method and names its
-evidence: findings are numbered as in the notes to the golden numbers, file names are of github.com/Ivan-Tang-3D/Any2Point at
-4e03b69. Norm eps, pooling order, head bias, line direction and where positions are injected are plain config fields.
+evidence: a finding's number is that of the notes the golden numbers came with, file names are of
+github.com/Ivan-Tang-3D/Any2Point at 4e03b69. Norm eps, pooling order, head bias, line direction and where positions are
+injected are plain config fields.
 """
 
 import math
