@@ -7,23 +7,12 @@ that this import costs next to nothing.
 import importlib
 from typing import Any
 
-from . import registration
+from . import modeling, registration
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Any2PointConfig": "modeling",
-    "Any2PointModel": "modeling",
-    "Any2PointModelOutput": "modeling",
-    "Any2PointForPointCloudClassification": "modeling",
-    "PointCloudClassifierOutput": "modeling",
-    "Any2PointError": "modeling",
-    "BackboneLoadError": "modeling",
-    "CheckpointError": "modeling",
-    "ConfigurationError": "modeling",
-    "DatasetError": "modeling",
-    "PointCloudError": "modeling",
-    "UnsupportedBackboneError": "modeling",
+    **dict.fromkeys(modeling.__all__, "modeling"),
     "Any2PointProcessor": "processing_any2point",
     "read_point_cloud": "point_cloud_files",
     "load_point_cloud_dataset": "data",
