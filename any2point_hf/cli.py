@@ -6,10 +6,15 @@ Every error that a user can cause is one line on standard error and exit code 2,
 import argparse
 import json
 import math
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from .modeling.presets import PRESETS, find_preset
 
 FAULT_OF_INPUT = 2
 
@@ -21,10 +26,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from .modeling.errors import Any2PointError
 
+    interrupts: list[int] = []
+
+    def note_interrupt(number: int, _: Any) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handles_interrupts = in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if handles_interrupts:
+        signal.signal(signal.SIGINT, note_interrupt)
     try:
         options.run(options)
     except (Exception, KeyboardInterrupt) as error:
-        if _was_interrupted(error):
+        if interrupts or isinstance(error, KeyboardInterrupt):  # libraries may turn it into an error of their own
             return _fault(getattr(options, "interrupted", "interrupted."))
         if isinstance(error, StrictDataclassError):  # transformers' wrapper; the rule is in its cause
             return _fault(str(error.__cause__ or error))
@@ -33,14 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError):
             return _fault(f"the system refused: {error}. Check the path, its permissions and the space on the disk.")
         raise
+    finally:
+        if handles_interrupts:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
     return 0
-
-
-def _was_interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error; a writer that it stops may raise its own error while closing its file."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 def _fault(message: str) -> int:
@@ -56,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="fine-tune a frozen backbone on point clouds")
     _add_data(train)
-    _add_backbone(train)
+    _add_setting(train)
     train.add_argument("--output", type=Path, required=True, help="folder for the adapter and its checkpoints")
     train.add_argument("--epochs", type=_positive(float), default=300, help="passes over the data (default 300)")
     train.add_argument("--batch-size", type=_positive(int), default=32, help="clouds a step (default 32)")
@@ -66,13 +77,20 @@ def _parser() -> argparse.ArgumentParser:
         "--scale",
         type=_positive(float),
         nargs=2,
-        default=(2 / 3, 3 / 2),
         metavar=("LOW", "HIGH"),
-        help="augment by a factor of each axis (default 2/3 3/2)",
+        help="augment by a factor of each axis (default: the preset's, or 2/3 3/2)",
     )
-    train.add_argument("--shift", type=float, default=0.2, help="augment by a shift of each axis (default 0.2)")
-    train.add_argument("--rotate", choices=("x", "y", "z"), help="augment by rotation about this axis")
-    train.add_argument("--keep-scale", action="store_true", help="do not scale clouds to the unit sphere (scans)")
+    train.add_argument("--shift", type=float, help="augment by a shift of each axis (default: the preset's, or 0.2)")
+    train.add_argument(
+        "--rotate",
+        choices=("x", "y", "z", "none"),
+        help="augment by rotation about this axis (default: the preset's, or none)",
+    )
+    train.add_argument(
+        "--keep-scale",
+        action=argparse.BooleanOptionalAction,
+        help="do not scale clouds to the unit sphere (default: the preset's, or scale them)",
+    )
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
     train.set_defaults(run=_train)
 
@@ -96,8 +114,8 @@ def _parser() -> argparse.ArgumentParser:
 
     info = commands.add_parser("info", help="trainable and total parameters, part by part")
     info.add_argument("--model", help="folder or Hub id of an adapter")
-    _add_backbone(info, required=False)
-    info.add_argument("--num-labels", type=_positive(int), default=15, help="classes of the head (default 15)")
+    _add_setting(info)
+    info.add_argument("--num-labels", type=_positive(int), help="classes of the head (default: the preset's, or 15)")
     info.add_argument("--json", action="store_true", help="print one JSON object")
     info.set_defaults(run=_info)
 
@@ -105,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--checkpoint", type=Path, required=True, help="the original .pth")
     convert.add_argument("--backbone", required=True, help="Hub id or folder of the frozen backbone")
     convert.add_argument("--output", type=Path, required=True, help="folder to write")
-    convert.add_argument("--setting", help="the file's setting, if it should be checked")
+    convert.add_argument("--setting", choices=PRESETS, help="the file's setting, if it should be checked")
     convert.set_defaults(run=_convert)
     return parser
 
@@ -118,10 +136,13 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_backbone(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    parser.add_argument("--backbone", required=required, help="Hub id or folder of the frozen transformer")
-    parser.add_argument("--num-points", type=_positive(int), default=1024, help="points a cloud (default 1024)")
-    parser.add_argument("--num-neighbors", type=_positive(int), default=64, help="K of the tokenizer (default 64)")
+def _add_setting(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", metavar="NAME", help=f"a published setting: {', '.join(PRESETS)}")
+    parser.add_argument("--backbone", help="Hub id or folder of the frozen transformer (default: the preset's)")
+    parser.add_argument("--num-points", type=_positive(int), help="points a cloud (default: the preset's, or 1024)")
+    parser.add_argument(
+        "--num-neighbors", type=_positive(int), help="K of the tokenizer (default: the preset's, or 64)"
+    )
     parser.add_argument(
         "--set",
         dest="settings",
@@ -152,11 +173,13 @@ def _seed(text: str) -> int:
 
 
 def _config_fields(options: argparse.Namespace) -> dict[str, Any]:
-    """The fields of Any2PointConfig that the command line sets."""
+    """The fields of Any2PointConfig that the command line sets, on top of those of its preset."""
     from .modeling.configuration_any2point import Any2PointConfig
     from .modeling.errors import Any2PointError
 
-    fields = {"num_points": options.num_points, "num_neighbors": options.num_neighbors}
+    fields = dict(find_preset(options.preset).config) if options.preset else {}
+    given = {"num_points": options.num_points, "num_neighbors": options.num_neighbors}
+    fields |= {name: value for name, value in given.items() if value is not None}
     for setting in options.settings:
         name, separator, text = setting.partition("=")
         if not separator or name not in Any2PointConfig.__annotations__ or name.startswith("backbone"):
@@ -168,25 +191,56 @@ def _config_fields(options: argparse.Namespace) -> dict[str, Any]:
     return fields
 
 
+def _backbone(options: argparse.Namespace) -> str:
+    """The backbone that the command line names, or its preset's."""
+    from .modeling.errors import Any2PointError
+
+    preset = find_preset(options.preset) if options.preset else None
+    backbone = options.backbone or (preset and preset.backbone)
+    if not backbone:
+        made_by = f" (the folder that conversion_scripts/{preset.backbone_script}.py wrote)" if preset else ""
+        raise Any2PointError(f"--backbone is needed{made_by}, got neither it nor a --preset that has one.")
+    return backbone
+
+
+def _augmentation(options: argparse.Namespace) -> Any:
+    """The augmentation that the command line asks for, on top of its preset's."""
+    from .data.augmentation import Augmentation
+
+    augmentation = Augmentation()
+    if options.preset:
+        dataset = find_preset(options.preset).dataset
+        augmentation = Augmentation(dataset.scale, dataset.shift, dataset.rotation_axis)
+    if options.scale is not None:
+        augmentation = replace(augmentation, scale=tuple(options.scale))
+    if options.shift is not None:
+        augmentation = replace(augmentation, shift=options.shift)
+    if options.rotate is not None:
+        augmentation = replace(augmentation, rotation_axis=None if options.rotate == "none" else options.rotate)
+    return augmentation
+
+
 def _train(options: argparse.Namespace) -> None:
     from .commands import train
-    from .data.augmentation import Augmentation
 
     options.interrupted = (
         f"interrupted. The checkpoint of the last whole epoch, if there was one, is in {options.output}; go on from it "
         "with --resume."
     )
+    keep_scale = options.keep_scale
+    if keep_scale is None:
+        keep_scale = bool(options.preset) and not find_preset(options.preset).dataset.scale_to_unit_sphere
     metrics = train(
         options.data,
-        options.backbone,
+        _backbone(options),
         options.output,
         _config_fields(options),
         epochs=options.epochs,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         seed=options.seed,
-        augmentation=Augmentation(tuple(options.scale), options.shift, options.rotate),
-        scale_to_unit_sphere=not options.keep_scale,
+        augmentation=_augmentation(options),
+        scale_to_unit_sphere=not keep_scale,
         resume=options.resume,
     )
     print(
@@ -222,8 +276,13 @@ def _predict(options: argparse.Namespace) -> None:
 def _info(options: argparse.Namespace) -> None:
     from .commands import info
 
-    fields = _config_fields(options) | {"num_labels": options.num_labels}
-    result = info(options.model, options.backbone, fields)
+    backbone_config, num_labels = None, 15
+    if options.preset:
+        preset = find_preset(options.preset)
+        num_labels = len(preset.dataset.class_names)
+        backbone_config = None if options.backbone else preset.backbone_config  # known: nothing to download
+    fields = _config_fields(options) | {"num_labels": options.num_labels or num_labels}
+    result = info(options.model, options.backbone, fields | {"backbone_config": backbone_config})
     if options.json:
         print(json.dumps(result))
         return

@@ -14,6 +14,7 @@ from transformers import set_seed
 from .cpu_memory import keep_freed_memory
 from .data import load_point_cloud_dataset
 from .data.augmentation import Augmentation
+from .modeling.backbone import build_backbone
 from .modeling.configuration_any2point import Any2PointConfig
 from .modeling.errors import Any2PointError, CheckpointError, DatasetError
 from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
@@ -210,14 +211,21 @@ def info(model: str | None, backbone: str | None, config_fields: dict[str, Any])
     Args:
         model: an adapter, or None for a new one.
         backbone: the backbone of a new one, or instead of the recorded one.
-        config_fields: of a new one.
+        config_fields: of a new one, which is counted without its weights: only the backbone's config is loaded, or
+            nothing where `backbone_config` is among the fields.
+
+    Raises:
+        Any2PointError: whatever of the input does not fit.
     """
-    if model is None and backbone is None:
-        raise Any2PointError("info needs --model or --backbone, got neither.")
     if model is not None:
         loaded = Any2PointForPointCloudClassification.from_pretrained(model, backbone=backbone)
+    elif backbone is None and config_fields.get("backbone_config") is None:
+        raise Any2PointError("info needs --model, --preset or --backbone, got none.")
     else:
-        loaded = Any2PointForPointCloudClassification(Any2PointConfig(backbone=backbone, **config_fields))
+        config = Any2PointConfig(backbone=backbone, **config_fields)
+        with torch.device("meta"):
+            loaded = Any2PointForPointCloudClassification(config)
+            loaded.attach_backbone(build_backbone(loaded.config.backbone_config))
     parts: dict[str, int] = {}
     for name, parameter in loaded.named_parameters():
         part = name.removeprefix("any2point.").split(".")[0]

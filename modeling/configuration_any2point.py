@@ -8,6 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from .errors import ConfigurationError, UnsupportedBackboneError
+from .presets import find_preset
 
 SMALLEST_CLOUD = 64  # points that the tokenizer's three halvings need
 
@@ -115,6 +116,31 @@ class Any2PointConfig(PreTrainedConfig):
         self.line_direction, self.pooling = list(self.line_direction), list(self.pooling)
         self.plane = None if self.plane is None else list(self.plane)
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> "Any2PointConfig":
+        """The config of a published setting (`modeling/presets.py`), in the default mode.
+
+        Args:
+            name: such as `"clip-text-scan"`; see `any2point train --help` for all.
+            overrides: any fields instead of the setting's own. A setting whose backbone is on no Hub needs `backbone`
+                (the folder that its conversion script wrote) or `backbone_config`.
+
+        Raises:
+            ConfigurationError: there is no such preset, or it needs a backbone.
+        """
+        preset = find_preset(name)
+        fields = {**preset.config, "backbone": preset.backbone} | overrides
+        if overrides.get("backbone_config") is not None and "backbone" not in overrides:
+            fields["backbone"] = None  # a config alone means a backbone of random weights
+        elif fields["backbone"] is None:
+            raise ConfigurationError(
+                f"the preset {name} needs backbone=<folder>, because its backbone is on no Hub; got none. Make the "
+                f"folder by conversion_scripts/{preset.backbone_script}.py."
+            )
+        if "id2label" not in fields:
+            fields.setdefault("num_labels", len(preset.dataset.class_names))
+        return cls(**fields)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -351,7 +351,7 @@ def test_the_parser_names_the_option(arguments, capsys):
 
 
 def test_info_about_nothing(run_command):
-    assert_refused(run_command("info"), "--model or --backbone")
+    assert_refused(run_command("info"), "--model, --preset or --backbone")
 
 
 def test_output_that_is_a_file(run_train, tmp_path):
@@ -424,7 +424,7 @@ def test_a_truncated_pth(run_convert, tmp_path, keep):
 def test_a_pth_that_is_not_there_or_of_another_model(run_convert, tmp_path):
     assert_refused(run_convert(tmp_path / "none.pth"), tmp_path / "none.pth", "Check the path")
     torch.save({"model": {"weight": torch.zeros(3)}}, tmp_path / "other.pth")
-    assert_refused(run_convert(tmp_path / "other.pth"), "clip-text-scan, dinov2-scan", "begins with weight")
+    assert_refused(run_convert(tmp_path / "other.pth"), "clip-text-scan, dinov2-scan", "it has ['weight']")
     torch.save({"model": 3}, tmp_path / "number.pth")
     assert_refused(run_convert(tmp_path / "number.pth"), tmp_path / "number.pth", "state dict")
 
@@ -618,3 +618,15 @@ def test_a_cloud_of_too_few_distinct_points_is_named(run_command, two_classes, t
         np.savetxt(folder / "small.xyz", np.eye(3))
     result = run_command("train", "--data", tmp_path / "clouds", "--backbone", "b", "--output", tmp_path / "o")
     assert_refused(result, "small.xyz", "8 distinct points")
+
+
+def test_presets_that_are_none_or_lack_a_backbone(run_command, two_classes, tmp_path):
+    folders = ("--data", two_classes.path, "--output", tmp_path / "output")
+    assert_refused(
+        run_command("train", *folders, "--preset", "clip-scan"), "clip-text-scan, dinov2-scan", "Did you mean"
+    )
+    assert_refused(run_command("info", "--preset", "nothing"), "a preset must be one of")
+    refused = run_command("train", *folders, "--preset", "imagebind-audio-scan")
+    assert_refused(refused, "--backbone is needed", "convert_imagebind_audio.py")
+    assert_refused(run_command("train", *folders), "--backbone is needed")
+    assert not (tmp_path / "output").exists()

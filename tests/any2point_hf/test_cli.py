@@ -139,6 +139,47 @@ def test_augmentation_by_options(run_train, monkeypatch):
     assert used == [Augmentation(), Augmentation(scale=(0.9, 1.1), shift=0.0, rotation_axis="y")]
 
 
+def test_a_preset_sets_what_the_options_do_not(run_train, monkeypatch):
+    from any2point_hf import commands
+    from any2point_hf.data.augmentation import Augmentation
+
+    used = []
+
+    def stop(model, processor, *_, augmentation, **__):
+        used.append((model.config, processor.scale_to_unit_sphere, augmentation))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "make_trainer", stop)
+    run_train("--preset", "clip-text-scan")
+    config, to_unit_sphere, augmentation = used.pop()
+    assert (config.aggregation_scale, config.voxel_size, config.position_injection) == (0.3, 0.08, "input+blocks")
+    assert (config.num_points, config.num_neighbors) == (64, 8)  # the options of run_train
+    assert config.num_labels == 2  # of the data
+    assert not to_unit_sphere
+    assert augmentation == Augmentation(scale=(0.9, 1.1), shift=0.0, rotation_axis="y")
+    run_train(
+        "--preset", "clip-text-scan", "--rotate", "none", "--shift", "0.1", "--no-keep-scale", "--set", "voxel_size=0.5"
+    )
+    config, to_unit_sphere, augmentation = used.pop()
+    assert config.voxel_size == 0.5
+    assert to_unit_sphere
+    assert augmentation == Augmentation(scale=(0.9, 1.1), shift=0.1, rotation_axis=None)
+    run_train("--preset", "clip-text-modelnet", "--keep-scale")
+    config, to_unit_sphere, augmentation = used.pop()
+    assert (config.neighborhood_norm, config.head_bias, to_unit_sphere) == ("deviation", True, False)
+    assert augmentation == Augmentation()
+
+
+@pytest.mark.parametrize(
+    ("name", "trainable", "without_head"),
+    [("dinov2-modelnet", 1_271_328, 800_760), ("imagebind-audio-scan", 1_338_167, 874_536)],
+)
+def test_info_of_a_preset_needs_no_network(run_command, name, trainable, without_head):
+    counts = json.loads(run_command("info", "--preset", name, "--json").out)
+    assert (counts["trainable"], counts["trainable_without_head"]) == (trainable, without_head)
+    assert counts["total"] - counts["trainable"] == counts["parts"]["backbone"] > 80_000_000
+
+
 def test_settings_may_be_null_and_lists(run_command, bert):
     arguments = ("--set", "adapter_blocks=[1]", "--set", "line_length=null", "--num-labels", "4", "--json")
     parts = json.loads(run_command("info", "--backbone", bert, *arguments).out)["parts"]

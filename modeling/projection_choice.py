@@ -1,0 +1,63 @@
+"""Which lines or planes a config and its backbone ask for (section 3.2; method.md 2)."""
+
+import math
+
+from . import released_compatibility as released
+from .backbone_specs import BackboneSpec, patch_size
+from .configuration_any2point import Any2PointConfig
+from .errors import ConfigurationError
+from .virtual_projection import LineProjection, PlaneProjection, VirtualProjection
+
+DEFAULT_LINE_LENGTH = 77
+DEFAULT_LINE_CELL = 2
+DEFAULT_CELLS_PER_SIDE = 20
+
+
+def make_projection(config: Any2PointConfig, spec: BackboneSpec) -> VirtualProjection:
+    """Lines as long as the backbone's table, or planes as large as its images or spectrograms.
+
+    Raises:
+        ConfigurationError: the line is longer than the table, or the table can't be laid out on a plane.
+    """
+    if (config.modality or spec.modality) == "1d":
+        return _make_lines(config, spec.num_rows(config.backbone_config))
+    return _make_planes(config, spec)
+
+
+def _make_lines(config: Any2PointConfig, num_rows: int) -> LineProjection:
+    length = config.line_length or min(num_rows, DEFAULT_LINE_LENGTH)
+    if length > num_rows:
+        raise ConfigurationError(
+            f"line_length must not exceed the backbone's {num_rows} positions, got {config.line_length}."
+        )
+    line_class = released.ReleasedLineProjection if config.released_compatibility else LineProjection
+    return line_class(config.num_views, config.line_direction, length, config.cell_size or DEFAULT_LINE_CELL)
+
+
+def _make_planes(config: Any2PointConfig, spec: BackboneSpec) -> PlaneProjection:
+    backbone_config = config.backbone_config
+    if spec.grid is None:
+        grid, patch = _grid_of_line(config, spec.num_rows(backbone_config))
+    else:
+        grid, patch = spec.grid(backbone_config), patch_size(backbone_config)
+    width, height = config.plane or (grid[1] * patch[1], grid[0] * patch[0])
+    plane_class = PlaneProjection
+    if config.released_compatibility:
+        plane_class, grid = released.ReleasedPlaneProjection, released.viewed_grid(grid, (width, height), patch)
+    cell_size = config.cell_size or math.ceil(max(width, height) / DEFAULT_CELLS_PER_SIDE)
+    orthographic = config.projection == "orthographic"
+    return plane_class(config.num_views, width, height, grid, cell_size, config.camera_distance, orthographic)
+
+
+def _grid_of_line(config: Any2PointConfig, num_rows: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(rows, columns) and patch of a table without a grid of its own, in the proportions of the config's plane."""
+    width, height = config.plane or (1, 0)
+    rows = round(math.sqrt(num_rows * height / width))
+    columns = num_rows // max(rows, 1)
+    if rows == 0 or rows * columns != num_rows or rows * width != columns * height:
+        raise ConfigurationError(
+            f'modality="2d" needs a backbone whose positions lie on a grid, got {config.backbone_config.model_type!r}, '
+            f'whose {num_rows} positions lie on a line. Leave modality out, set it to "1d", or give the plane as '
+            f"[width, height] whose proportions lay them out row by row; got plane={config.plane}."
+        )
+    return (rows, columns), (height // rows, width // columns)
