@@ -14,11 +14,13 @@ from types import ModuleType
 
 
 def _register_config(_: ModuleType) -> None:
-    importlib.import_module("any2point_hf.modeling.configuration_any2point")  # registers itself
+    for name in ("configuration_any2point", "configuration_imagebind_audio"):  # they register themselves
+        importlib.import_module(f"any2point_hf.modeling.{name}")
 
 
 def _register_models(_: ModuleType) -> None:
-    importlib.import_module("any2point_hf.modeling.modeling_any2point")  # registers itself
+    for name in ("modeling_any2point", "modeling_imagebind_audio"):
+        importlib.import_module(f"any2point_hf.modeling.{name}")
 
 
 def _register_processor(auto_module: ModuleType) -> None:

@@ -9,6 +9,8 @@ _HOME = {
     "Any2PointModelOutput": "modeling_any2point",
     "Any2PointForPointCloudClassification": "modeling_any2point_classification",
     "PointCloudClassifierOutput": "modeling_any2point_classification",
+    "ImageBindAudioConfig": "configuration_imagebind_audio",
+    "ImageBindAudioModel": "modeling_imagebind_audio",
     "Any2PointError": "errors",
     "BackboneLoadError": "errors",
     "CheckpointError": "errors",

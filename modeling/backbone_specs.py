@@ -133,6 +133,7 @@ BACKBONES["deit"] = BACKBONES["vit"]
 BACKBONES["audio-spectrogram-transformer"] = replace(
     BACKBONES["vit"], num_rows=_spectrogram_rows, grid=_spectrogram_grid
 )
+BACKBONES["imagebind_audio"] = BACKBONES["audio-spectrogram-transformer"]
 
 
 def backbone_spec(config: PreTrainedConfig) -> BackboneSpec:

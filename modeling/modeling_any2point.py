@@ -9,7 +9,6 @@ which would corrupt a backbone made inside `__init__`), and it is never part of 
 """
 
 import copy
-import math
 from dataclasses import dataclass
 
 import torch
@@ -28,21 +27,18 @@ from .backbone import (
     record_attention,
     share_backbone,
 )
-from .backbone_specs import backbone_spec, find, patch_size, single_tower
+from .backbone_specs import backbone_spec, find, single_tower
 from .bottleneck_hook import insert_bottleneck
 from .configuration_any2point import Any2PointConfig
-from .errors import ConfigurationError, UnsupportedBackboneError
+from .errors import UnsupportedBackboneError
 from .guided_adapter import Bottleneck, GuidedAggregation, LocalAttention, Neighborhoods
 from .initialization import reset_token
 from .input_checks import check_batch
 from .point_tokenizer import PointTokenizer
 from .position_encoding import LearnableEncoding, sinusoidal_encoding
 from .pretrained_model import Any2PointPreTrainedModel
-from .virtual_projection import LineProjection, PlaneProjection, VirtualProjection, voxel_cells
-
-DEFAULT_LINE_LENGTH = 77
-DEFAULT_LINE_CELL = 2
-DEFAULT_CELLS_PER_SIDE = 20
+from .projection_choice import make_projection
+from .virtual_projection import voxel_cells
 
 
 @dataclass
@@ -54,7 +50,7 @@ class Any2PointModelOutput(ModelOutput):
         pooler_output: [B, 2D], max over point tokens and CLS in the config's `pooling` order.
         point_centers: [B, G, 3], the centres of the point tokens.
         hidden_states: tokens before block 0, then each block's output before the final norm, each [B, 1 + G, D].
-        attentions: of each block, [B, heads, 1 + G, 1 + G].
+        attentions: of each block, [B, heads, 1 + G, 1 + G]; ImageBind audio has its learned row as a last key.
     """
 
     last_hidden_state: Tensor | None = None
@@ -112,7 +108,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
 
         tokenizer_class = released.ReleasedPointTokenizer if config.released_compatibility else PointTokenizer
         self.tokenizer = tokenizer_class(hidden_size, config.num_neighbors, config.neighborhood_norm)
-        self.projection = self._make_projection()
+        self.projection = make_projection(config, self.spec)
         self.learnable_encoding = LearnableEncoding(hidden_size) if config.position_encoding == "learnable" else None
         self.cls_token = nn.Parameter(torch.empty(1, 1, hidden_size))
         has_positions = config.position_encoding != "none"
@@ -135,37 +131,12 @@ class Any2PointModel(Any2PointPreTrainedModel):
 
         across_batch = config.released_compatibility and self.modality == "1d"
         self.call_block = released.call_block_across_batch if across_batch else call_block
+        self.must_warn = across_batch  # once, when it is first run in eval mode
         self.gradient_checkpointing = False
         self.backbone = None
         self.post_init()
         if attach:
             self.load_and_attach_backbone(backbone)
-
-    def _make_projection(self) -> VirtualProjection:
-        """Lines as long as the backbone's table, or planes as large as its images or spectrograms (method.md 2)."""
-        config, backbone_config = self.config, self.config.backbone_config
-        if self.modality == "1d":
-            num_rows = self.spec.num_rows(backbone_config)
-            length = config.line_length or min(num_rows, DEFAULT_LINE_LENGTH)
-            if length > num_rows:
-                raise ConfigurationError(
-                    f"line_length must not exceed the backbone's {num_rows} positions, got {config.line_length}."
-                )
-            line_class = released.ReleasedLineProjection if config.released_compatibility else LineProjection
-            cell_size = config.cell_size or DEFAULT_LINE_CELL
-            return line_class(config.num_views, config.line_direction, length, cell_size)
-        if self.spec.grid is None:
-            raise ConfigurationError(
-                f'modality="2d" needs a backbone whose positions lie on a grid, got {backbone_config.model_type!r}, '
-                'whose positions lie on a line. Leave modality out, or set it to "1d".'
-            )
-        grid = self.spec.grid(backbone_config)
-        patch_height, patch_width = patch_size(backbone_config)
-        width, height = config.plane or (grid[1] * patch_width, grid[0] * patch_height)
-        plane_class = released.ReleasedPlaneProjection if config.released_compatibility else PlaneProjection
-        cell_size = config.cell_size or math.ceil(max(width, height) / DEFAULT_CELLS_PER_SIDE)
-        orthographic = config.projection == "orthographic"
-        return plane_class(config.num_views, width, height, grid, cell_size, config.camera_distance, orthographic)
 
     def _make_local_attention(self, hidden_size: int) -> LocalAttention:
         config = self.config
@@ -218,6 +189,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
         check_same_family(self.config.backbone_config, backbone.config)
         self.backbone = share_backbone(backbone)
         freeze_backbone(self.backbone, self.spec, self.config.layer_norm_eps)
+        if self.config.released_compatibility:
+            released.leave_out_key_value_rows(self.backbone)
         blocks = find(self.backbone, self.spec.blocks)
         for index in self.adapted_blocks:
             bottleneck = self.bottlenecks[str(index)]
@@ -269,6 +242,9 @@ class Any2PointModel(Any2PointPreTrainedModel):
             ValueError: attentions of a backbone whose attention is not eager.
         """
         check_batch(points)
+        if self.must_warn and not self.training:
+            self.must_warn = False
+            released.warn_of_attention_across_batch()
         config = self.config
         wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         points = points.to(torch.promote_types(self.cls_token.dtype, torch.float32))  # coordinates are never halved

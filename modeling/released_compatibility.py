@@ -7,6 +7,7 @@ injected are plain config fields.
 """
 
 import math
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -115,6 +116,18 @@ def scramble(encoding: Tensor) -> Tensor:
     return encoding.transpose(1, 2).reshape(encoding.shape)
 
 
+def viewed_grid(grid: tuple[int, int], plane: tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:
+    """Finding 8: pointvit.py:110 (audio) views the table as the canvas' patches, 19 × 12 instead of 12 × 19.
+
+    Args:
+        grid: (rows, columns) of the table.
+        plane: (width, height) of the canvas.
+        patch: (height, width).
+    """
+    rows, columns = plane[1] // patch[0], plane[0] // patch[1]
+    return (rows, columns) if rows * columns == math.prod(grid) else grid
+
+
 class ReleasedPlaneProjection(PlaneProjection):
     """Planes that wrap around, whose encodings are scrambled."""
 
@@ -161,3 +174,21 @@ def call_block_across_batch(block: nn.Module, hidden: Tensor) -> Tensor:
     Token t of a cloud attends to token t of the other clouds of the batch and never to its own cloud's tokens.
     """
     return call_block(block, hidden.transpose(0, 1)).transpose(0, 1)
+
+
+def leave_out_key_value_rows(backbone: nn.Module) -> None:
+    """Finding on loading: ckpt_util.py:150-163 (audio) leaves ImageBind's `bias_k` and `bias_v` unused."""
+    for module in backbone.modules():
+        if hasattr(module, "append_key_value_rows"):
+            module.append_key_value_rows = False
+
+
+def warn_of_attention_across_batch() -> None:
+    """Says of a model whose attention runs across the batch what its answers depend on (finding 1)."""
+    warnings.warn(
+        "this converted model computes what the released CLIP code computes: attention runs across the batch, so its "
+        "answer for a cloud depends on the clouds beside it, and a single cloud is outside what it was trained for. "
+        "Batches of 64 were published. Train the preset anew in the default mode for one answer a cloud "
+        "(docs/released_models.md).",
+        stacklevel=4,
+    )

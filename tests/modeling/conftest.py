@@ -16,7 +16,12 @@ from transformers import (
     ViTConfig,
 )
 
-from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointModel
+from any2point_hf.modeling import (
+    Any2PointConfig,
+    Any2PointForPointCloudClassification,
+    Any2PointModel,
+    ImageBindAudioConfig,
+)
 
 settings.register_profile("quick", deadline=None, max_examples=25)
 settings.load_profile("quick")
@@ -34,6 +39,7 @@ BACKBONE_CONFIGS = {
     "deit": lambda: DeiTConfig(**SIZES, image_size=32, patch_size=8),
     "dinov2": lambda: Dinov2Config(**{**SIZES, "image_size": 28, "patch_size": 7, "mlp_ratio": 2}),
     "ast": lambda: ASTConfig(**SIZES, num_mel_bins=32, max_length=66, patch_size=16),
+    "imagebind_audio": lambda: ImageBindAudioConfig(**SIZES, projection_dim=8),
 }
 # A tokenizer, views and cells small enough for plain loops; two prefix settings are spelled out by each test.
 SMALL = {"num_points": 128, "num_neighbors": 8, "num_views": 3, "adapter_dim": 4, "voxel_size": 0.6}
@@ -94,6 +100,8 @@ def make_native_inputs(backbone):
         return {"input_ids": torch.randint(3, config.vocab_size - 1, (2, 12))}
     if config.model_type == "audio-spectrogram-transformer":
         return {"input_values": torch.randn(2, config.max_length, config.num_mel_bins)}
+    if config.model_type == "imagebind_audio":
+        return {"input_features": torch.randn(2, 1, config.num_mel_bins, config.max_length)}
     size = config.image_size
     height, width = (size, size) if isinstance(size, int) else size
     return {"pixel_values": torch.randn(2, 3, height, width)}

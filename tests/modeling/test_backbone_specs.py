@@ -72,7 +72,7 @@ def test_native_embeddings_are_tokens_plus_our_table(make, family):
 
 def test_table_rows_are_those_of_the_backbone(make, family):
     shared, spec = frozen(make.backbone(family))
-    skipped = {"roberta": 2, "vit": 1, "deit": 2, "dinov2": 1, "ast": 2}.get(family, 0)
+    skipped = {"roberta": 2, "vit": 1, "deit": 2, "dinov2": 1, "ast": 2, "imagebind_audio": 1}.get(family, 0)
     positions = find(shared, spec.positions)
     rows = positions.weight if hasattr(positions, "weight") else positions[0]
     table = spec.table(shared)
@@ -81,7 +81,8 @@ def test_table_rows_are_those_of_the_backbone(make, family):
     assert len(table) == {"bert": 24, "roberta": 24, "clip_text": 20, "clip": 20}.get(family, len(rows) - skipped)
     if spec.modality == "2d":
         grid = spec.grid(shared.config)
-        assert grid == {"vit": (3, 4), "deit": (4, 4), "dinov2": (4, 4), "ast": (2, 6)}[family]
+        grids = {"vit": (3, 4), "deit": (4, 4), "dinov2": (4, 4), "ast": (2, 6), "imagebind_audio": (12, 19)}
+        assert grid == grids[family]
         assert len(table) == grid[0] * grid[1]
 
 
@@ -102,12 +103,13 @@ def test_sampled_encoding_is_the_table_at_grid_points(make, family):
 
 def test_canvas_and_cells_follow_the_backbone(make, family):
     projection = make.model(family, **NO_ADAPTERS).projection
-    if family in ("vit", "deit", "dinov2", "ast"):
+    if family in ("vit", "deit", "dinov2", "ast", "imagebind_audio"):
         canvas, cell = {
             "vit": ((32, 24), 2),
             "deit": ((32, 32), 2),
             "dinov2": ((28, 28), 2),
             "ast": ((96, 32), 5),  # columns are time, rows frequency; the grid times the patch size
+            "imagebind_audio": ((304, 192), 16),
         }[family]
         assert (projection.width, projection.height) == canvas
     else:

@@ -252,7 +252,8 @@ def test_attention_across_the_batch_sees_only_the_same_token_of_other_clouds(mak
 # The switch
 
 
-@pytest.mark.parametrize("family", ["clip_text", "bert", "dinov2", "ast"])
+@pytest.mark.filterwarnings("ignore:this converted model:UserWarning")
+@pytest.mark.parametrize("family", ["clip_text", "bert", "dinov2", "ast", "imagebind_audio"])
 @torch.no_grad()
 def test_the_switch_changes_what_spec_6_names_and_no_parameter(make, family):
     backbone = make.backbone(family)
@@ -279,6 +280,21 @@ def test_the_switch_changes_what_spec_6_names_and_no_parameter(make, family):
         torch.testing.assert_close(alone, alone[:1].expand(3, -1), atol=1e-6, rtol=0)
     else:
         assert (cls[0] - cls[1]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_imagebinds_key_and_value_rows_are_left_out_of_the_released_model_alone(make):
+    backbone = make.backbone("imagebind_audio")
+    method = make.model(backbone)
+    released = make.model(backbone, released_compatibility=True)
+    assert all(not layer.attention.append_key_value_rows for layer in released.backbone.layers)
+    assert all(layer.attention.append_key_value_rows for layer in (*method.backbone.layers, *backbone.layers))
+    points = make.points(2)
+    before = method(points).last_hidden_state, released(points).last_hidden_state
+    for layer in backbone.layers:
+        layer.attention.bias_v.add_(1.0)
+    assert (method(points).last_hidden_state - before[0]).abs().max() > 1e-3
+    assert torch.equal(released(points).last_hidden_state, before[1])
 
 
 def test_released_models_train(make):
