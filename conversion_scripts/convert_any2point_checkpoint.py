@@ -7,6 +7,7 @@ weights in the file are compared with the given backbone's, never stored. Nothin
 """
 
 import argparse
+import json
 import re
 import sys
 from pathlib import Path
@@ -14,88 +15,106 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from any2point_hf.conversion_scripts.original_layouts import SETTINGS, TRAINED, Setting
+from any2point_hf.conversion_scripts.conversion_output import exit_code, whole_folder
+from any2point_hf.conversion_scripts.converted_model_card import model_card
+from any2point_hf.conversion_scripts.original_checkpoint import (
+    OriginalCheckpoint,
+    check_numbers,
+    read_original_checkpoint,
+)
+from any2point_hf.conversion_scripts.original_layouts import (
+    SETTINGS,
+    destination,
+    layout_of,
+    recognize_setting,
+)
 from any2point_hf.modeling.backbone import load_backbone
 from any2point_hf.modeling.backbone_specs import backbone_spec, find
 from any2point_hf.modeling.configuration_any2point import Any2PointConfig, recorded_path
-from any2point_hf.modeling.errors import Any2PointError, CheckpointError
+from any2point_hf.modeling.errors import CheckpointError
 from any2point_hf.modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
+from any2point_hf.modeling.presets import PRESETS
 from any2point_hf.processing_any2point import Any2PointProcessor
 
 LARGEST_FROZEN_DIFFERENCE = 1e-4
+REPORT_FILE = "conversion_report.json"
 
 
-def read_original_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of an original `.pth` by their original names, without wrappers and `module.` prefixes.
+def convert(checkpoint: Path, backbone: str, output: Path, setting: str | None = None) -> None:
+    """Converts one file; see the module's docstring.
 
-    Raises:
-        CheckpointError: missing, not a checkpoint, truncated, or with pickled objects other than tensors.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"--checkpoint must be a file, and {path} is not there. Check the path.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen types here, all meaning the same to the user
-        raise CheckpointError(
-            f"{path} must be a whole PyTorch checkpoint of plain tensors. It is truncated, of another format, or holds "
-            "pickled code, which is never run."
-        ) from error
-    for wrapper in ("base_model", "model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    tensors = content.items() if isinstance(content, dict) else ()
-    state = {name.removeprefix("module."): value for name, value in tensors if isinstance(value, Tensor)}
-    if not state:
-        raise CheckpointError(f"{path} must hold a state dict of tensors, found none.")
-    return state
-
-
-def recognize_setting(state: dict[str, Tensor]) -> str:
-    """The setting a state dict is of, by its names.
+    Args:
+        checkpoint: the authors' `.pth`.
+        backbone: Hub id or folder of the backbone that it was trained on.
+        output: folder for config, adapter, processor, model card and report.
+        setting: the preset that the file must be of; by default what its names say.
 
     Raises:
-        CheckpointError: it is of none.
+        Any2PointError: whatever does not fit, before anything is written.
     """
-    for name, setting in SETTINGS.items():
-        expected = [f"encoder.{setting.blocks}.0.{tensor}" for tensor in setting.frozen]
-        if all(tensor in state for tensor in (*expected, "encoder.cls_pos", "prediction.head.4.0.weight")):
-            return name
-    raise CheckpointError(
-        f"the checkpoint must be one of {', '.join(SETTINGS)}; its names are of none of them. It begins with "
-        f"{', '.join(list(state)[:4])}."
+    original = read_original_checkpoint(checkpoint)
+    state = original.tensors
+    found = recognize_setting(state)
+    check_numbers(checkpoint, state)
+    if setting is not None and setting != found:
+        raise CheckpointError(f"--setting says {setting}, but the file's names are those of {found}.")
+    module = load_backbone(backbone, dtype=torch.float32)
+    frozen = frozen_tensors(state, found, module)
+    difference = check_frozen(state, frozen)
+    trained = trained_tensors(state)
+    left_over = [name for name in state if name not in frozen and destination(name) is None]
+    if left_over:
+        raise CheckpointError(f"{len(left_over)} tensors of the checkpoint are of no use here: {left_over[:4]}.")
+
+    config = _config(found, backbone, num_labels=len(trained.get("classifier.output.bias", ())) or 1)
+    model = Any2PointForPointCloudClassification(config, backbone=module)
+    model.config.backbone = config.backbone
+    load_trained(model, trained)
+    report = _report(checkpoint, found, original, frozen, difference)
+    with whole_folder(output) as folder:
+        model.save_pretrained(folder)
+        Any2PointProcessor(config.num_points, PRESETS[found].dataset.scale_to_unit_sphere).save_pretrained(folder)
+        (folder / "README.md").write_text(model_card(found, model, backbone, output.name), encoding="utf-8")
+        (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        predicted = _check_reloaded(folder, model, module)
+    print(
+        f"setting {found}: {len(report['trained'])} trained tensors converted; {len(frozen)} frozen ones equal the "
+        f"backbone's, largest difference {difference:.3g}; left out: {', '.join(report['left out']) or 'nothing'}.\n"
+        f"Reloaded and run on one cloud: {predicted}. What went where is in {output / REPORT_FILE}."
     )
 
 
-def trained_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our names to the trained tensors and running statistics of a state dict, views stacked."""
-    views: dict[str, dict[int, Tensor]] = {}
-    converted: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        for pattern, replacement in TRAINED:
-            match = re.fullmatch(pattern, name)
-            if match is None:
-                continue
-            new_name, _, view = match.expand(replacement).partition("@")
-            if view:
-                views.setdefault(new_name, {})[int(view)] = tensor
-            else:
-                is_convolution = new_name.endswith("weight") and tensor.dim() > 2
-                converted[new_name] = tensor.flatten(1) if is_convolution else tensor
-            break
-    for name, tensors in views.items():
-        if not name.endswith("num_batches_tracked"):  # our cell norms do not count batches
-            converted[name] = torch.stack([tensors[view] for view in sorted(tensors)])
-    return {name: tensor.contiguous() for name, tensor in converted.items()}
+def frozen_tensors(state: dict[str, Tensor], setting: str, backbone: torch.nn.Module) -> dict[str, Tensor]:
+    """The original names of the frozen tensors, to the backbone's tensors that they must equal.
 
-
-def frozen_tensors(backbone: torch.nn.Module, setting: Setting) -> dict[str, Tensor]:
-    """The original names to the backbone's tensors that they must equal."""
+    Raises:
+        CheckpointError: the backbone is of another family or depth than the file.
+    """
+    layout, prefix = layout_of(setting)
+    if backbone.config.model_type != layout.model_type:
+        raise CheckpointError(
+            f"{setting} runs on a {layout.model_type} backbone, got one of {backbone.config.model_type}. Pass the "
+            f"backbone that the checkpoint was trained on{_hint(setting)}."
+        )
+    blocks = find(backbone, backbone_spec(backbone.config).blocks)
+    pattern = re.compile(rf"{re.escape(prefix)}{layout.blocks}\.(\d+)\..+")
+    depth = 1 + max(int(match[1]) for match in map(pattern.fullmatch, state) if match)
+    if depth != len(blocks):
+        raise CheckpointError(
+            f"the checkpoint has {depth} blocks, and the backbone has {len(blocks)}. Pass the backbone that the "
+            f"checkpoint was trained on{_hint(setting)}."
+        )
     frozen = {}
-    for index, block in enumerate(find(backbone, backbone_spec(backbone.config).blocks)):
+    for index, block in enumerate(blocks):
         own = dict(block.named_parameters())
-        for name, parts in setting.frozen.items():
-            frozen[f"encoder.{setting.blocks}.{index}.{name}"] = torch.cat([own[part].detach() for part in parts])
+        for name, parts in layout.frozen.items():
+            frozen[f"{prefix}{layout.blocks}.{index}.{name}"] = torch.cat([own[part].detach() for part in parts])
     return frozen
+
+
+def _hint(setting: str) -> str:
+    preset = PRESETS[setting]
+    return f", {preset.backbone or 'the output of ' + str(preset.backbone_script)}"
 
 
 def check_frozen(state: dict[str, Tensor], frozen: dict[str, Tensor]) -> float:
@@ -126,45 +145,40 @@ def check_frozen(state: dict[str, Tensor], frozen: dict[str, Tensor]) -> float:
     return differences[worst]
 
 
-def convert(checkpoint: Path, backbone: str, output: Path, setting_name: str | None = None) -> None:
-    """Converts one file; see the module's docstring.
+def trained_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our names to the trained tensors and running statistics of a state dict, views stacked."""
+    views: dict[str, dict[int, Tensor]] = {}
+    converted: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        target = destination(name)
+        if target is None:
+            continue
+        if target.view is not None:
+            views.setdefault(target.name, {})[target.view] = tensor
+        else:
+            is_convolution = target.name.endswith("weight") and tensor.dim() > 2
+            converted[target.name] = tensor.flatten(1) if is_convolution else tensor
+    for name, tensors in views.items():
+        if not _is_count_of_views(name):
+            if len({tensor.shape for tensor in tensors.values()}) > 1:
+                raise CheckpointError(f"the views' tensors of {name} must have one shape, got several.")
+            converted[name] = torch.stack([tensors[view] for view in sorted(tensors)])
+    return {name: tensor.contiguous() for name, tensor in converted.items()}
 
-    Raises:
-        Any2PointError: whatever does not fit, before anything is written.
-    """
-    state = read_original_checkpoint(checkpoint)
-    found = recognize_setting(state)
-    if setting_name is not None and setting_name != found:
-        raise CheckpointError(f"--setting says {setting_name}, but the file's names are those of {found}.")
-    setting = SETTINGS[found]
-    module = load_backbone(backbone)
-    if module.config.model_type != setting.model_type:
-        raise CheckpointError(
-            f"{found} runs on a {setting.model_type} backbone, got {module.config.model_type} from {backbone!r}."
-        )
-    frozen = frozen_tensors(module, setting)
-    difference = check_frozen(state, frozen)
-    print(f"setting {found}; frozen weights: {len(frozen)} tensors, largest difference {difference:.3g}")
 
-    trained = trained_tensors(state)
-    num_labels = len(trained["classifier.output.bias"])
-    config = Any2PointConfig(backbone=recorded_path(backbone), num_labels=num_labels, **setting.config)
-    model = Any2PointForPointCloudClassification(config, backbone=module)
-    load_trained(model, trained)
-    left_over = [name for name in state if name not in frozen and not any(re.fullmatch(p, name) for p, _ in TRAINED)]
-    if left_over:
-        raise CheckpointError(f"{len(left_over)} tensors of the checkpoint are of no use here: {left_over[:4]}.")
+def _is_count_of_views(name: str) -> bool:
+    """Our cell norms do not count batches; the count is not used at inference, nor in training with a momentum."""
+    return name.endswith("num_batches_tracked") and ".aggregations." in name
 
-    model.save_pretrained(output)
-    Any2PointProcessor(config.num_points, setting.scale_to_unit_sphere).save_pretrained(output)
-    print(f"{len(trained)} trained tensors written to {output}")
-    reloaded = Any2PointForPointCloudClassification.from_pretrained(output, backbone=module)
-    points = torch.rand(1, config.num_points, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    with torch.no_grad():
-        logits = reloaded(points).logits
-    if not logits.isfinite().all():
-        raise CheckpointError(f"the converted model gives logits that are not finite; {output} is of no use.")
-    print(f"reloaded and run on one cloud: class {int(logits.argmax())} of {num_labels}")
+
+def _config(setting: str, backbone: str, num_labels: int) -> Any2PointConfig:
+    preset = PRESETS[setting]
+    names = preset.dataset.class_names
+    labels = {"num_labels": num_labels}
+    if num_labels == len(names):
+        labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    fields = {**preset.config, **preset.released, **labels}
+    return Any2PointConfig(backbone=recorded_path(backbone), released_compatibility=True, **fields)
 
 
 def load_trained(model: Any2PointForPointCloudClassification, trained: dict[str, Tensor]) -> None:
@@ -177,10 +191,9 @@ def load_trained(model: Any2PointForPointCloudClassification, trained: dict[str,
     optional = {name for name in own if name.endswith("num_batches_tracked")}
     missing = sorted(own.keys() - trained.keys() - optional)
     unexpected = sorted(trained.keys() - own.keys())
-    shared = own.keys() & trained.keys()
     reshaped = [
         f"{name} {list(trained[name].shape)} for {list(own[name].shape)}"
-        for name in sorted(shared)
+        for name in sorted(own.keys() & trained.keys())
         if trained[name].shape != own[name].shape
     ]
     if missing or unexpected or reshaped:
@@ -191,6 +204,42 @@ def load_trained(model: Any2PointForPointCloudClassification, trained: dict[str,
     model.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in trained.items()}, strict=False)
 
 
+def _report(
+    checkpoint: Path, setting: str, original: OriginalCheckpoint, frozen: dict[str, Tensor], difference: float
+) -> dict[str, object]:
+    """What went where: every tensor of the file is in exactly one of its lists."""
+    targets = {name: destination(name) for name in original.tensors if name not in frozen}
+    counts = [name for name, target in targets.items() if _is_count_of_views(target.name)]
+    return {
+        "checkpoint": str(checkpoint),
+        "setting": setting,
+        "trained": {
+            name: target.name + ("" if target.view is None else f"[{target.view}]")
+            for name, target in targets.items()
+            if name not in counts
+        },
+        "frozen, equal to the backbone's and not stored": list(frozen),
+        "largest difference of the frozen": difference,
+        "left out": [*original.other, *counts],
+    }
+
+
+@torch.no_grad()
+def _check_reloaded(folder: Path, model: Any2PointForPointCloudClassification, backbone: torch.nn.Module) -> str:
+    """Loads what was written and runs one cloud: the class that it gets.
+
+    Raises:
+        CheckpointError: the logits are not finite, or not those of the model that was saved.
+    """
+    reloaded = Any2PointForPointCloudClassification.from_pretrained(folder, backbone=backbone)
+    reloaded.base_model.must_warn = model.base_model.must_warn = False  # one cloud is all that is wanted here
+    points = torch.rand(1, model.config.num_points, 3, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    logits, expected = reloaded(points).logits, model.eval()(points).logits
+    if not (logits - expected).abs().max() <= 1e-5 * expected.abs().max().clamp(min=1):  # NaN is refused too
+        raise CheckpointError("the converted model must give the same finite logits when it is reloaded, and does not.")
+    return f"{model.config.id2label[int(logits.argmax())]}, of {model.config.num_labels} classes"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line; 2 where the user's input is at fault."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -199,12 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--setting", choices=SETTINGS, help="the file's setting, if it should be checked")
     options = parser.parse_args(arguments)
-    try:
-        convert(options.checkpoint, options.backbone, options.output, options.setting)
-    except Any2PointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: convert(options.checkpoint, options.backbone, options.output, options.setting))
 
 
 if __name__ == "__main__":

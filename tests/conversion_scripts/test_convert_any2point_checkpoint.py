@@ -1,168 +1,209 @@
-"""Parity with the released code: an original checkpoint by golden/README.md's recipe, converted and compared."""
-
 import json
-import zlib
+import re
+import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import CLIPTextConfig, CLIPTextModel, Dinov2Config, Dinov2Model
 
-from any2point_hf.conversion_scripts.convert_any2point_checkpoint import SETTINGS, convert, main
-from any2point_hf.modeling import Any2PointForPointCloudClassification, CheckpointError
-from any2point_hf.modeling.virtual_projection import voxel_cells
+from any2point_hf.conversion_scripts.convert_any2point_checkpoint import REPORT_FILE, convert, main
+from any2point_hf.conversion_scripts.original_layouts import SETTINGS, layout_of
+from any2point_hf.modeling import Any2PointForPointCloudClassification
+from any2point_hf.modeling.presets import PRESETS
 from any2point_hf.processing_any2point import Any2PointProcessor
 
-NUM_CLOUDS = 4
-BACKBONES = {
-    "clip-text-scan": ("clip_scan", lambda: CLIPTextModel(CLIPTextConfig(
-        hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=2, vocab_size=8,
-        bos_token_id=0, eos_token_id=1, pad_token_id=2))),
-    "dinov2-scan": ("dinov2_scan", lambda: Dinov2Model(Dinov2Config(
-        hidden_size=768, num_attention_heads=12, num_hidden_layers=2, image_size=518, patch_size=14))),
-}  # fmt: skip
+
+@pytest.fixture(params=["dinov2-scan", "clip-text-modelnet"])
+def converted(request, convert_recipe):
+    return convert_recipe(request.param)
 
 
-def recipe(name: str, shape: list[int]) -> torch.Tensor:
-    """One tensor by golden/README.md."""
-    rng = np.random.default_rng(zlib.crc32(name.encode()))
-    if name.endswith("running_var"):
-        values = rng.uniform(0.5, 1.5, shape)
-    elif name.endswith("running_mean"):
-        values = rng.normal(0, 0.1, shape)
-    elif len(shape) == 1 and name.endswith(".weight"):
-        values = 1 + rng.normal(0, 0.1, shape)
-    elif len(shape) >= 2 and (name.endswith(".weight") or name.endswith("in_proj_weight")):
-        values = rng.normal(0, 1 / np.sqrt(np.prod(shape[1:])), shape)
-    else:
-        values = rng.normal(0, 0.1, shape)
-    return torch.from_numpy(values.astype(np.float32))
+def run(capsys, checkpoint, backbone, output, *options):
+    """Exit code and standard error of the command line."""
+    capsys.readouterr()
+    folders = ("--checkpoint", checkpoint, "--backbone", backbone, "--output", output)
+    code = main([str(argument) for argument in (*folders, *options)])
+    return code, capsys.readouterr().err
 
 
-def fill_backbone(backbone: torch.nn.Module, setting: str, state: dict[str, torch.Tensor]) -> None:
-    """Gives a backbone the frozen weights of an original state dict and the recipe's table."""
-    blocks = backbone.encoder.layers if setting == "clip-text-scan" else backbone.encoder.layer
-    with torch.no_grad():
-        for index, block in enumerate(blocks):
-            own = dict(block.named_parameters())
-            for name, parts in SETTINGS[setting].frozen.items():
-                original = state[f"encoder.{SETTINGS[setting].blocks}.{index}.{name}"]
-                for part, tensor in zip(parts, original.chunk(len(parts)), strict=True):
-                    own[part].copy_(tensor)
-        rng = np.random.default_rng(zlib.crc32(b"base.positional_embedding"))
-        if setting == "clip-text-scan":
-            table = backbone.embeddings.position_embedding.weight
-        else:
-            table = backbone.embeddings.position_embeddings
-        table.copy_(torch.from_numpy(rng.normal(0, 0.5, table.shape).astype(np.float32)))
-
-
-@pytest.fixture(scope="module", params=list(BACKBONES))
-def converted(request, tmp_path_factory):
-    golden_folder = Path(__file__).parents[2].parent / "shared" / "golden"
-    if not golden_folder.is_dir():
-        pytest.skip("the golden numbers of shared/golden are not here")
-    golden_name, make_backbone = BACKBONES[request.param]
-    listed = json.loads((golden_folder / f"{golden_name}.json").read_text())["state_dict"]
-    state = {name: recipe(name, shape) for name, shape, _rule in listed}
-    folder = tmp_path_factory.mktemp(request.param)
-    backbone = make_backbone()
-    fill_backbone(backbone, request.param, state)
-    backbone.save_pretrained(folder / "backbone")
-    wrapped = {"base_model": {f"module.{name}": tensor for name, tensor in state.items()}, "epoch": 7}
-    torch.save(wrapped, folder / "original.pth")
-    convert(folder / "original.pth", str(folder / "backbone"), folder / "converted")
-    model = Any2PointForPointCloudClassification.from_pretrained(folder / "converted")
-    return model, np.load(golden_folder / f"{golden_name}.npz"), folder, request.param
-
-
-def assert_near(actual: torch.Tensor, expected: np.ndarray, tolerance: float) -> None:
-    np.testing.assert_allclose(actual.numpy(), expected, rtol=0, atol=tolerance)
-
-
-def assert_same_partition(actual: torch.Tensor, expected: np.ndarray) -> None:
-    actual = actual.numpy()
-    np.testing.assert_array_equal(actual[:, None] == actual[None], expected[:, None] == expected[None])
-
-
-@pytest.mark.parametrize("cloud", range(NUM_CLOUDS))
-def test_every_golden_array_of_a_single_cloud(converted, cloud):
-    model, golden, _, _ = converted
-    base = model.any2point
-    points = torch.from_numpy(golden["clouds"][cloud : cloud + 1])
-    with torch.no_grad():
-        tokens, centers = base.tokenizer(points)
-        coordinates = base.projection(centers)
-        positions = base.encode_positions(centers, coordinates)
-        outputs = model(points, output_hidden_states=True)
-    prefix = f"c{cloud}_"
-    assert_near(centers[0], golden[prefix + "centres"], 1e-6)
-    assert_near(tokens[0], golden[prefix + "tokens"], 5e-4)
-    assert_near(coordinates[0].squeeze(-1), golden[prefix + "coords"], 2e-4)
-    assert_near(positions[0, 1:], golden[prefix + "pe"], 5e-5)
-    cells = base.projection.cells(coordinates)[0]
-    for view in range(6):
-        assert_same_partition(cells[view], golden[prefix + "view_cell"][view])
-    assert_same_partition(voxel_cells(centers, base.config.voxel_size)[0], golden[prefix + "voxel_cluster"])
-    for block in range(2):
-        if f"{prefix}hidden{block}" in golden:
-            assert_near(outputs.hidden_states[block + 1][0], golden[f"{prefix}hidden{block}"], 5e-4)
-    assert_near(outputs.pooler_output[0], golden[prefix + "feature"], 1e-4)
-    assert_near(outputs.logits[0], golden[prefix + "logits"].reshape(-1), 1e-4)
-
-
-def test_the_batch_of_four(converted):
-    model, golden, _, _ = converted
-    with torch.no_grad():
-        outputs = model(torch.from_numpy(golden["clouds"]))
-    assert_near(outputs.pooler_output, golden["feature_batch4"], 1e-4)
-    assert_near(outputs.logits, golden["logits_batch4"], 1e-4)
-
-
-def test_the_adapter_holds_no_backbone_and_is_small(converted):
-    model, _, folder, _ = converted
-    with safe_open(folder / "converted" / "model.safetensors", "pt") as file:
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_what_is_written(convert_recipe, setting):
+    converted = convert_recipe(setting)
+    folder, preset, config = converted.folder / "converted", PRESETS[setting], converted.model.config
+    written = {file.name for file in folder.iterdir()}
+    assert written == {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", REPORT_FILE}
+    assert not list(converted.folder.glob(".converting-*"))
+    with safe_open(folder / "model.safetensors", "pt") as file:
         names = set(file.keys())
     assert not any("backbone" in name for name in names)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert trained <= names
-    assert model.config.released_compatibility
-    assert model.config.num_labels == 15
-    assert Any2PointProcessor.from_pretrained(folder / "converted").scale_to_unit_sphere is False
+    assert {name for name, parameter in converted.model.named_parameters() if parameter.requires_grad} <= names
+    assert config.released_compatibility
+    assert config.backbone == str(converted.folder / "backbone")
+    for field, value in {**preset.config, **preset.released}.items():
+        assert getattr(config, field) == value, field
+    assert [config.id2label[index] for index in range(config.num_labels)] == list(preset.dataset.class_names)
+    processor = Any2PointProcessor.from_pretrained(folder)
+    assert processor.scale_to_unit_sphere == setting.endswith("modelnet")
+    assert processor.num_points == 1024
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_report_says_where_every_tensor_went(convert_recipe, setting):
+    converted = convert_recipe(setting)
+    report = json.loads((converted.folder / "converted" / REPORT_FILE).read_text())
+    original = torch.load(converted.folder / "original.pth", weights_only=True)
+    state = original["base_model" if setting.endswith("modelnet") else "model"]
+    in_file = {name.removeprefix("module.") for name in state}
+    frozen = report["frozen, equal to the backbone's and not stored"]
+    left_out = set(report["left out"])
+    assert {"epoch", "optimizer"} <= left_out
+    assert set(report["trained"]) | set(frozen) | (left_out - {"epoch", "optimizer"}) == in_file
+    assert len(report["trained"]) + len(frozen) + len(left_out) - 2 == len(in_file)  # none twice
+    assert sorted(frozen) == sorted(converted.listed["frozen_names"])
+    assert all(name.endswith("num_batches_tracked") for name in left_out - {"epoch", "optimizer"})
+    assert report["setting"] == setting
+    assert report["largest difference of the frozen"] == 0
+    own = converted.model.state_dict()
+    for name, target in report["trained"].items():
+        target, _, view = target.partition("[")
+        tensor = own[target][int(view[:-1])] if view else own[target]
+        torch.testing.assert_close(tensor.flatten(), state[f"module.{name}"].flatten(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_model_card(convert_recipe, setting):
+    converted = convert_recipe(setting)
+    card = (converted.folder / "converted" / "README.md").read_text()
+    published = converted.listed["params_depth2"]
+    assert f"{published['trainable']:,} trained parameters" in card
+    assert f"{published['trainable_without_head']:,} without the head" in card
+    assert f"{PRESETS[setting].accuracy} %" in card
+    assert f"--preset {setting}" in card
+    assert ("attention **across the batch**" in card) == setting.startswith("clip")
+    assert ("base_model: " in card) == (PRESETS[setting].backbone is not None)
+
+
+def test_an_attention_across_the_batch_is_warned_of_once_in_eval(convert_recipe):
+    folder = convert_recipe("clip-text-scan").folder
+    model = Any2PointForPointCloudClassification.from_pretrained(folder / "converted")
+    points = torch.rand(2, 128, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.train()(points)
+    with pytest.warns(UserWarning, match="depends on the clouds beside it"):
+        model.eval()(points)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(points)
+        Any2PointForPointCloudClassification.from_pretrained(convert_recipe("dinov2-scan").folder / "converted")(points)
+
+
+def test_depth_and_classes_are_those_of_the_file(convert_recipe, tmp_path):
+    converted = convert_recipe("dinov2-scan")
+    state = {**converted.state, "prediction.head.4.0.weight": torch.zeros(3, 256)}
+    state["prediction.head.4.0.bias"] = torch.tensor([0.0, 2.0, 1.0])
+    torch.save(state, tmp_path / "three.pth")
+    convert(tmp_path / "three.pth", str(converted.folder / "backbone"), tmp_path / "output", "dinov2-scan")
+    model = Any2PointForPointCloudClassification.from_pretrained(tmp_path / "output")
+    assert model.config.num_labels == 3
+    assert model.config.id2label[1] == "LABEL_1"
+    assert model(torch.rand(1, 128, 3)).logits.tolist() == [[0, 2, 1]]
+    assert len(model.any2point.bottlenecks) == 2
+
+
+@pytest.mark.parametrize("wrapper", [None, "base_model", "model", "state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_wrappers_and_prefixes_may_or_may_not_be_there(convert_recipe, tmp_path, wrapper, prefix):
+    converted = convert_recipe("imagebind-audio-modelnet")
+    state = {prefix + name: tensor for name, tensor in converted.state.items()}
+    torch.save({wrapper: state, "epoch": 3} if wrapper else state, tmp_path / "file.pth")
+    convert(tmp_path / "file.pth", str(converted.folder / "backbone"), tmp_path / "output")
+    with (
+        safe_open(tmp_path / "output" / "model.safetensors", "pt") as found,
+        safe_open(converted.folder / "converted" / "model.safetensors", "pt") as expected,
+    ):
+        assert set(found.keys()) == set(expected.keys())
+        for name in found.keys():  # noqa: SIM118 - no mapping
+            if not name.endswith("num_batches_tracked"):
+                assert torch.equal(found.get_tensor(name), expected.get_tensor(name))
+
+
+def first_frozen(state):
+    return next(name for name in state if name.endswith((".0.mlp.fc1.weight", ".0.mlp.c_fc.weight")))
+
+
+def first_head(state):
+    return next(name for name in state if name.endswith(("head.0.0.weight", "finetune.0.weight")))
+
+
+def named(state, ending):
+    return next(name for name in state if name.endswith(ending))
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda state: state.pop("encoder.cls_token"), r"Missing: \['any2point.cls_token'\]"),
-        (lambda state: state.update({"encoder.extra": torch.zeros(1)}), r"of no use here: \['encoder.extra'\]"),
-        (lambda state: state.update({"encoder.cls_pos": torch.zeros(1, 1, 8)}), r"wrongly shaped.*cls_position"),
-        (lambda state: state["encoder.norm.weight"].mul_(2), None),
-        (lambda state: next(v for n, v in state.items() if n.endswith(".0.mlp.fc1.weight") or "c_fc" in n).add_(1e-3),
-         r"frozen weights must equal the backbone's to 0.0001"),
+        (lambda s: s.pop(named(s, "LGA_list.1.linear2.0.net2.0.bias")), r"Missing: \['any2point.tokenizer.stages.1"),
+        (lambda s: s.pop(first_head(s)), r"Missing: \['classifier.hidden1.weight'\]"),
+        (lambda s: s.pop(named(s, "1.norm2.bias" if "encoder.cls_pos" in s else "1.ln_2.bias")), r"1 tensors miss"),
+        (lambda s: s.update({"extra": torch.zeros(1)}), r"of no use here: \['extra'\]"),
+        (lambda s: s.update({named(s, "cls_pos"): torch.zeros(1, 1, 8)}), r"wrongly shaped.*cls_position"),
+        (lambda s: s.update({named(s, "attn1.3.qkv.bias"): torch.zeros(5)}), r"must have one shape"),
+        (lambda s: s[first_frozen(s)].add_(1e-3), r"frozen weights must equal the backbone's to 0.0001; .* by 0.001"),
+        (lambda s: s.update({n: t.half() for n, t in s.items()}), r"full precision.*torch.float16"),
+        (lambda s: s[named(s, "cls_token")].fill_(float("nan")), r"finite weights.*cls_token"),
+        (lambda s: [s.pop(n) for n in list(s) if "blocks.1." in n], r"has 1 blocks, and the backbone has 2"),
+        (lambda s: [s.pop(n) for n in list(s) if "attn1" in n], r"nearest is .*attn1.0.qkv.weight"),
+        (lambda s: (s.clear(), s.update(layer=torch.ones(2))), r"names are of none.*\['layer'\]"),
     ],
-)  # fmt: skip
-def test_whatever_does_not_fit_is_refused_before_anything_is_written(converted, tmp_path, damage, message):
-    _, _, folder, _ = converted
-    state = torch.load(folder / "original.pth", weights_only=True)["base_model"]
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+)
+def test_whatever_does_not_fit_is_refused_before_anything_is_written(converted, tmp_path, capsys, damage, message):
+    state = {name: tensor.clone() for name, tensor in converted.state.items()}
     damage(state)
     torch.save(state, tmp_path / "damaged.pth")
-    arguments = (tmp_path / "damaged.pth", str(folder / "backbone"), tmp_path / "output")
-    if message is None:  # trained tensors may have any value
-        convert(*arguments)
-        return
-    with pytest.raises(CheckpointError, match=message):
-        convert(*arguments)
+    code, error = run(capsys, tmp_path / "damaged.pth", converted.folder / "backbone", tmp_path / "new" / "output")
+    assert code == 2
+    assert re.search(message, error), error
+    assert error.count("error: ") == 1
+    assert "Traceback" not in error
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "damaged.pth"]
+
+
+def test_files_that_are_no_checkpoint(converted, tmp_path, capsys):
+    backbone = converted.folder / "backbone"
+    whole = (converted.folder / "original.pth").read_bytes()
+    (tmp_path / "truncated.pth").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.pth").write_text("hello")
+    torch.save({"epoch": 3}, tmp_path / "empty.pth")
+    torch.save({"model": {"a": torch.ones(1)}, "code": Path("pickled")}, tmp_path / "code.pth")
+    for name, message in {
+        "truncated.pth": "truncated",
+        "text.pth": "another format",
+        "empty.pth": "found none",
+        "code.pth": "pickled code, which is never run",
+        "missing.pth": "is not there",
+    }.items():
+        code, error = run(capsys, tmp_path / name, backbone, tmp_path / "output")
+        assert code == 2
+        assert message in error
     assert not (tmp_path / "output").exists()
 
 
-def test_a_forced_wrong_setting_is_exit_code_2(converted, tmp_path, capsys):
-    _, _, folder, setting = converted
-    other = next(name for name in SETTINGS if name != setting)
-    command = ["--checkpoint", str(folder / "original.pth"), "--backbone", str(folder / "backbone")]
-    assert main([*command, "--output", str(tmp_path / "output"), "--setting", other]) == 2
-    assert f"--setting says {other}" in capsys.readouterr().err
-    assert not (tmp_path / "output").exists()
+def test_a_forced_wrong_setting_or_backbone(converted, convert_recipe, tmp_path, capsys):
+    checkpoint = converted.folder / "original.pth"
+    other = next(name for name in SETTINGS if layout_of(name)[0] is not layout_of(converted.setting)[0])
+    code, error = run(capsys, checkpoint, converted.folder / "backbone", tmp_path / "output", "--setting", other)
+    assert code == 2
+    assert f"--setting says {other}, but the file's names are those of {converted.setting}" in error
+    code, error = run(capsys, checkpoint, convert_recipe(other).folder / "backbone", tmp_path / "output")
+    assert code == 2
+    assert f"{converted.setting} runs on a {layout_of(converted.setting)[0].model_type} backbone" in error
+    code, error = run(capsys, checkpoint, tmp_path / "nowhere", tmp_path / "output")
+    assert code == 2
+    assert "could not be loaded" in error
+    (tmp_path / "file").write_text("")
+    code, error = run(capsys, checkpoint, converted.folder / "backbone", tmp_path / "file")
+    assert code == 2
+    assert "--output must be a folder" in error
+    assert {path.name for path in tmp_path.iterdir()} == {"file"}

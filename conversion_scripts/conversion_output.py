@@ -1,0 +1,63 @@
+"""What conversion scripts share around their work: a folder written whole or not at all, its check, exit codes."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, PreTrainedModel
+
+from any2point_hf.modeling.errors import Any2PointError, CheckpointError
+
+LARGEST_DIFFERENCE = 1e-4
+
+
+@contextmanager
+def whole_folder(output: Path) -> Iterator[Path]:
+    """A folder to write and check in, whose files move to `output` when nothing went wrong.
+
+    Raises:
+        CheckpointError: `output` is a file.
+    """
+    if output.exists() and not output.is_dir():
+        raise CheckpointError(f"--output must be a folder, and {output} is a file.")
+    existing = next(folder for folder in output.absolute().parents if folder.is_dir())
+    with tempfile.TemporaryDirectory(prefix=".converting-", dir=existing) as beside:
+        yield Path(beside)
+        output.mkdir(parents=True, exist_ok=True)
+        for file in Path(beside).iterdir():
+            os.replace(file, output / file.name)
+
+
+def save_checked(model: PreTrainedModel, output: Path, inputs: dict[str, Tensor], expected: Tensor) -> float:
+    """Writes a model's folder if the model loaded from it gives the expected last hidden states, [B, T, D].
+
+    Raises:
+        CheckpointError: the largest difference, which is returned relative to the largest value, is more than 1e-4.
+    """
+    with whole_folder(output) as folder:
+        model.save_pretrained(folder)
+        loaded = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        with torch.no_grad():
+            actual = loaded(**inputs).last_hidden_state
+        difference = ((actual - expected).abs().max() / expected.abs().max()).item()
+        if not difference <= LARGEST_DIFFERENCE:
+            raise CheckpointError(
+                f"the converted model must compute what the original weights compute to {LARGEST_DIFFERENCE}, and "
+                f"differs by {difference:.3g}. The file is of another model."
+            )
+    return difference
+
+
+def exit_code(convert: Callable[[], None]) -> int:
+    """Runs a conversion: 0, or 2 with one line on standard error where the user's input is at fault."""
+    try:
+        convert()
+    except (Any2PointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

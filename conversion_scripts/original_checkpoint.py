@@ -1,0 +1,85 @@
+"""Reading original `.pth` files as plain tensors; no code in them is ever run."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from any2point_hf.modeling.errors import CheckpointError
+
+WRAPPERS = ("base_model", "model", "state_dict")
+
+# Accuracies and epochs that training scripts leave beside the weights are often numpy numbers.
+_NUMPY_SCALAR, (_NUMPY_DTYPE, _) = np.float64(0).__reduce__()
+_SAFE = [
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
+    *((_NUMPY_SCALAR, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")),
+]
+
+
+class OriginalCheckpoint(NamedTuple):
+    """What a file holds.
+
+    Args:
+        tensors: the state dict by its original names, without wrappers and `module.` prefixes.
+        other: names of whatever else is in the file, such as the optimiser's state and the epoch.
+    """
+
+    tensors: dict[str, Tensor]
+    other: list[str]
+
+
+def read_original_checkpoint(path: Path) -> OriginalCheckpoint:
+    """Reads a file that `torch.save` wrote, with `weights_only=True`.
+
+    Raises:
+        CheckpointError: missing, not a checkpoint, truncated, with pickled objects other than tensors and numbers, or
+            with weights that are not finite or in half precision.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"--checkpoint must be a file, and {path} is not there. Check the path.")
+    try:
+        with torch.serialization.safe_globals(_SAFE):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen types here, all meaning the same to the user
+        raise CheckpointError(
+            f"{path} must be a whole PyTorch checkpoint of plain tensors. It is truncated, of another format, or holds "
+            "pickled code, which is never run."
+        ) from error
+    other: list[str] = []
+    while isinstance(content, dict):
+        wrapper = next((name for name in WRAPPERS if isinstance(content.get(name), dict)), None)
+        if wrapper is None:
+            break
+        other += [str(name) for name in content if name != wrapper]
+        content = content[wrapper]
+    content = content if isinstance(content, dict) else {}
+    tensors = {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
+    other += [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if not tensors:
+        raise CheckpointError(f"{path} must hold a state dict of tensors, found none.")
+    return OriginalCheckpoint(tensors, other)
+
+
+def check_numbers(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Checks the weights that a script uses.
+
+    Raises:
+        CheckpointError: some are not finite, or in half precision.
+    """
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    halved = [name for name, tensor in floats.items() if tensor.dtype.itemsize < 4]
+    if halved:
+        name = halved[0]
+        raise CheckpointError(
+            f"{path} must hold weights in full precision, and {len(halved)} tensors are not, such as {name} "
+            f"({floats[name].dtype}). Their digits are lost: use the file as it was released."
+        )
+    broken = [name for name, tensor in floats.items() if not tensor.isfinite().all()]
+    if broken:
+        raise CheckpointError(
+            f"{path} must hold finite weights, and {len(broken)} tensors have NaN or infinity: {broken[:4]}."
+        )
