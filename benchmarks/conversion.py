@@ -18,7 +18,8 @@ import torch
 
 from any2point_hf.conversion_scripts.original_layouts import layout_of, recognize_setting
 from any2point_hf.modeling.backbone import build_backbone
-from any2point_hf.modeling.backbone_specs import backbone_spec, find
+from any2point_hf.modeling.backbone_detector import backbone_spec
+from any2point_hf.modeling.backbone_specs import find
 from any2point_hf.modeling.configuration_any2point import Any2PointConfig
 from any2point_hf.modeling.presets import PRESETS
 

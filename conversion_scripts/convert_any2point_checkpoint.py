@@ -29,7 +29,8 @@ from any2point_hf.conversion_scripts.original_layouts import (
     recognize_setting,
 )
 from any2point_hf.modeling.backbone import load_backbone
-from any2point_hf.modeling.backbone_specs import backbone_spec, find
+from any2point_hf.modeling.backbone_detector import backbone_spec
+from any2point_hf.modeling.backbone_specs import find
 from any2point_hf.modeling.configuration_any2point import Any2PointConfig, recorded_path
 from any2point_hf.modeling.errors import CheckpointError
 from any2point_hf.modeling.modeling_any2point_classification import Any2PointForPointCloudClassification

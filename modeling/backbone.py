@@ -6,18 +6,23 @@ Auto classes are imported where they are used, because importing them imports ou
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .backbone_specs import BackboneSpec, backbone_spec, find, single_tower
+from .backbone_detector import backbone_spec
+from .backbone_specs import BackboneSpec, find, num_blocks
 from .bottleneck_hook import BottleneckHook
 from .errors import BackboneLoadError, CheckpointError
+from .towers import LOADED_WHOLE, TOWER_CLASSES, tower_config, tower_module
 
+NO_MASK = MappingProxyType({"attention_mask": None})
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 
 
@@ -41,35 +46,53 @@ def load_backbone_config(backbone: str, revision: str | None = None, **kwargs: A
         raise _load_error(backbone, error) from error
 
 
-def load_backbone(backbone: str, revision: str | None = None, **kwargs: Any) -> PreTrainedModel:
-    """Loads a backbone by `AutoModel` (out of a dual CLIP, only the text tower).
+def load_backbone(
+    backbone: str, revision: str | None = None, modality: str | None = None, **kwargs: Any
+) -> PreTrainedModel:
+    """Loads a backbone by `AutoModel` (out of a dual model, only the tower of the modality, by default the text's).
 
     Args:
         backbone: Hub id or folder.
         revision: on the Hub.
+        modality: `"1d"` or `"2d"`, of a dual model.
         kwargs: of `AutoModel.from_pretrained`, such as `dtype`, `device_map`, `quantization_config`, `token`.
 
     Raises:
         BackboneLoadError: there are no such files, or no network to fetch them.
-        UnsupportedBackboneError: the family is not in the table.
+        UnsupportedBackboneError: the family is not supported.
     """
-    from transformers import AutoModel, CLIPTextModel
-
-    config = load_backbone_config(backbone, revision, **kwargs)
-    spec = backbone_spec(single_tower(config))
-    auto_class = CLIPTextModel if config.model_type == "clip" else AutoModel
+    whole = load_backbone_config(backbone, revision, **kwargs)
+    config = tower_config(whole, modality)
+    spec = backbone_spec(config)
+    auto_class = _auto_class(whole if whole.model_type in LOADED_WHOLE else config)
     try:
         module, report = auto_class.from_pretrained(
             backbone, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
         )
     except (OSError, RuntimeError, SafetensorError) as error:
         raise _load_error(backbone, error) from error
-    used = (spec.blocks, spec.positions, spec.input_norm, spec.final_norm, spec.cls_token)
+    tower = tower_module(module, modality)
+    prefix = next((f"{name}." for name, part in module.named_children() if part is tower), "")
+    positions = spec.positions if isinstance(spec.positions, str) else None
+    used = [
+        prefix + part
+        for part in (spec.blocks, positions, spec.projected_by, spec.input_norm, spec.final_norm, spec.cls_token)
+        if part
+    ]
     absent = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
-    needed = sorted(name for name in absent if name.startswith(tuple(filter(None, used))))
+    needed = sorted(name for name in absent if name.startswith(tuple(used)))
     if needed:
         raise _load_error(backbone, f"{len(needed)} weights are missing or wrongly shaped, such as {needed[0]}.")
-    return module
+    if tower is not module:
+        tower.name_or_path = tower.config._name_or_path = str(backbone)  # of what the part was loaded from
+    return tower
+
+
+def _auto_class(config: PreTrainedConfig) -> Any:
+    """`AutoModel`, or the class of a tower that it does not know."""
+    import transformers
+
+    return getattr(transformers, TOWER_CLASSES.get(config.model_type, "AutoModel"))
 
 
 def _load_error(backbone: str, error: Exception | str) -> BackboneLoadError:
@@ -81,18 +104,17 @@ def _load_error(backbone: str, error: Exception | str) -> BackboneLoadError:
 
 def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     """A backbone with random weights (its config copied, because transformers writes into it)."""
-    from transformers import AutoModel
+    config, auto_class = copy.deepcopy(config), _auto_class(config)
+    return auto_class.from_config(config) if hasattr(auto_class, "from_config") else auto_class(config)
 
-    return AutoModel.from_config(copy.deepcopy(config))
 
-
-def share_backbone(backbone: nn.Module) -> nn.Module:
-    """A copy of the module tree (of a dual CLIP, its text tower) over the same tensors.
+def share_backbone(backbone: nn.Module, modality: str | None = None) -> nn.Module:
+    """A copy of the module tree (of a dual model, of one tower) over the same tensors.
 
     The caller's module keeps its own settings, and the hooks of another Any2Point model on it are left behind; no
     weight is copied.
     """
-    backbone = backbone.text_model if backbone.config.model_type == "clip" else backbone
+    backbone = tower_module(backbone, modality)
     tensors = [*backbone.parameters(), *backbone.buffers()]
     shared = copy.deepcopy(backbone, {id(tensor): tensor for tensor in tensors})
     for module in shared.modules():
@@ -103,19 +125,27 @@ def share_backbone(backbone: nn.Module) -> nn.Module:
 
 
 def freeze_backbone(backbone: nn.Module, spec: BackboneSpec, layer_norm_eps: float | None) -> None:
-    """Freezes the weights, switches training behaviour and causality off, and sets the blocks' norm eps if asked."""
+    """Freezes the weights, switches training behaviour, causality and windows off, and sets the blocks' norm eps."""
     backbone.requires_grad_(False).eval()
+    if spec.prepare is not None:
+        spec.prepare(backbone)
     for module in find(backbone, spec.blocks).modules():
         if getattr(module, "is_causal", False):
             module.is_causal = False
+        if getattr(module, "sliding_window", None) is not None:
+            module.sliding_window = None
         if layer_norm_eps is not None and isinstance(module, nn.LayerNorm):
             module.eps = layer_norm_eps
 
 
-def call_block(block: nn.Module, hidden: Tensor) -> Tensor:
+def block_dtype(block: nn.Module) -> torch.dtype:
+    """What a block computes in."""
+    return next(p.dtype for p in block.parameters() if p.is_floating_point())
+
+
+def call_block(block: nn.Module, hidden: Tensor, arguments: Mapping[str, Any] = NO_MASK) -> Tensor:
     """One frozen block on [B, L, D], with full attention over the L tokens of each cloud."""
-    dtype = next(p.dtype for p in block.parameters() if p.is_floating_point())
-    output = block(hidden.to(dtype), attention_mask=None)
+    output = block(hidden.to(block_dtype(block)), **arguments)
     output = output[0] if isinstance(output, tuple) else output
     return output.to(hidden.dtype)
 
@@ -132,18 +162,25 @@ def record_attention(backbone: nn.Module, spec: BackboneSpec, wanted: bool | Non
     if wanted and implementation != "eager":
         raise ValueError(
             f'attentions are returned by attn_implementation="eager" alone, got {implementation!r}. Call '
-            'model.set_attn_implementation("eager") first.'
+            'model.set_attn_implementation("eager") first, or load the backbone with it.'
         )
-    blocks = find(backbone, spec.blocks) if wanted else ()
-    handles = [
-        find(block, spec.attention).register_forward_hook(lambda _m, _i, output: weights.append(output[1]))
-        for block in blocks
-    ]
+    handles = []
+    for block in find(backbone, spec.blocks) if wanted else ():
+        attention, place = block, 1
+        if spec.attention is None:
+            handles.append(block.register_forward_pre_hook(_ask_for_attentions, with_kwargs=True))
+        else:
+            attention, place = find(block, spec.attention), spec.attention_output
+        handles.append(attention.register_forward_hook(lambda _m, _i, output, at=place: weights.append(output[at])))
     try:
         yield weights
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _ask_for_attentions(_: nn.Module, inputs: tuple, arguments: dict) -> tuple[tuple, dict]:
+    return inputs, {**arguments, "output_attentions": True}
 
 
 def check_same_family(recorded: PreTrainedConfig, given: PreTrainedConfig) -> None:
@@ -152,7 +189,7 @@ def check_same_family(recorded: PreTrainedConfig, given: PreTrainedConfig) -> No
     Raises:
         CheckpointError: family, width, depth or the layout of positions differ.
     """
-    made_for, received = _shape(recorded), _shape(single_tower(given))
+    made_for, received = _shape(recorded), _shape(tower_config(given, backbone_spec(recorded).modality))
     differing = [name for name in made_for if made_for[name] != received[name]]
     if differing:
         raise CheckpointError(
@@ -169,6 +206,6 @@ def _shape(config: PreTrainedConfig) -> dict[str, object]:
     return {
         "model_type": config.model_type,
         "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_hidden_layers,
+        "num_hidden_layers": num_blocks(config),
         "positions": spec.num_rows(config) if spec.grid is None else spec.grid(config),
     }

@@ -1,23 +1,41 @@
-"""The table of backbone families: where each keeps its parts, and what its positions lie on (method.md 2 and 3).
+"""What is said of a family of backbones: where it keeps its parts, and what its positions lie on (method.md 2 and 3).
 
-A family is described by data. What is done with a description is in `backbone.py`.
+A family is described by data. The descriptions are in `backbone_table.py`; what is done with them is in `backbone.py`.
 """
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from .errors import UnsupportedBackboneError
+BlockArguments = Callable[[int], Mapping[str, Any]]
+_NORM_EPS_NAMES = ("layer_norm_eps", "rms_norm_eps", "layer_norm_epsilon", "norm_eps")
 
 
 def find(module: nn.Module, path: str) -> Any:
     """The attribute at a dotted path."""
     return reduce(getattr, path.split("."), module)
+
+
+class PositionsInBlocks(Protocol):
+    """Positions that act inside every block, as rotations or biases of its attention."""
+
+    def arguments(
+        self, backbone: nn.Module, positions: Tensor, extent: tuple[int, ...], dtype: torch.dtype
+    ) -> BlockArguments:
+        """A block's keyword arguments for positions on a line or a grid of this extent.
+
+        Positions are fractional: [B, M, G, 1] on a line, [B, M, G, 2] (row, column) on a grid.
+        """
+        ...
+
+    def neutral(self, backbone: nn.Module, num_tokens: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+        """A block's keyword arguments for tokens without positions, CLS included in their number."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,135 +45,93 @@ class BackboneSpec:
     Args:
         modality: `"1d"` or `"2d"`.
         blocks: the list of blocks, from the backbone.
-        attention: the module inside a block that returns (output, weights).
         feed_forward: inside a block, the module that takes the normed input, and the last one of the branch, whose
             output is added to the residual.
-        num_rows: usable rows of the table of positions, a function of the config.
-        positions: the table of positions, an embedding or a parameter, from the backbone; its usable rows are the
-            last ones, after those of prefix tokens.
+        num_rows: usable positions on a line, or of the grid: a function of the config.
+        attention: the module inside a block whose output holds the attention weights; None where the block returns
+            them itself, asked by `output_attentions`.
+        attention_output: where in that output.
+        positions: the table that is added to the tokens, an embedding or a parameter, from the backbone (or a function
+            of it); its usable rows are the last ones, after those of prefix tokens.
+        projected_by: the linear layer that takes the table's width to the tokens', if they differ.
+        in_blocks: positions that act inside the blocks.
         input_norm: the norm before the first block, if any.
         final_norm: the norm after the last block, if any.
+        rms_norm: whether the final norm has no mean and no bias.
+        norm_offset: what the final norm adds to its weight (Gemma: 1).
         cls_token: the CLS embedding, if the backbone has one.
-        grid: for 2D, a function of the config to (rows, columns) of the table.
+        grid: for 2D, a function of the config to (rows, columns) of the positions.
+        arguments: constant keyword arguments of a block.
+        neutral: a block's further arguments where positions do not act in it; a function of the backbone, the number
+            of tokens, dtype and device.
+        prepare: what has to be switched off on the backbone's own (shared) modules.
+        resolve: a function of this and the config to the spec of one model, where the config decides.
+        note: for the documentation.
+        detected: whether this was found out by `backbone_detector.py`, not written down.
     """
 
     modality: Literal["1d", "2d"]
     blocks: str
-    attention: str
     feed_forward: tuple[str, str]
     num_rows: Callable[[PreTrainedConfig], int]
-    positions: str = "embeddings.position_embeddings"
+    attention: str | None = None
+    attention_output: int = 1
+    positions: str | Callable[[nn.Module], Tensor] | None = "embeddings.position_embeddings"
+    projected_by: str | None = None
+    in_blocks: PositionsInBlocks | None = None
     input_norm: str | None = None
     final_norm: str | None = None
+    rms_norm: bool = False
+    norm_offset: float = 0.0
     cls_token: str | None = None
     grid: Callable[[PreTrainedConfig], tuple[int, int]] | None = None
+    arguments: Mapping[str, Any] = field(default_factory=lambda: {"attention_mask": None})
+    neutral: Callable[[nn.Module, int, torch.dtype, torch.device], dict[str, Any]] | None = None
+    prepare: Callable[[nn.Module], None] | None = None
+    resolve: Callable[["BackboneSpec", PreTrainedConfig], "BackboneSpec"] | None = None
+    note: str = ""
+    detected: bool = False
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether the backbone has positions that a point can be given."""
+        return self.positions is not None or self.in_blocks is not None
 
     def table(self, backbone: nn.Module) -> Tensor:
-        """The usable rows of the backbone's own position table, [R, D] (a view, frozen)."""
-        positions = find(backbone, self.positions)
+        """The usable rows of the backbone's own table of positions, [R, D] (frozen)."""
+        positions = self.positions(backbone) if callable(self.positions) else find(backbone, self.positions)
         rows = positions.weight if isinstance(positions, nn.Module) else positions
-        return rows.detach().reshape(-1, rows.shape[-1])[-self.num_rows(backbone.config) :]
+        rows = rows.detach().reshape(-1, rows.shape[-1])[-self.num_rows(backbone.config) :]
+        if self.projected_by is not None:
+            weight = find(backbone, self.projected_by).weight
+            rows = rows.to(weight) @ weight.detach().T
+        return rows
+
+    def neutral_arguments(
+        self, backbone: nn.Module, num_tokens: int, dtype: torch.dtype, device: torch.device
+    ) -> BlockArguments:
+        """Every block's arguments where positions do not act in it."""
+        of = self.neutral or (self.in_blocks and self.in_blocks.neutral)
+        arguments = of(backbone, num_tokens, dtype, device) if of else {}
+        return lambda index: arguments
 
 
-def _pair(size: Any) -> tuple[int, int]:
+def pair(size: Any) -> tuple[int, int]:
+    """(height, width) of a size that may be one number."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def _image_grid(config: PreTrainedConfig) -> tuple[int, int]:
-    (height, width), (patch_height, patch_width) = _pair(config.image_size), _pair(config.patch_size)
-    return height // patch_height, width // patch_width
-
-
-def _spectrogram_grid(config: PreTrainedConfig) -> tuple[int, int]:
-    rows = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
-    columns = (config.max_length - config.patch_size) // config.time_stride + 1
-    return rows, columns
-
-
-def _spectrogram_rows(config: PreTrainedConfig) -> int:
-    return math.prod(_spectrogram_grid(config))
-
-
-def _all_rows(config: PreTrainedConfig) -> int:
-    return config.max_position_embeddings
-
-
-def _rows_after_padding(config: PreTrainedConfig) -> int:
-    return config.max_position_embeddings - config.pad_token_id - 1  # RoBERTa never uses the rows before
-
-
-def _image_rows(config: PreTrainedConfig) -> int:
-    return math.prod(_image_grid(config))
-
-
-# One entry a family, by `model_type` of its config.
-BACKBONES: dict[str, BackboneSpec] = {
-    "clip_text_model": BackboneSpec(
-        modality="1d",
-        blocks="encoder.layers",
-        attention="self_attn",
-        feed_forward=("mlp", "mlp"),
-        num_rows=_all_rows,
-        positions="embeddings.position_embedding",
-        final_norm="final_layer_norm",
-    ),
-    "bert": BackboneSpec(
-        modality="1d",
-        blocks="encoder.layer",
-        attention="attention.self",
-        feed_forward=("intermediate", "output.dense"),
-        num_rows=_all_rows,
-        input_norm="embeddings.LayerNorm",
-    ),
-    "vit": BackboneSpec(
-        modality="2d",
-        blocks="layers",
-        attention="attention",
-        feed_forward=("mlp", "mlp"),
-        num_rows=_image_rows,
-        final_norm="layernorm",
-        cls_token="embeddings.cls_token",
-        grid=_image_grid,
-    ),
-    "dinov2": BackboneSpec(
-        modality="2d",
-        blocks="encoder.layer",
-        attention="attention",
-        feed_forward=("mlp", "layer_scale2"),
-        num_rows=_image_rows,
-        final_norm="layernorm",
-        cls_token="embeddings.cls_token",
-        grid=_image_grid,
-    ),
-}
-BACKBONES["roberta"] = replace(BACKBONES["bert"], num_rows=_rows_after_padding)
-BACKBONES["deit"] = BACKBONES["vit"]
-BACKBONES["audio-spectrogram-transformer"] = replace(
-    BACKBONES["vit"], num_rows=_spectrogram_rows, grid=_spectrogram_grid
-)
-BACKBONES["imagebind_audio"] = BACKBONES["audio-spectrogram-transformer"]
-
-
-def backbone_spec(config: PreTrainedConfig) -> BackboneSpec:
-    """The table's entry for a backbone's config.
-
-    Raises:
-        UnsupportedBackboneError: the family is not in the table.
-    """
-    spec = BACKBONES.get(config.model_type)
-    if spec is None:
-        raise UnsupportedBackboneError(
-            f"the backbone's family must be one of {', '.join(sorted([*BACKBONES, 'clip']))}, got "
-            f"{config.model_type!r}. Choose a backbone of one of these families."
-        )
-    return spec
 
 
 def patch_size(config: PreTrainedConfig) -> tuple[int, int]:
     """(height, width) in pixels of the patches of a 2D backbone."""
-    return _pair(config.patch_size)
+    size = getattr(config, "patch_size", None)
+    return pair(config.tubelet_size[1:] if size is None else size)  # ViViT's patches are tubes
 
 
-def single_tower(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The text tower's config of a dual CLIP, any other config as it is."""
-    return config.text_config if config.model_type == "clip" else config
+def norm_eps(config: PreTrainedConfig) -> float:
+    """Eps of a backbone's norms; torch's own where the config has none."""
+    return next((getattr(config, name) for name in _NORM_EPS_NAMES if hasattr(config, name)), 1e-5)
+
+
+def num_blocks(config: PreTrainedConfig) -> int:
+    """Blocks of a backbone; ALBERT's groups may hold several."""
+    return config.num_hidden_layers * getattr(config, "inner_group_num", 1)

@@ -9,7 +9,10 @@ which would corrupt a backbone made inside `__init__`), and it is never part of 
 """
 
 import copy
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from . import released_compatibility as released
 from .backbone import (
+    block_dtype,
     build_backbone,
     call_block,
     check_same_family,
@@ -27,10 +31,13 @@ from .backbone import (
     record_attention,
     share_backbone,
 )
-from .backbone_specs import backbone_spec, find, single_tower
+from .backbone_detector import backbone_spec
+from .backbone_self_test import self_test
+from .backbone_specs import BlockArguments, find, norm_eps, num_blocks
 from .bottleneck_hook import insert_bottleneck
 from .configuration_any2point import Any2PointConfig
-from .errors import UnsupportedBackboneError
+from .errors import ConfigurationError, UnsupportedBackboneError
+from .final_norm import make_final_norm, start_final_norm
 from .guided_adapter import Bottleneck, GuidedAggregation, LocalAttention, Neighborhoods
 from .initialization import reset_token
 from .input_checks import check_batch
@@ -38,6 +45,7 @@ from .point_tokenizer import PointTokenizer
 from .position_encoding import LearnableEncoding, sinusoidal_encoding
 from .pretrained_model import Any2PointPreTrainedModel
 from .projection_choice import make_projection
+from .towers import tower_config
 from .virtual_projection import voxel_cells
 
 
@@ -77,7 +85,7 @@ def record_backbone(config: Any2PointConfig, backbone: nn.Module | None) -> Any2
             "a backbone must be named: Any2PointConfig(backbone=<Hub id or folder>), "
             "Any2PointConfig(backbone_config=<config>) or the argument backbone=<module>; got none."
         )
-    config.backbone_config = single_tower(config.backbone_config)
+    config.backbone_config = tower_config(config.backbone_config, config.modality)
     backbone_spec(config.backbone_config)
     return config
 
@@ -104,15 +112,15 @@ class Any2PointModel(Any2PointPreTrainedModel):
         hidden_size = backbone_config.hidden_size
         self.spec = backbone_spec(backbone_config)
         self.modality = config.modality or self.spec.modality
-        self.adapted_blocks = config.adapted_blocks(backbone_config.num_hidden_layers)
+        self.adapted_blocks = config.adapted_blocks(num_blocks(backbone_config))
+        self.position_encoding = self._choose_position_encoding()
 
         tokenizer_class = released.ReleasedPointTokenizer if config.released_compatibility else PointTokenizer
         self.tokenizer = tokenizer_class(hidden_size, config.num_neighbors, config.neighborhood_norm)
         self.projection = make_projection(config, self.spec)
-        self.learnable_encoding = LearnableEncoding(hidden_size) if config.position_encoding == "learnable" else None
+        self.learnable_encoding = LearnableEncoding(hidden_size) if self.position_encoding == "learnable" else None
         self.cls_token = nn.Parameter(torch.empty(1, 1, hidden_size))
-        has_positions = config.position_encoding != "none"
-        self.cls_position = nn.Parameter(torch.empty(1, 1, hidden_size)) if has_positions else None
+        self.cls_position = nn.Parameter(torch.empty(1, 1, hidden_size)) if self.adds_positions else None
 
         self.bottlenecks = nn.ModuleDict()
         self.aggregations = nn.ModuleDict()
@@ -126,8 +134,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
                 self.aggregations[str(index)] = self._make_aggregation(hidden_size)
         self.final_norm = None
         if self.spec.final_norm is not None:
-            eps = config.final_norm_eps or backbone_config.layer_norm_eps
-            self.final_norm = nn.LayerNorm(hidden_size, eps=eps)
+            eps = config.final_norm_eps or norm_eps(backbone_config)
+            self.final_norm = make_final_norm(self.spec, hidden_size, eps)
 
         across_batch = config.released_compatibility and self.modality == "1d"
         self.call_block = released.call_block_across_batch if across_batch else call_block
@@ -137,6 +145,31 @@ class Any2PointModel(Any2PointPreTrainedModel):
         self.post_init()
         if attach:
             self.load_and_attach_backbone(backbone)
+
+    def _choose_position_encoding(self) -> str:
+        """The config's choice, or none where the backbone has no positions that a point could be given."""
+        choice, spec = self.config.position_encoding, self.spec
+        if self.config.released_compatibility and spec.in_blocks is not None:
+            raise ConfigurationError(
+                "released_compatibility needs a backbone whose positions are added to the tokens, got "
+                f"{self.config.backbone_config.model_type!r}, whose positions act inside its blocks. Leave it out."
+            )
+        if choice != "virtual" or spec.has_positions:
+            return choice
+        warnings.warn(
+            f"{self.config.backbone_config.model_type} has no positions that a point could be given "
+            f'({spec.note or "none were found"}): it runs as with position_encoding="none". Choose "sinusoidal" or '
+            '"learnable" to give the points positions of their own.',
+            stacklevel=4,
+        )
+        return "none"
+
+    @property
+    def adds_positions(self) -> bool:
+        """Whether encodings are added to the tokens."""
+        if self.position_encoding == "virtual":
+            return self.spec.positions is not None
+        return self.position_encoding != "none"
 
     def _make_local_attention(self, hidden_size: int) -> LocalAttention:
         config = self.config
@@ -168,7 +201,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             return  # from_pretrained attaches the backbone itself, when the adapters are loaded
         config = self.config
         if backbone is None and config.backbone is not None:
-            backbone = load_backbone(config.backbone, config.backbone_revision)
+            backbone = load_backbone(config.backbone, config.backbone_revision, config.modality)
         elif backbone is None:
             backbone = build_backbone(config.backbone_config)
         self.attach_backbone(backbone)
@@ -176,21 +209,27 @@ class Any2PointModel(Any2PointPreTrainedModel):
             if self.spec.cls_token is not None:
                 self.cls_token.copy_(find(self.backbone, self.spec.cls_token).reshape(1, 1, -1))
             if self.final_norm is not None:
-                own = find(self.backbone, self.spec.final_norm)
-                self.final_norm.weight.copy_(own.weight)
-                self.final_norm.bias.copy_(own.bias)
+                start_final_norm(self.final_norm, find(self.backbone, self.spec.final_norm), self.spec)
 
     def attach_backbone(self, backbone: nn.Module) -> None:
         """Puts a backbone under the adapters: shared tensor by tensor, frozen, with the bottlenecks hooked in.
 
         Raises:
             CheckpointError: the backbone's family, width or depth is not the recorded one.
+            UnsupportedBackboneError: its family is not in the table, and it fails the self-test.
         """
         check_same_family(self.config.backbone_config, backbone.config)
-        self.backbone = share_backbone(backbone)
+        self.backbone = share_backbone(backbone, self.config.modality)
         freeze_backbone(self.backbone, self.spec, self.config.layer_norm_eps)
         if self.config.released_compatibility:
             released.leave_out_key_value_rows(self.backbone)
+        if self.spec.detected and not self.cls_token.is_meta:
+            self_test(self.backbone, self.spec)
+            warnings.warn(
+                f"{backbone.config.model_type} is in no table of families: its parts were found by their names and "
+                f"passed a self-test. Compare with its source before you trust it: {self.spec}.",
+                stacklevel=2,
+            )
         blocks = find(self.backbone, self.spec.blocks)
         for index in self.adapted_blocks:
             bottleneck = self.bottlenecks[str(index)]
@@ -199,8 +238,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
 
     def encode_positions(self, centers: Tensor, coordinates: Tensor) -> Tensor | None:
         """Encodings of CLS and all tokens: centres [B, G, 3], coordinates [B, M, G, A] -> [B, 1 + G, D] or None."""
-        variant = self.config.position_encoding
-        if variant == "none":
+        variant = self.position_encoding
+        if not self.adds_positions:
             return None
         if variant == "learnable":
             encoding = self.learnable_encoding(centers.to(self.cls_token.dtype))
@@ -210,6 +249,17 @@ class Any2PointModel(Any2PointPreTrainedModel):
             encoding = self.projection.encode(coordinates, self.spec.table(self.backbone))
         cls_position = self.cls_position.expand(len(centers), -1, -1)
         return torch.cat([cls_position, encoding.to(cls_position.dtype)], dim=1)
+
+    def block_arguments(self, coordinates: Tensor) -> BlockArguments:
+        """Keyword arguments of every block, with the positions that act in them at coordinates [B, M, G, A]."""
+        in_blocks, num_tokens = self.spec.in_blocks, coordinates.shape[2] + 1
+        dtype = block_dtype(find(self.backbone, self.spec.blocks)[0])
+        if in_blocks is None or self.position_encoding != "virtual":
+            own = self.spec.neutral_arguments(self.backbone, num_tokens, dtype, coordinates.device)
+        else:
+            positions = self.projection.positions(coordinates)
+            own = in_blocks.arguments(self.backbone, positions, self.projection.extent, dtype)
+        return lambda index: {**self.spec.arguments, **own(index)}
 
     def find_neighborhoods(self, centers: Tensor, coordinates: Tensor) -> Neighborhoods | None:
         """Which tokens share a cell of each view, and a voxel; None where nothing is aggregated."""
@@ -251,6 +301,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         tokens, centers = self.tokenizer(points)
         coordinates = self.projection(centers)
         positions = self.encode_positions(centers, coordinates)
+        arguments = self.block_arguments(coordinates)
         neighborhoods = self.find_neighborhoods(centers, coordinates)
 
         hidden = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens.to(self.cls_token.dtype)], dim=1)
@@ -264,7 +315,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         blocks = find(self.backbone, self.spec.blocks)
         with record_attention(self.backbone, self.spec, output_attentions) as attentions:
             for index, block in enumerate(blocks):
-                hidden = self._run_block(block, hidden + positions if inject else hidden)
+                hidden = self._run_block(block, hidden + positions if inject else hidden, arguments(index))
                 if str(index) in self.aggregations:
                     aggregation = self.aggregations[str(index)]
                     cls, tokens = hidden[:, :1], hidden[:, 1:]
@@ -283,11 +334,11 @@ class Any2PointModel(Any2PointPreTrainedModel):
             attentions=tuple(attentions) if output_attentions else None,
         )
 
-    def _run_block(self, block: nn.Module, hidden: Tensor) -> Tensor:
+    def _run_block(self, block: nn.Module, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
         # The aggregation stays outside: recomputing it would update its running statistics twice.
         if self.gradient_checkpointing and self.training:
-            return self._gradient_checkpointing_func(self.call_block, block, hidden)
-        return self.call_block(block, hidden)
+            return self._gradient_checkpointing_func(self.call_block, block, hidden, arguments)
+        return self.call_block(block, hidden, arguments)
 
 
 AutoModel.register(Any2PointConfig, Any2PointModel, exist_ok=True)

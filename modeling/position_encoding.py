@@ -41,9 +41,29 @@ def plane_rows(coordinates: Tensor, plane: tuple[int, int], grid: tuple[int, int
     Returns:
         rows [..., 4] int64 and weights [..., 4].
     """
+    return grid_rows(on_grid(coordinates, plane, grid), grid)
+
+
+def on_grid(coordinates: Tensor, plane: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Pixels (x, y) to fractional (row, column) of the grid, [..., 2] -> same; see `plane_rows`."""
     (width, height), (num_rows, num_columns) = plane, grid
-    column, column_weight = line_rows(coordinates[..., :1] * ((num_columns - 1) / (width - 1)), num_columns)
-    row, row_weight = line_rows(coordinates[..., 1:] * ((num_rows - 1) / (height - 1)), num_rows)
+    x, y = coordinates.unbind(-1)
+    return torch.stack([y * ((num_rows - 1) / (height - 1)), x * ((num_columns - 1) / (width - 1))], dim=-1)
+
+
+def grid_rows(positions: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Rows and weights of bilinear interpolation on a grid stored row by row.
+
+    Args:
+        positions: [..., 2], fractional (row, column).
+        grid: (rows, columns).
+
+    Returns:
+        rows [..., 4] int64 and weights [..., 4].
+    """
+    num_rows, num_columns = grid
+    row, row_weight = line_rows(positions[..., :1], num_rows)
+    column, column_weight = line_rows(positions[..., 1:], num_columns)
     rows = row.unsqueeze(-1) * num_columns + column.unsqueeze(-2)
     weights = row_weight.unsqueeze(-1) * column_weight.unsqueeze(-2)
     return rows.flatten(-2), weights.flatten(-2)

@@ -171,7 +171,7 @@ def _recorded_backbone(
             "this adapter's backbone had random weights, which a checkpoint does not store. Pass the same backbone as "
             "backbone=<module or folder>."
         )
-    return load_backbone(config.backbone, config.backbone_revision, **options)
+    return load_backbone(config.backbone, config.backbone_revision, config.modality, **options)
 
 
 def _check_loaded(source: str | os.PathLike, info: dict[str, Any], strict: bool) -> None:

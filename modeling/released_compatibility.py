@@ -8,11 +8,13 @@ injected are plain config fields.
 
 import math
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .backbone import call_block
+from .backbone import NO_MASK, call_block
 from .guided_adapter import CellNorm
 from .point_tokenizer import PointTokenizer
 from .position_encoding import plane_rows
@@ -168,12 +170,12 @@ class ReleasedCellNorm(CellNorm):
         return mean * share, share * (variance + (1 - share) * mean.square()), all_rows
 
 
-def call_block_across_batch(block: nn.Module, hidden: Tensor) -> Tensor:
+def call_block_across_batch(block: nn.Module, hidden: Tensor, arguments: Mapping[str, Any] = NO_MASK) -> Tensor:
     """Finding 1: attention.py:65 (CLIP) feeds [B, L, D] to an attention whose first axis is the length.
 
     Token t of a cloud attends to token t of the other clouds of the batch and never to its own cloud's tokens.
     """
-    return call_block(block, hidden.transpose(0, 1)).transpose(0, 1)
+    return call_block(block, hidden.transpose(0, 1), arguments).transpose(0, 1)
 
 
 def leave_out_key_value_rows(backbone: nn.Module) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from .position_encoding import average_over_views, line_rows, plane_rows
+from .position_encoding import average_over_views, line_rows, on_grid, plane_rows
 
 _QUARTER = math.pi / 2
 # Rotation angles about x, y and z of PointCLIP's views.
@@ -79,6 +79,15 @@ class VirtualProjection(nn.Module):
         """Which rows of the table each token reads, and with what weights: both [B, M, G, P]."""
         raise NotImplementedError
 
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """How many positions of the backbone lie on the line, or along the grid's rows and columns."""
+        raise NotImplementedError
+
+    def positions(self, coordinates: Tensor) -> Tensor:
+        """The backbone's own, fractional positions: [B, M, G, 1] on the line or [B, M, G, 2] (row, column)."""
+        raise NotImplementedError
+
 
 class LineProjection(VirtualProjection):
     """Projects onto M lines through the cloud's centre (eq. 1), scaled by the cloud's own range in each view.
@@ -116,6 +125,15 @@ class LineProjection(VirtualProjection):
     def rows(self, coordinates: Tensor) -> tuple[Tensor, Tensor]:
         """Linear interpolation: rows and weights [B, M, G, 2]."""
         return line_rows(coordinates, self.length)
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """(length,)."""
+        return (self.length,)
+
+    def positions(self, coordinates: Tensor) -> Tensor:
+        """The coordinates themselves."""
+        return coordinates
 
     def cells(self, coordinates: Tensor) -> Tensor:
         """Segment of each token: [B, M, G, 1] -> [B, M, G] int64."""
@@ -179,6 +197,15 @@ class PlaneProjection(VirtualProjection):
     def rows(self, coordinates: Tensor) -> tuple[Tensor, Tensor]:
         """Bilinear interpolation: rows and weights [B, M, G, 4]."""
         return plane_rows(coordinates, (self.width, self.height), self.grid)
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """(rows, columns)."""
+        return self.grid
+
+    def positions(self, coordinates: Tensor) -> Tensor:
+        """Pixels to fractional (row, column)."""
+        return on_grid(coordinates, (self.width, self.height), self.grid)
 
     def cells(self, coordinates: Tensor) -> Tensor:
         """Patch of each token, row by row: [B, M, G, 2] -> [B, M, G] int64."""

@@ -4,43 +4,25 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
-from transformers import (
-    ASTConfig,
-    AutoModel,
-    BertConfig,
-    CLIPConfig,
-    CLIPTextConfig,
-    DeiTConfig,
-    Dinov2Config,
-    RobertaConfig,
-    ViTConfig,
-)
 
-from any2point_hf.modeling import (
-    Any2PointConfig,
-    Any2PointForPointCloudClassification,
-    Any2PointModel,
-    ImageBindAudioConfig,
-)
+from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointModel
+from any2point_hf.modeling.backbone import build_backbone
+from any2point_hf.modeling.towers import tower_config
 
 settings.register_profile("quick", deadline=None, max_examples=25)
 settings.load_profile("quick")
 
-SIZES = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-CLIP_TEXT = {**SIZES, "vocab_size": 30, "max_position_embeddings": 20, "bos_token_id": 0, "eos_token_id": 29}
-BACKBONE_CONFIGS = {
-    "bert": lambda: BertConfig(**SIZES, vocab_size=30, max_position_embeddings=24),
-    "roberta": lambda: RobertaConfig(**SIZES, vocab_size=30, max_position_embeddings=26, pad_token_id=1),
-    "clip_text": lambda: CLIPTextConfig(**CLIP_TEXT),
-    "clip": lambda: CLIPConfig(
-        text_config=CLIP_TEXT, vision_config={**SIZES, "image_size": 16, "patch_size": 8}, projection_dim=16
-    ),
-    "vit": lambda: ViTConfig(**SIZES, image_size=(24, 32), patch_size=8),
-    "deit": lambda: DeiTConfig(**SIZES, image_size=32, patch_size=8),
-    "dinov2": lambda: Dinov2Config(**{**SIZES, "image_size": 28, "patch_size": 7, "mlp_ratio": 2}),
-    "ast": lambda: ASTConfig(**SIZES, num_mel_bins=32, max_length=66, patch_size=16),
-    "imagebind_audio": lambda: ImageBindAudioConfig(**SIZES, projection_dim=8),
-}
+
+def load_beside(name):
+    """A module of this folder; test files cannot import from each other."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+families = load_beside("families")
+
 # A tokenizer, views and cells small enough for plain loops; two prefix settings are spelled out by each test.
 SMALL = {"num_points": 128, "num_neighbors": 8, "num_views": 3, "adapter_dim": 4, "voxel_size": 0.6}
 
@@ -52,10 +34,7 @@ def _seed():
 
 @pytest.fixture(scope="session")
 def naive():
-    spec = importlib.util.spec_from_file_location("naive_twins", Path(__file__).with_name("naive.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_beside("naive")
 
 
 def randomize(module):
@@ -75,8 +54,11 @@ def randomize(module):
     return module
 
 
-def make_backbone(family):
-    backbone = AutoModel.from_config(BACKBONE_CONFIGS[family]()).eval()
+def make_backbone(family, attn_implementation=None):
+    config = families.make_config(family)
+    if attn_implementation is not None:
+        config._attn_implementation = attn_implementation
+    backbone = build_backbone(config).eval()
     with torch.no_grad():  # biases, tables and norms start at 0 and 1, which hides terms
         for parameter in backbone.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -94,27 +76,16 @@ def make_points(batch_size=2, num_points=128):
     return points / points.norm(dim=-1, keepdim=True).amax(dim=1, keepdim=True)
 
 
-def make_native_inputs(backbone):
-    config = backbone.config
-    if config.model_type in ("bert", "roberta", "clip_text_model"):
-        return {"input_ids": torch.randint(3, config.vocab_size - 1, (2, 12))}
-    if config.model_type == "audio-spectrogram-transformer":
-        return {"input_values": torch.randn(2, config.max_length, config.num_mel_bins)}
-    if config.model_type == "imagebind_audio":
-        return {"input_features": torch.randn(2, 1, config.num_mel_bins, config.max_length)}
-    size = config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    return {"pixel_values": torch.randn(2, 3, height, width)}
-
-
 class Make:
     """What tests build models of; a fixture, because test files cannot import from each other."""
 
-    config = staticmethod(lambda family: BACKBONE_CONFIGS[family]())
+    config = staticmethod(families.make_config)
     backbone = staticmethod(make_backbone)
     model = staticmethod(make_model)
     points = staticmethod(make_points)
-    native_inputs = staticmethod(make_native_inputs)
+    tower_config = staticmethod(lambda family: tower_config(families.make_config(family), None))
+    native_inputs = staticmethod(families.make_native_inputs)
+    families_of = families.FAMILIES
     randomize = staticmethod(randomize)
     small = SMALL
 
@@ -129,6 +100,12 @@ def make():
     return Make
 
 
-@pytest.fixture(params=list(BACKBONE_CONFIGS))
+@pytest.fixture(params=["bert", "roberta", "clip_text", "clip", "vit", "deit", "dinov2", "ast", "imagebind_audio"])
 def family(request):
+    """The families of the published settings."""
+    return request.param
+
+
+@pytest.fixture(params=list(families.FAMILIES))
+def any_family(request):
     return request.param

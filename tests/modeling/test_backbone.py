@@ -21,9 +21,11 @@ from any2point_hf.modeling.backbone import (
     load_backbone_config,
     share_backbone,
 )
-from any2point_hf.modeling.backbone_specs import backbone_spec, find, single_tower
+from any2point_hf.modeling.backbone_detector import backbone_spec
+from any2point_hf.modeling.backbone_specs import find
 from any2point_hf.modeling.bottleneck_hook import BottleneckHook
 from any2point_hf.modeling.errors import CheckpointError
+from any2point_hf.modeling.towers import tower_config
 
 NO_ADAPTERS = {"adapter_blocks": 0, "aggregation": "none"}
 
@@ -265,7 +267,7 @@ def test_a_folder_without_a_backbone_is_refused(make, tmp_path):
 def test_the_text_tower_of_a_dual_clip_is_taken(make, tmp_path):
     dual = make.backbone("clip")
     dual.save_pretrained(tmp_path)
-    assert single_tower(load_backbone_config(str(tmp_path))).model_type == "clip_text_model"
+    assert tower_config(load_backbone_config(str(tmp_path)), None).model_type == "clip_text_model"
     tower = load_backbone(str(tmp_path))
     assert tower.config.model_type == "clip_text_model"
     for name, value in share_backbone(dual).state_dict().items():

@@ -6,7 +6,9 @@ from transformers import GPT2Config, SwinConfig, T5Config
 
 from any2point_hf.modeling import Any2PointConfig, Any2PointModel, UnsupportedBackboneError
 from any2point_hf.modeling.backbone import call_block, freeze_backbone, share_backbone
-from any2point_hf.modeling.backbone_specs import BACKBONES, backbone_spec, find, patch_size
+from any2point_hf.modeling.backbone_detector import backbone_spec
+from any2point_hf.modeling.backbone_specs import find, patch_size
+from any2point_hf.modeling.backbone_table import BACKBONES
 
 NO_ADAPTERS = {"adapter_blocks": 0, "aggregation": "none"}
 

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 
 from any2point_hf.modeling.backbone import call_block, record_attention
-from any2point_hf.modeling.backbone_specs import backbone_spec, find
+from any2point_hf.modeling.backbone_detector import backbone_spec
+from any2point_hf.modeling.backbone_specs import find
 from any2point_hf.modeling.configuration_imagebind_audio import ImageBindAudioConfig
 from any2point_hf.modeling.modeling_imagebind_audio import ImageBindAudioModel
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from any2point_hf.modeling import Any2PointConfig, ConfigurationError
-from any2point_hf.modeling.backbone_specs import backbone_spec
+from any2point_hf.modeling.backbone_detector import backbone_spec
 from any2point_hf.modeling.projection_choice import make_projection
 from any2point_hf.modeling.virtual_projection import LineProjection, PlaneProjection
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from any2point_hf.modeling.backbone import call_block, freeze_backbone, share_backbone
-from any2point_hf.modeling.backbone_specs import backbone_spec, find
+from any2point_hf.modeling.backbone_detector import backbone_spec
+from any2point_hf.modeling.backbone_specs import find
 from any2point_hf.modeling.released_compatibility import (
     ReleasedCellNorm,
     ReleasedLineProjection,
