@@ -17,6 +17,7 @@ from typing import Any
 from .modeling.presets import PRESETS, find_preset
 
 FAULT_OF_INPUT = 2
+CONVERTIBLE = [name for name, preset in PRESETS.items() if preset.released]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--checkpoint", type=Path, required=True, help="the original .pth")
     convert.add_argument("--backbone", required=True, help="Hub id or folder of the frozen backbone")
     convert.add_argument("--output", type=Path, required=True, help="folder to write")
-    convert.add_argument("--setting", choices=PRESETS, help="the file's setting, if it should be checked")
+    convert.add_argument("--setting", choices=CONVERTIBLE, help="the file's setting, if it should be checked")
     convert.set_defaults(run=_convert)
     return parser
 
@@ -275,7 +276,10 @@ def _predict(options: argparse.Namespace) -> None:
 
 def _info(options: argparse.Namespace) -> None:
     from .commands import info
+    from .modeling.errors import Any2PointError
 
+    if options.model and options.preset:
+        raise Any2PointError("info takes --model or --preset, got both.")
     backbone_config, num_labels = None, 15
     if options.preset:
         preset = find_preset(options.preset)

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,7 @@ def train(
         **config_fields,
     )
     run = {"data": data, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+    run |= {"augmentation": json.loads(json.dumps(asdict(augmentation))), "scale_to_unit_sphere": scale_to_unit_sphere}
     checkpoint = _last_checkpoint(output, config, run) if resume else None
     model = Any2PointForPointCloudClassification(config)
     processor = Any2PointProcessor(config.num_points, scale_to_unit_sphere, seed)

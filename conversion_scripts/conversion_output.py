@@ -1,5 +1,6 @@
 """What conversion scripts share around their work: a folder written whole or not at all, its check, exit codes."""
 
+import json
 import os
 import sys
 import tempfile
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
@@ -21,16 +23,34 @@ def whole_folder(output: Path) -> Iterator[Path]:
     """A folder to write and check in, whose files move to `output` when nothing went wrong.
 
     Raises:
-        CheckpointError: `output` is a file.
+        CheckpointError: `output` is a file, or holds another model or folders in the way.
     """
     if output.exists() and not output.is_dir():
         raise CheckpointError(f"--output must be a folder, and {output} is a file.")
     existing = next(folder for folder in output.absolute().parents if folder.is_dir())
     with tempfile.TemporaryDirectory(prefix=".converting-", dir=existing) as beside:
         yield Path(beside)
+        _check_replaceable(output, Path(beside))
         output.mkdir(parents=True, exist_ok=True)
         for file in Path(beside).iterdir():
             os.replace(file, output / file.name)
+
+
+def _check_replaceable(output: Path, written: Path) -> None:
+    kinds = []
+    for folder in (output, written):
+        try:
+            kinds.append(json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"])
+        except (OSError, ValueError, KeyError, TypeError):
+            kinds.append(None)
+    if kinds[0] is not None and kinds[0] != kinds[1]:
+        raise CheckpointError(
+            f"--output {output} holds another model, of type {kinds[0]}, which would be overwritten. Choose a new "
+            "folder."
+        )
+    in_the_way = [file.name for file in written.iterdir() if (output / file.name).is_dir()]
+    if in_the_way:
+        raise CheckpointError(f"--output {output} has a folder where the file {in_the_way[0]} belongs. Choose another.")
 
 
 def save_checked(model: PreTrainedModel, output: Path, inputs: dict[str, Tensor], expected: Tensor) -> float:
@@ -57,7 +77,8 @@ def exit_code(convert: Callable[[], None]) -> int:
     """Runs a conversion: 0, or 2 with one line on standard error where the user's input is at fault."""
     try:
         convert()
-    except (Any2PointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (Any2PointError, StrictDataclassError, OSError) as error:
+        message = error.__cause__ if isinstance(error, StrictDataclassError) else error  # the rule is in its cause
+        print(f"error: {message}", file=sys.stderr)
         return 2
     return 0

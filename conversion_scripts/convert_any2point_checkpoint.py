@@ -8,7 +8,6 @@ weights in the file are compared with the given backbone's, never stored. Nothin
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -24,9 +23,11 @@ from any2point_hf.conversion_scripts.original_checkpoint import (
 )
 from any2point_hf.conversion_scripts.original_layouts import (
     SETTINGS,
-    destination,
+    depth_of,
+    frozen_names,
     layout_of,
     recognize_setting,
+    trained_names,
 )
 from any2point_hf.modeling.backbone import load_backbone
 from any2point_hf.modeling.backbone_detector import backbone_spec
@@ -56,18 +57,14 @@ def convert(checkpoint: Path, backbone: str, output: Path, setting: str | None =
     original = read_original_checkpoint(checkpoint)
     state = original.tensors
     found = recognize_setting(state)
-    check_numbers(checkpoint, state)
     if setting is not None and setting != found:
         raise CheckpointError(f"--setting says {setting}, but the file's names are those of {found}.")
+    check_numbers(checkpoint, state)
     module = load_backbone(backbone, dtype=torch.float32)
     frozen = frozen_tensors(state, found, module)
     difference = check_frozen(state, frozen)
-    trained = trained_tensors(state)
-    left_over = [name for name in state if name not in frozen and destination(name) is None]
-    if left_over:
-        raise CheckpointError(f"{len(left_over)} tensors of the checkpoint are of no use here: {left_over[:4]}.")
-
-    config = _config(found, backbone, num_labels=len(trained.get("classifier.output.bias", ())) or 1)
+    trained = trained_tensors(state, found)
+    config = _config(found, backbone, num_labels=trained["classifier.output.bias"].numel())
     model = Any2PointForPointCloudClassification(config, backbone=module)
     model.config.backbone = config.backbone
     load_trained(model, trained)
@@ -75,7 +72,7 @@ def convert(checkpoint: Path, backbone: str, output: Path, setting: str | None =
     with whole_folder(output) as folder:
         model.save_pretrained(folder)
         Any2PointProcessor(config.num_points, PRESETS[found].dataset.scale_to_unit_sphere).save_pretrained(folder)
-        (folder / "README.md").write_text(model_card(found, model, backbone, output.name), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(found, model, backbone, output.resolve().name), encoding="utf-8")
         (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         predicted = _check_reloaded(folder, model, module)
     print(
@@ -91,26 +88,24 @@ def frozen_tensors(state: dict[str, Tensor], setting: str, backbone: torch.nn.Mo
     Raises:
         CheckpointError: the backbone is of another family or depth than the file.
     """
-    layout, prefix = layout_of(setting)
+    layout, _ = layout_of(setting)
     if backbone.config.model_type != layout.model_type:
         raise CheckpointError(
             f"{setting} runs on a {layout.model_type} backbone, got one of {backbone.config.model_type}. Pass the "
             f"backbone that the checkpoint was trained on{_hint(setting)}."
         )
     blocks = find(backbone, backbone_spec(backbone.config).blocks)
-    pattern = re.compile(rf"{re.escape(prefix)}{layout.blocks}\.(\d+)\..+")
-    depth = 1 + max(int(match[1]) for match in map(pattern.fullmatch, state) if match)
+    depth = depth_of(setting, state)
     if depth != len(blocks):
         raise CheckpointError(
             f"the checkpoint has {depth} blocks, and the backbone has {len(blocks)}. Pass the backbone that the "
             f"checkpoint was trained on{_hint(setting)}."
         )
-    frozen = {}
-    for index, block in enumerate(blocks):
-        own = dict(block.named_parameters())
-        for name, parts in layout.frozen.items():
-            frozen[f"{prefix}{layout.blocks}.{index}.{name}"] = torch.cat([own[part].detach() for part in parts])
-    return frozen
+    own = [dict(block.named_parameters()) for block in blocks]
+    return {
+        name: torch.cat([own[index][part].detach() for part in parts])
+        for name, (index, parts) in frozen_names(setting, depth).items()
+    }
 
 
 def _hint(setting: str) -> str:
@@ -122,13 +117,8 @@ def check_frozen(state: dict[str, Tensor], frozen: dict[str, Tensor]) -> float:
     """Largest difference of the file's frozen tensors from the backbone's.
 
     Raises:
-        CheckpointError: it is more than 1e-4, or tensors are missing or of another shape.
+        CheckpointError: it is more than 1e-4, or a tensor is of another shape.
     """
-    absent = [name for name in frozen if name not in state]
-    if absent:
-        raise CheckpointError(
-            f"the checkpoint must hold the backbone's blocks; {len(absent)} tensors miss: {absent[:4]}."
-        )
     reshaped = [name for name in frozen if state[name].shape != frozen[name].shape]
     if reshaped:
         name = reshaped[0]
@@ -146,25 +136,23 @@ def check_frozen(state: dict[str, Tensor], frozen: dict[str, Tensor]) -> float:
     return differences[worst]
 
 
-def trained_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def trained_tensors(state: dict[str, Tensor], setting: str) -> dict[str, Tensor]:
     """Our names to the trained tensors and running statistics of a state dict, views stacked."""
-    views: dict[str, dict[int, Tensor]] = {}
+    views: dict[str, list[Tensor]] = {}
     converted: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        target = destination(name)
-        if target is None:
+    for name, (own, view) in trained_names(setting, depth_of(setting, state)).items():
+        if name not in state or _is_count_of_views(own):
             continue
-        if target.view is not None:
-            views.setdefault(target.name, {})[target.view] = tensor
+        if view is not None:
+            views.setdefault(own, []).append(state[name])
         else:
-            is_convolution = target.name.endswith("weight") and tensor.dim() > 2
-            converted[target.name] = tensor.flatten(1) if is_convolution else tensor
-    for name, tensors in views.items():
-        if not _is_count_of_views(name):
-            if len({tensor.shape for tensor in tensors.values()}) > 1:
-                raise CheckpointError(f"the views' tensors of {name} must have one shape, got several.")
-            converted[name] = torch.stack([tensors[view] for view in sorted(tensors)])
-    return {name: tensor.contiguous() for name, tensor in converted.items()}
+            is_convolution = own.endswith("weight") and state[name].dim() > 2
+            converted[own] = state[name].flatten(1) if is_convolution else state[name]
+    for own, tensors in views.items():
+        if len({tensor.shape for tensor in tensors}) > 1:
+            raise CheckpointError(f"the views' tensors of {own} must have one shape, got several.")
+        converted[own] = torch.stack(tensors)
+    return {own: tensor.contiguous() for own, tensor in converted.items()}
 
 
 def _is_count_of_views(name: str) -> bool:
@@ -186,21 +174,18 @@ def load_trained(model: Any2PointForPointCloudClassification, trained: dict[str,
     """Puts converted tensors into a model, all of them and nothing else.
 
     Raises:
-        CheckpointError: names or shapes differ; the first differences are named.
+        CheckpointError: shapes differ; the first ones are named.
     """
     own = {name: tensor for name, tensor in model.state_dict().items() if ".backbone." not in name}
-    optional = {name for name in own if name.endswith("num_batches_tracked")}
-    missing = sorted(own.keys() - trained.keys() - optional)
-    unexpected = sorted(trained.keys() - own.keys())
     reshaped = [
-        f"{name} {list(trained[name].shape)} for {list(own[name].shape)}"
-        for name in sorted(own.keys() & trained.keys())
-        if trained[name].shape != own[name].shape
+        f"{name} {list(tensor.shape)} for {list(own[name].shape)}"
+        for name, tensor in trained.items()
+        if tensor.shape != own[name].shape
     ]
-    if missing or unexpected or reshaped:
+    if reshaped:
         raise CheckpointError(
-            "the checkpoint must hold exactly the setting's trained tensors. "
-            f"Missing: {missing[:4]}; unexpected: {unexpected[:4]}; wrongly shaped: {reshaped[:4]}."
+            f"the checkpoint's trained tensors must have the setting's shapes; {len(reshaped)} are wrongly shaped: "
+            f"{reshaped[:4]}."
         )
     model.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in trained.items()}, strict=False)
 
@@ -209,7 +194,8 @@ def _report(
     checkpoint: Path, setting: str, original: OriginalCheckpoint, frozen: dict[str, Tensor], difference: float
 ) -> dict[str, object]:
     """What went where: every tensor of the file is in exactly one of its lists."""
-    targets = {name: destination(name) for name in original.tensors if name not in frozen}
+    names = trained_names(setting, depth_of(setting, original.tensors))
+    targets = {name: target for name, target in names.items() if name in original.tensors}
     counts = [name for name, target in targets.items() if _is_count_of_views(target.name)]
     return {
         "checkpoint": str(checkpoint),

@@ -49,7 +49,7 @@ SIZES = {
     "intermediate_size": (f"{BLOCKS}.0.mlp.fc1.weight", 0),
     "projection_dim": (f"{HEAD}.2.weight", 0),
 }
-HEAD_DIM = 64
+HEAD_DIM, PUBLISHED_HEADS = 64, 12
 PUBLISHED_LOGIT_SCALE, LARGEST_LOGIT_SCALE = 20.0, 100.0
 LARGEST_RELATIVE_DIFFERENCE = 1e-4
 
@@ -78,6 +78,20 @@ def logit_scale(audio: dict[str, Tensor]) -> float:
     return float(scale)
 
 
+def count_heads(width: int) -> int:
+    """Heads of an encoder, which no tensor tells: 64 wide each, or else the published twelve.
+
+    Raises:
+        CheckpointError: the width is neither a multiple of 64 nor of 12.
+    """
+    if width % HEAD_DIM and width % PUBLISHED_HEADS:
+        raise CheckpointError(
+            f"the width must be a multiple of {HEAD_DIM}, a head's, or of {PUBLISHED_HEADS}, the published number of "
+            f"heads; got {width} from the CLS token."
+        )
+    return PUBLISHED_HEADS if width % HEAD_DIM else width // HEAD_DIM
+
+
 def read_config(audio: dict[str, Tensor]) -> ImageBindAudioConfig:
     """The config whose sizes are those of the file's audio tensors.
 
@@ -91,13 +105,11 @@ def read_config(audio: dict[str, Tensor]) -> ImageBindAudioConfig:
             received = "it is missing" if shape is None else f"it is wrongly shaped: {shape}"
             raise CheckpointError(f"the checkpoint must hold {name}, which tells {field}; {received}.")
         sizes[field] = shape[axis]
-    width = sizes["hidden_size"]
-    if width % HEAD_DIM:
-        raise CheckpointError(f"the width must be a multiple of {HEAD_DIM}, a head's, got {width} from the CLS token.")
+    num_heads = count_heads(sizes["hidden_size"])
     blocks = {match[1] for name in audio if (match := re.match(rf"{re.escape(BLOCKS)}\.(\d+)\.", name))}
     return ImageBindAudioConfig(
         num_hidden_layers=len(blocks),
-        num_attention_heads=width // HEAD_DIM,
+        num_attention_heads=num_heads,
         logit_scale=logit_scale(audio),
         **sizes,
     )
@@ -155,7 +167,7 @@ def plain_outputs(audio: dict[str, Tensor], spectrograms: Tensor) -> tuple[Tenso
             normed,
             normed,
             embed_dim_to_check=width,
-            num_heads=width // HEAD_DIM,
+            num_heads=count_heads(width),
             in_proj_weight=audio[f"{block}.attn.in_proj_weight"],
             in_proj_bias=audio[f"{block}.attn.in_proj_bias"],
             bias_k=audio[f"{block}.attn.bias_k"],

@@ -74,5 +74,5 @@ def model_card(setting: str, model: Any2PointForPointCloudClassification, backbo
         documentation=_DOCUMENTATION,
         accuracy=preset.accuracy,
         warning=_ACROSS_BATCH if across_batch else "",
-        backbone_argument="" if preset.backbone else f" --backbone {preset.backbone_script}-OUTPUT",
+        backbone_argument="" if preset.backbone else f" --backbone {backbone}",
     )

@@ -1,5 +1,6 @@
 """Reading original `.pth` files as plain tensors; no code in them is ever run."""
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +14,13 @@ WRAPPERS = ("base_model", "model", "state_dict")
 
 # Accuracies and epochs that training scripts leave beside the weights are often numpy numbers.
 _NUMPY_SCALAR, (_NUMPY_DTYPE, _) = np.float64(0).__reduce__()
+_NUMPY_ARRAY = np.empty(0).__reduce__()[0]
 _SAFE = [
+    np.ndarray,
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
     *((_NUMPY_SCALAR, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")),
+    *((_NUMPY_ARRAY, f"{module}.multiarray._reconstruct") for module in ("numpy.core", "numpy._core")),
 ]
 
 
@@ -40,14 +44,16 @@ def read_original_checkpoint(path: Path) -> OriginalCheckpoint:
             with weights that are not finite or in half precision.
     """
     if not path.is_file():
-        raise CheckpointError(f"--checkpoint must be a file, and {path} is not there. Check the path.")
+        found = "is a folder" if path.is_dir() else "is not there"
+        raise CheckpointError(f"--checkpoint must be a file, and {path} {found}. Check the path.")
     try:
         with torch.serialization.safe_globals(_SAFE):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen types here, all meaning the same to the user
+        refused = re.search(r"Unsupported \w+: GLOBAL (\S+)", str(error))
         raise CheckpointError(
             f"{path} must be a whole PyTorch checkpoint of plain tensors. It is truncated, of another format, or holds "
-            "pickled code, which is never run."
+            f"pickled code, which is never run{f' (here {refused[1]})' if refused else ''}."
         ) from error
     other: list[str] = []
     while isinstance(content, dict):
@@ -59,6 +65,9 @@ def read_original_checkpoint(path: Path) -> OriginalCheckpoint:
     content = content if isinstance(content, dict) else {}
     tensors = {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
     other += [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    repeated = [name for name in tensors if f"module.{name}" in content and name in content]
+    if repeated:
+        raise CheckpointError(f"{path} must name each tensor once, and has {repeated[0]} with and without 'module.'.")
     if not tensors:
         raise CheckpointError(f"{path} must hold a state dict of tensors, found none.")
     return OriginalCheckpoint(tensors, other)
@@ -68,9 +77,17 @@ def check_numbers(path: Path, tensors: dict[str, Tensor]) -> None:
     """Checks the weights that a script uses.
 
     Raises:
-        CheckpointError: some are not finite, or in half precision.
+        CheckpointError: some are not finite, in half precision, sparse or no real numbers.
     """
     floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    strange = [n for n, t in tensors.items() if t.layout != torch.strided or t.is_complex() or t.is_quantized]
+    strange += [name for name in tensors if name not in floats and not name.endswith("num_batches_tracked")]
+    if strange:
+        name = strange[0]
+        raise CheckpointError(
+            f"{path} must hold dense floating-point weights, and {name} is {tensors[name].dtype}, "
+            f"{tensors[name].layout}. Use the file as it was released."
+        )
     halved = [name for name, tensor in floats.items() if tensor.dtype.itemsize < 4]
     if halved:
         name = halved[0]

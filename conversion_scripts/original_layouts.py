@@ -1,16 +1,18 @@
 """The names in the authors' released checkpoints: three backbones, each in two layouts, for scans and for ModelNet.
 
 A scan's file names everything `encoder.…` and its head `prediction.head.…`; a ModelNet one has no such prefix and calls
-its head `cls_head_finetune.…`. Names here are without the prefix.
+its head `cls_head_finetune.…`.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
 
 from any2point_hf.modeling.errors import CheckpointError
+from any2point_hf.modeling.point_tokenizer import BOTTLENECKS_PER_STAGE
 
 SCAN_PREFIX = "encoder."
 
@@ -22,11 +24,13 @@ class Layout:
     Args:
         model_type: of the backbone.
         blocks: name of the list of blocks.
+        views: name of the norms of the views' cells.
         frozen: names inside a block of the file, to those inside a block of the backbone (several are stacked).
     """
 
     model_type: str
     blocks: str
+    views: str
     frozen: dict[str, tuple[str, ...]]
 
 
@@ -49,6 +53,7 @@ LAYOUTS = {
     "clip-text": Layout(
         "clip_text_model",
         "resblocks",
+        "out_transform_1d",
         _with_bias({"attn.in_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")}, "_")
         | _with_bias(
             {
@@ -63,6 +68,7 @@ LAYOUTS = {
     "dinov2": Layout(
         "dinov2",
         "blocks",
+        "out_transform_2d",
         _with_bias(
             {
                 "attn.qkv": ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
@@ -75,64 +81,30 @@ LAYOUTS = {
     "imagebind-audio": Layout(
         "imagebind_audio",
         "blocks",
+        "out_transform_2d",
         _with_bias({"attn.qkv": ("attention.qkv",), "attn.proj": ("attention.out_proj",), **_TIMM_BLOCK}),
     ),
 }
 
-# Trained tensors: a pattern of the file's name, and our name; "@n" is the view that the tensor is of.
-_EMBEDDER = r"patch_embed\.EncP\.raw_point_embed\.net"
-_STAGE = r"patch_embed\.EncP\.LGA_list\.(\d+)\.linear2\.(\d+)"
-_BLOCK = r"(?:res)?blocks\.(\d+)"
-TRAINED = {
-    r"cls_token": "any2point.cls_token",
-    r"cls_pos": "any2point.cls_position",
-    rf"{_EMBEDDER}\.0\.(\w+)": r"any2point.tokenizer.stem.\1",
-    rf"{_EMBEDDER}\.1\.(\w+)": r"any2point.tokenizer.stem_norm.\1",
-    rf"{_STAGE}\.net1\.0\.(\w+)": r"any2point.tokenizer.stages.\1.bottlenecks.\2.down.\3",
-    rf"{_STAGE}\.net1\.1\.(\w+)": r"any2point.tokenizer.stages.\1.bottlenecks.\2.down_norm.\3",
-    rf"{_STAGE}\.net2\.0\.(\w+)": r"any2point.tokenizer.stages.\1.bottlenecks.\2.up.\3",
-    rf"{_STAGE}\.net2\.1\.(\w+)": r"any2point.tokenizer.stages.\1.bottlenecks.\2.up_norm.\3",
-    rf"{_BLOCK}\.adapter\.ln1\.(\w+)": r"any2point.bottlenecks.\1.down.\2",
-    rf"{_BLOCK}\.adapter\.ln2\.(\w+)": r"any2point.bottlenecks.\1.up.\2",
-    rf"{_BLOCK}\.out_transform_3d\.0\.(\w+)": r"any2point.aggregations.\1.voxel_norm.\2@0",
-    rf"{_BLOCK}\.out_transform_[12]d\.(\d+)\.0\.(\w+)": r"any2point.aggregations.\1.view_norm.\3@\2",
-    r"attn1\.(\d+)\.qkv\.(\w+)": r"any2point.local_attention.qkv_\2@\1",
-    r"attn1\.(\d+)\.proj\.(\w+)": r"any2point.local_attention.out_\2@\1",
-    r"norm3\.(\d+)\.(\w+)": r"any2point.local_attention.norm_\2@\1",
-    r"norm\.(\w+)": r"any2point.final_norm.\1",
-    r"prediction\.head\.0\.0\.(\w+)": r"classifier.hidden1.\1",
-    r"prediction\.head\.0\.1\.(\w+)": r"classifier.norm1.\1",
-    r"prediction\.head\.2\.0\.(\w+)": r"classifier.hidden2.\1",
-    r"prediction\.head\.2\.1\.(\w+)": r"classifier.norm2.\1",
-    r"prediction\.head\.4\.0\.(\w+)": r"classifier.output.\1",
-    r"cls_head_finetune\.0\.(\w+)": r"classifier.hidden1.\1",
-    r"cls_head_finetune\.1\.(\w+)": r"classifier.norm1.\1",
-    r"cls_head_finetune\.4\.(\w+)": r"classifier.hidden2.\1",
-    r"cls_head_finetune\.5\.(\w+)": r"classifier.norm2.\1",
-    r"cls_head_finetune\.8\.(\w+)": r"classifier.output.\1",
+NUM_VIEWS = 6
+WEIGHT, BIAS = ("weight",), ("weight", "bias")
+COUNT = "num_batches_tracked"  # a file may have it or not
+NORM = (*BIAS, "running_mean", "running_var", COUNT)
+# The head's modules, in the order of our `HEAD`, and whether its hidden layers have a bias.
+_HEADS = {
+    "scan": (("0.0", "0.1", "2.0", "2.1", "4.0"), "prediction.head", WEIGHT),
+    "modelnet": (("0", "1", "4", "5", "8"), "cls_head_finetune", BIAS),
 }
+HEAD = ("hidden1", "norm1", "hidden2", "norm2", "output")
 
-# Every file has these, by which it is recognised together with the names of its first frozen block.
-_HEADS = {"scan": "prediction.head.4.0.weight", "modelnet": "cls_head_finetune.8.weight"}
-_SIGNATURE = ("cls_token", "cls_pos", "attn1.0.qkv.weight", "norm3.0.weight", "norm.weight")
+SETTINGS = tuple(f"{backbone}-{dataset}" for dataset in _HEADS for backbone in LAYOUTS)
 
 
 class Destination(NamedTuple):
     """Where a tensor of a file goes: our name, and the view that it is of (None for a whole tensor)."""
 
     name: str
-    view: int | None
-
-
-def destination(name: str) -> Destination | None:
-    """Where a trained tensor of the file goes; None for the others."""
-    name = name.removeprefix(SCAN_PREFIX)
-    for pattern, replacement in TRAINED.items():
-        match = re.fullmatch(pattern, name)
-        if match is not None:
-            own, _, view = match.expand(replacement).partition("@")
-            return Destination(own, int(view) if view else None)
-    return None
+    view: int | None = None
 
 
 def layout_of(setting: str) -> tuple[Layout, str]:
@@ -141,14 +113,73 @@ def layout_of(setting: str) -> tuple[Layout, str]:
     return LAYOUTS[backbone], SCAN_PREFIX if dataset == "scan" else ""
 
 
-SETTINGS = tuple(f"{backbone}-{dataset}" for dataset in _HEADS for backbone in LAYOUTS)
-
-
-def signature(setting: str) -> list[str]:
-    """Names that every file of a setting has."""
+def trained_names(setting: str, depth: int) -> dict[str, Destination]:
+    """Every trained tensor and running statistic that a setting's file of this depth may have, and where it goes."""
     layout, prefix = layout_of(setting)
-    block = [f"{layout.blocks}.0.{name}" for name in (*layout.frozen, "adapter.ln1.weight")]
-    return [*(prefix + name for name in (*_SIGNATURE, *block)), _HEADS[setting.rpartition("-")[2]]]
+    names = {f"{prefix}cls_token": Destination("any2point.cls_token")}
+    names[f"{prefix}cls_pos"] = Destination("any2point.cls_position")
+    modules = [*_tokenizer(), *_blocks(layout, depth), ("norm", "any2point.final_norm", BIAS, None)]
+    for old, own, kinds, view in modules:
+        names |= {f"{prefix}{old}.{kind}": Destination(f"{own}.{kind}", view) for kind in kinds}
+    for view in range(NUM_VIEWS):
+        for old, own in {"attn1.{}.qkv": "qkv", "attn1.{}.proj": "out", "norm3.{}": "norm"}.items():
+            target = f"any2point.local_attention.{own}"
+            names |= {f"{prefix}{old.format(view)}.{kind}": Destination(f"{target}_{kind}", view) for kind in BIAS}
+    places, head, hidden = _HEADS[setting.rpartition("-")[2]]
+    for place, own, kinds in zip(places, HEAD, (hidden, NORM, hidden, NORM, BIAS), strict=True):
+        names |= {f"{head}.{place}.{kind}": Destination(f"classifier.{own}.{kind}") for kind in kinds}
+    return names
+
+
+Module = tuple[str, str, tuple[str, ...], int | None]  # the file's name, ours, kinds of tensors, view
+
+
+def _tokenizer() -> Iterator[Module]:
+    yield "patch_embed.EncP.raw_point_embed.net.0", "any2point.tokenizer.stem", WEIGHT, None
+    yield "patch_embed.EncP.raw_point_embed.net.1", "any2point.tokenizer.stem_norm", NORM, None
+    for stage, num_bottlenecks in enumerate(BOTTLENECKS_PER_STAGE):
+        for index in range(num_bottlenecks):
+            old = f"patch_embed.EncP.LGA_list.{stage}.linear2.{index}"
+            own = f"any2point.tokenizer.stages.{stage}.bottlenecks.{index}"
+            yield f"{old}.net1.0", f"{own}.down", BIAS, None
+            yield f"{old}.net1.1", f"{own}.down_norm", NORM, None
+            yield f"{old}.net2.0", f"{own}.up", BIAS, None
+            yield f"{old}.net2.1", f"{own}.up_norm", NORM, None
+
+
+def _blocks(layout: Layout, depth: int) -> Iterator[Module]:
+    for index in range(depth):
+        old = f"{layout.blocks}.{index}"
+        yield f"{old}.adapter.ln1", f"any2point.bottlenecks.{index}.down", BIAS, None
+        yield f"{old}.adapter.ln2", f"any2point.bottlenecks.{index}.up", BIAS, None
+        yield f"{old}.out_transform_3d.0", f"any2point.aggregations.{index}.voxel_norm", NORM, 0
+        for view in range(NUM_VIEWS):
+            yield f"{old}.{layout.views}.{view}.0", f"any2point.aggregations.{index}.view_norm", NORM, view
+
+
+def frozen_names(setting: str, depth: int) -> dict[str, tuple[int, tuple[str, ...]]]:
+    """Every frozen tensor of a setting's file: its block, and its names inside the backbone's block."""
+    layout, prefix = layout_of(setting)
+    return {
+        f"{prefix}{layout.blocks}.{index}.{name}": (index, parts)
+        for index in range(depth)
+        for name, parts in layout.frozen.items()
+    }
+
+
+def depth_of(setting: str, state: dict[str, Tensor]) -> int:
+    """How many blocks a file has."""
+    layout, prefix = layout_of(setting)
+    pattern = re.compile(rf"{re.escape(prefix)}{layout.blocks}\.(\d+)\.")
+    return max((1 + int(match[1]) for match in map(pattern.match, state) if match), default=1)
+
+
+def differences(setting: str, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Names that a setting's file must have and this one has not, and names that it has beyond them."""
+    depth = depth_of(setting, state)
+    known = {**trained_names(setting, depth), **frozen_names(setting, depth)}
+    missing = [name for name in known if name not in state and not name.endswith(COUNT)]
+    return missing, [name for name in state if name not in known]
 
 
 def recognize_setting(state: dict[str, Tensor]) -> str:
@@ -157,17 +188,18 @@ def recognize_setting(state: dict[str, Tensor]) -> str:
     Raises:
         CheckpointError: it is of none; the first differences from the nearest one are named.
     """
-    # A DINOv2 file also has all names of an ImageBind one: the longest signature that fits is the file's.
-    by_length = sorted(SETTINGS, key=lambda setting: -len(signature(setting)))
-    for setting in by_length:
-        if all(name in state for name in signature(setting)):
-            return setting
-    nearest = max(by_length, key=lambda setting: sum(name in state for name in signature(setting)))
-    missing = [name for name in signature(nearest) if name not in state]
-    blocks = re.compile(rf"(?:{SCAN_PREFIX})?{layout_of(nearest)[0].blocks}\.\d+\.")
-    unexpected = [name for name in state if destination(name) is None and not blocks.match(name)]
-    raise CheckpointError(
-        f"the checkpoint must be one of {', '.join(SETTINGS)}, and its names are of none of them. The nearest is "
-        f"{nearest}: of its names the file misses {missing[:4]}, and it has {unexpected[:4] or list(state)[:4]}. It "
-        "may be another project's file."
-    )
+    nearest = min(SETTINGS, key=lambda setting: sum(map(len, differences(setting, state))))
+    missing, unexpected = differences(nearest, state)
+    if missing or unexpected:
+        kind = f"it is nearest to {nearest}"
+        if len(missing) > len(differences(nearest, {})[0]) / 2:
+            kind += ", but may be another project's file"
+        raise CheckpointError(
+            f"the checkpoint must have exactly the names of one of {', '.join(SETTINGS)}; {kind}. "
+            f"Missing ({len(missing)}): {_first(missing)}; unknown ({len(unexpected)}): {_first(unexpected)}."
+        )
+    return nearest
+
+
+def _first(names: list[str], limit: int = 4) -> str:
+    return ", ".join(names[:limit]) + (", …" if len(names) > limit else "") or "none"

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from .backbone_specs import BackboneSpec, find
+from .backbone_specs import BackboneSpec, find, pair
 from .backbone_table import BACKBONES
 from .errors import UnsupportedBackboneError
 from .positions_in_blocks import RotaryOnLine
@@ -182,13 +182,15 @@ def _norms(module: nn.Module, blocks: str, width: int) -> Iterator[str]:
 def _find_table(module: nn.Module, width: int) -> str | None:
     """Path of a table of positions of the tokens' width."""
     for name, parameter in module.named_parameters():
-        if "pos" in name.lower() and parameter.shape[-1] == width and parameter.dim() >= 2 and "bias" not in name:
+        is_named = "pos" in name.lower() or "wpe" in name
+        if is_named and parameter.shape[-1] == width and parameter.dim() >= 2 and "bias" not in name:
             return name.removesuffix(".weight")
     return None
 
 
 def _image_grid(config: PreTrainedConfig) -> tuple[int, int] | None:
     image, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
-    if not isinstance(image, int) or not isinstance(patch, int):
+    if image is None or patch is None:
         return None
-    return image // patch, image // patch
+    (height, width), (patch_height, patch_width) = pair(image), pair(patch)
+    return height // patch_height, width // patch_width

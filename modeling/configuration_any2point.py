@@ -134,10 +134,11 @@ class Any2PointConfig(PreTrainedConfig):
         if overrides.get("backbone_config") is not None and "backbone" not in overrides:
             fields["backbone"] = None  # a config alone means a backbone of random weights
         elif fields["backbone"] is None:
-            raise ConfigurationError(
-                f"the preset {name} needs backbone=<folder>, because its backbone is on no Hub; got none. Make the "
-                f"folder by conversion_scripts/{preset.backbone_script}.py."
+            script = preset.backbone_script
+            made_by = (
+                f" Its backbone is on no Hub: make the folder by conversion_scripts/{script}.py." if script else ""
             )
+            raise ConfigurationError(f"the preset {name} needs backbone=<folder or Hub id>, got none.{made_by}")
         if "id2label" not in fields:
             fields.setdefault("num_labels", len(preset.dataset.class_names))
         return cls(**fields)

@@ -103,6 +103,7 @@ PRESETS: dict[str, Preset] = {
         backbone="openai/clip-vit-large-patch14",
         backbone_config=_CLIP_TEXT,
         config={
+            "modality": "1d",
             **_SHARED,
             **_ON_SCANS,
             "num_neighbors": 81,
@@ -122,6 +123,7 @@ PRESETS: dict[str, Preset] = {
         backbone="facebook/dinov2-base",
         backbone_config=_DINOV2,
         config={
+            "modality": "2d",
             **_SHARED,
             **_ON_SCANS,
             "num_neighbors": 64,
@@ -143,6 +145,7 @@ PRESETS: dict[str, Preset] = {
         backbone=None,
         backbone_config=_IMAGEBIND_AUDIO,
         config={
+            "modality": "2d",
             **_SHARED,
             **_ON_SCANS,
             "num_neighbors": 64,
@@ -164,6 +167,7 @@ PRESETS: dict[str, Preset] = {
         backbone="openai/clip-vit-large-patch14",
         backbone_config=_CLIP_TEXT,
         config={
+            "modality": "1d",
             **_SHARED,
             **_ON_MODELNET,
             "num_neighbors": 64,
@@ -183,6 +187,7 @@ PRESETS: dict[str, Preset] = {
         backbone="facebook/dinov2-base",
         backbone_config=_DINOV2,
         config={
+            "modality": "2d",
             **_SHARED,
             **_ON_MODELNET,
             "num_neighbors": 81,
@@ -204,6 +209,7 @@ PRESETS: dict[str, Preset] = {
         backbone=None,
         backbone_config=_IMAGEBIND_AUDIO,
         config={
+            "modality": "2d",
             **_SHARED,
             **_ON_MODELNET,
             "num_neighbors": 81,

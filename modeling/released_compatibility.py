@@ -192,5 +192,5 @@ def warn_of_attention_across_batch() -> None:
         "answer for a cloud depends on the clouds beside it, and a single cloud is outside what it was trained for. "
         "Batches of 64 were published. Train the preset anew in the default mode for one answer a cloud "
         "(docs/released_models.md).",
-        stacklevel=4,
+        stacklevel=2,
     )

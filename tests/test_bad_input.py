@@ -277,12 +277,12 @@ def test_a_backbone_that_does_not_exist(run_train, name):
 
 
 def test_a_backbone_of_a_family_that_is_not_supported(run_train, run_command, tmp_path):
-    from transformers import GPT2Config, GPT2Model
+    from transformers import SwinConfig, SwinModel
 
-    sizes = {"n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 24}
-    GPT2Model(GPT2Config(**sizes, vocab_size=50, bos_token_id=0, eos_token_id=1)).save_pretrained(tmp_path / "gpt2")
-    assert_refused(run_train(backbone=tmp_path / "gpt2"), "bert", "vit", "got 'gpt2'", "Choose")
-    assert_refused(run_command("info", "--backbone", tmp_path / "gpt2"), "got 'gpt2'")
+    sizes = {"image_size": 32, "patch_size": 4, "embed_dim": 12, "depths": [1, 1], "num_heads": [1, 1]}
+    SwinModel(SwinConfig(**sizes, window_size=4)).save_pretrained(tmp_path / "swin")
+    assert_refused(run_train(backbone=tmp_path / "swin"), "bert", "vit", "got 'swin'", "Choose", "BackboneSpec")
+    assert_refused(run_command("info", "--backbone", tmp_path / "swin"), "got 'swin'")
 
 
 # Options
@@ -424,7 +424,7 @@ def test_a_truncated_pth(run_convert, tmp_path, keep):
 def test_a_pth_that_is_not_there_or_of_another_model(run_convert, tmp_path):
     assert_refused(run_convert(tmp_path / "none.pth"), tmp_path / "none.pth", "Check the path")
     torch.save({"model": {"weight": torch.zeros(3)}}, tmp_path / "other.pth")
-    assert_refused(run_convert(tmp_path / "other.pth"), "clip-text-scan, dinov2-scan", "it has ['weight']")
+    assert_refused(run_convert(tmp_path / "other.pth"), "clip-text-scan, dinov2-scan", "unknown (1): weight")
     torch.save({"model": 3}, tmp_path / "number.pth")
     assert_refused(run_convert(tmp_path / "number.pth"), tmp_path / "number.pth", "state dict")
 

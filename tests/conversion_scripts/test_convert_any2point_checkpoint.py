@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import warnings
 from pathlib import Path
 
@@ -144,18 +145,28 @@ def named(state, ending):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda s: s.pop(named(s, "LGA_list.1.linear2.0.net2.0.bias")), r"Missing: \['any2point.tokenizer.stages.1"),
-        (lambda s: s.pop(first_head(s)), r"Missing: \['classifier.hidden1.weight'\]"),
-        (lambda s: s.pop(named(s, "1.norm2.bias" if "encoder.cls_pos" in s else "1.ln_2.bias")), r"1 tensors miss"),
-        (lambda s: s.update({"extra": torch.zeros(1)}), r"of no use here: \['extra'\]"),
+        (
+            lambda s: s.pop(named(s, "LGA_list.1.linear2.0.net2.0.bias")),
+            r"Missing \(1\): .*LGA_list.1.linear2.0.net2.0.bias; unknown \(0\): none",
+        ),
+        (lambda s: s.pop(first_head(s)), r"Missing \(1\): (prediction.head.0.0|cls_head_finetune.0).weight;"),
+        (
+            lambda s: s.pop(named(s, "1.norm2.bias" if "encoder.cls_pos" in s else "1.ln_2.bias")),
+            r"Missing \(1\): .*1.(norm2|ln_2).bias;",
+        ),
+        (lambda s: s.update({"extra": torch.zeros(1)}), r"Missing \(0\): none; unknown \(1\): extra\."),
         (lambda s: s.update({named(s, "cls_pos"): torch.zeros(1, 1, 8)}), r"wrongly shaped.*cls_position"),
         (lambda s: s.update({named(s, "attn1.3.qkv.bias"): torch.zeros(5)}), r"must have one shape"),
         (lambda s: s[first_frozen(s)].add_(1e-3), r"frozen weights must equal the backbone's to 0.0001; .* by 0.001"),
         (lambda s: s.update({n: t.half() for n, t in s.items()}), r"full precision.*torch.float16"),
         (lambda s: s[named(s, "cls_token")].fill_(float("nan")), r"finite weights.*cls_token"),
         (lambda s: [s.pop(n) for n in list(s) if "blocks.1." in n], r"has 1 blocks, and the backbone has 2"),
-        (lambda s: [s.pop(n) for n in list(s) if "attn1" in n], r"nearest is .*attn1.0.qkv.weight"),
-        (lambda s: (s.clear(), s.update(layer=torch.ones(2))), r"names are of none.*\['layer'\]"),
+        (lambda s: s.update({"blocks.0.ls1.gamma": torch.ones(768)}), r"unknown \(1\): blocks.0.ls1.gamma"),
+        (lambda s: s.update({"encoder.resblocks.0.out_transform_2d.0.0.weight": torch.ones(768)}), r"unknown \(1\): "),
+        (lambda s: s.update({named(s, "norm.bias"): torch.ones(768).to_sparse()}), r"must hold dense .*sparse"),
+        (lambda s: s.update({named(s, "norm.bias"): torch.ones(768).cfloat()}), r"must hold dense .*complex64"),
+        (lambda s: [s.pop(n) for n in list(s) if "attn1" in n], r"Missing \(24\): .*attn1.0.qkv.weight"),
+        (lambda s: (s.clear(), s.update(layer=torch.ones(2))), r"another project's file.*unknown \(1\): layer"),
     ],
 )
 def test_whatever_does_not_fit_is_refused_before_anything_is_written(converted, tmp_path, capsys, damage, message):
@@ -207,3 +218,34 @@ def test_a_forced_wrong_setting_or_backbone(converted, convert_recipe, tmp_path,
     assert code == 2
     assert "--output must be a folder" in error
     assert {path.name for path in tmp_path.iterdir()} == {"file"}
+
+
+def test_the_backbones_own_folder_is_never_overwritten(converted, tmp_path, capsys):
+    backbone = tmp_path / "backbone"
+    shutil.copytree(converted.folder / "backbone", backbone)
+    code, error = run(capsys, converted.folder / "original.pth", backbone, backbone)
+    assert code == 2
+    assert "holds another model, of type" in error
+    assert (backbone / "config.json").read_bytes() == (converted.folder / "backbone" / "config.json").read_bytes()
+    (tmp_path / "output" / "preprocessor_config.json").mkdir(parents=True)
+    code, error = run(capsys, converted.folder / "original.pth", backbone, tmp_path / "output")
+    assert code == 2
+    assert "has a folder where the file preprocessor_config.json belongs" in error
+    assert [path.name for path in (tmp_path / "output").iterdir()] == ["preprocessor_config.json"]
+
+
+def test_a_dinov2_file_without_its_layer_scale_is_named_as_such(convert_recipe, tmp_path, capsys):
+    converted = convert_recipe("dinov2-scan")
+    state = {name: tensor for name, tensor in converted.state.items() if not name.endswith("ls1.gamma")}
+    torch.save(state, tmp_path / "damaged.pth")
+    code, error = run(capsys, tmp_path / "damaged.pth", converted.folder / "backbone", tmp_path / "output")
+    assert code == 2
+    assert "nearest to dinov2-scan. Missing (2): encoder.blocks.0.ls1.gamma, encoder.blocks.1.ls1.gamma;" in error
+
+
+def test_a_name_with_and_without_its_prefix(convert_recipe, tmp_path, capsys):
+    converted = convert_recipe("dinov2-scan")
+    torch.save({**converted.state, "module.encoder.cls_token": torch.zeros(1, 1, 768)}, tmp_path / "twice.pth")
+    code, error = run(capsys, tmp_path / "twice.pth", converted.folder / "backbone", tmp_path / "output")
+    assert code == 2
+    assert "encoder.cls_token with and without 'module.'" in error

@@ -187,7 +187,7 @@ def assert_refused(result, message):
          r"wrongly shaped: \['modality_trunks.audio.blocks.1.mlp.fc1.bias \[97\] for \[96\]'\]"),
         (lambda: damaged(lambda s: s.update({SCALE: torch.zeros(2)})), "log_logit_scale must be the logarithm of one"),
         (lambda: damaged(lambda s: s.update({SCALE: torch.tensor(-1e9)})), "must be the logarithm of one positive"),
-        (lambda: make_state(96), "width must be a multiple of 64, a head's, got 96"),
+        (lambda: make_state(80), "a head's, or of 12, the published number of heads; got 80"),
         (lambda: {name: tensor.half() for name, tensor in make_state(64).items()}, "weights in full precision"),
         (lambda: damaged(lambda s: s[f"{FIRST_BLOCK}.norm_1.bias"].fill_(torch.nan)), "must hold finite weights"),
         (lambda: damaged(lambda s: s["modality_heads.audio.2.weight"].zero_()), "must compute what the file's tensors"),
