@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 
 from .backbone_specs import BackboneSpec, pair, patch_size
 from .positions_in_blocks import BiasOnGrid, BiasOnLine, RotaryOnGrid, RotaryOnLine
+from .timm_backbone import timm_spec, without_relative_biases
 
 ENDLESS_LINE = 512  # positions of a family whose config sets no end
 
@@ -297,7 +298,7 @@ BACKBONES: dict[str, BackboneSpec] = {
         neutral=_ones_as_mask,
         prepare=_without_own_relative_attention,
         resolve=_deberta,
-        note="relative attention is switched off: it cannot be given a cloud's own positions",
+        note="relative attention is switched off: it cannot be given a cloud's own positions; the table, where it has one",
     ),
     "modernbert": replace(
         _LLAMA,
@@ -391,6 +392,15 @@ BACKBONES: dict[str, BackboneSpec] = {
         note="the positions of the first frames",
     ),
     "vivit": replace(_VIT, positions=_first_frame(1), note="the positions of the first frames"),
+    "timm_wrapper": replace(
+        _VIT,
+        blocks="timm_model.blocks",
+        attention=None,
+        arguments={},
+        prepare=without_relative_biases,
+        resolve=timm_spec,
+        note="needs timm; vision transformers alone; no attention weights",
+    ),
     # Audio
     "audio-spectrogram-transformer": _AST,
     "imagebind_audio": _AST,

@@ -66,7 +66,7 @@ def run_with_positions(model, tokens, centers):
 
 def test_the_bank_holds_every_family_of_the_table(make):
     listed = {tower.model_type for tower in map(make.tower_config, make.families_of)}
-    listed |= {"ernie", "camembert"}  # BERT's and RoBERTa's code under another name
+    listed |= {"ernie", "camembert", "timm_wrapper"}  # BERT's and RoBERTa's code; a test of its own
     assert listed == set(BACKBONES)
 
 

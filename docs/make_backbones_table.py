@@ -1,0 +1,69 @@
+"""Writes the table of docs/backbones.md from the specs; a test checks that it is up to date.
+
+python docs/make_backbones_table.py
+"""
+
+from pathlib import Path
+
+from any2point_hf.modeling.backbone_specs import BackboneSpec
+from any2point_hf.modeling.backbone_table import BACKBONES
+from any2point_hf.modeling.positions_in_blocks import BiasOnGrid, BiasOnLine, RotaryOnGrid, RotaryOnLine
+from any2point_hf.modeling.towers import DUAL_MODELS
+
+PAGE = Path(__file__).with_name("backbones.md")
+BEGIN, END = "<!-- table: docs/make_backbones_table.py -->\n", "<!-- end of table -->\n"
+HEADER = (
+    "| `model_type` | modality | its own positions | norm before block 0 | final norm | bottleneck hooked on | notes |"
+)
+IN_BLOCKS = {
+    RotaryOnLine: "rotary, on a line",
+    RotaryOnGrid: "rotary, on the image's grid",
+    BiasOnLine: "relative biases, on a line",
+    BiasOnGrid: "relative biases, on the image's grid",
+}
+MODALITIES = {"1d": "line", "2d": "plane"}
+
+
+def positions(spec: BackboneSpec) -> str:
+    """How a family's positions are given to points."""
+    kinds = []
+    if spec.positions is not None:
+        kinds.append(f"table, on a {'grid' if spec.grid else 'line'}")
+    if spec.in_blocks is not None:
+        kinds.append(IN_BLOCKS[type(spec.in_blocks)])
+    return "; ".join(kinds) or "none"
+
+
+def rows() -> list[str]:
+    """One row a family."""
+    towers = {
+        f"{whole}_{tower}_model": f"of a dual `{whole}`"
+        for whole, dual in DUAL_MODELS.items()
+        for tower in dual.values()
+    }
+    lines = [HEADER, "|---" * HEADER.count(" | ") + "|---|"]
+    for name, spec in BACKBONES.items():
+        notes = "; ".join(filter(None, (f"of a dual `{towers[name]}`" if name in towers else "", spec.note)))
+        cells = (
+            f"`{name}`",
+            MODALITIES[spec.modality],
+            positions(spec),
+            f"`{spec.input_norm}`" if spec.input_norm else "-",
+            f"`{spec.final_norm}`" + (" (RMS)" if spec.rms_norm else "") if spec.final_norm else "-",
+            f"`{spec.feed_forward[1]}`",
+            TESTED.get(name, "the bank"),
+            notes,
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def page() -> str:
+    """The page with its table made anew."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + BEGIN + "\n".join(rows()) + "\n" + END + after
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
