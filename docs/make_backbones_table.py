@@ -12,9 +12,16 @@ from any2point_hf.modeling.towers import DUAL_MODELS
 
 PAGE = Path(__file__).with_name("backbones.md")
 BEGIN, END = "<!-- table: docs/make_backbones_table.py -->\n", "<!-- end of table -->\n"
-HEADER = (
-    "| `model_type` | modality | its own positions | norm before block 0 | final norm | bottleneck hooked on | notes |"
-)
+COLUMNS = ("`model_type`", "modality", "its own positions", "norm before block 0", "final norm", "bottleneck hooked on")
+COLUMNS += ("tested with", "notes")
+# Besides the tiny random models of the shared bank of checks.
+TESTED = {
+    "bert": "the bank; MiniLM, kwt1, vit_cifar10",
+    "clip_text_model": "the bank; numbers of the released code",
+    "dinov2": "the bank; numbers of the released code",
+    "imagebind_audio": "the bank; numbers of the released code",
+    "timm_wrapper": "tests of its own",
+}
 IN_BLOCKS = {
     RotaryOnLine: "rotary, on a line",
     RotaryOnGrid: "rotary, on the image's grid",
@@ -36,12 +43,8 @@ def positions(spec: BackboneSpec) -> str:
 
 def rows() -> list[str]:
     """One row a family."""
-    towers = {
-        f"{whole}_{tower}_model": f"of a dual `{whole}`"
-        for whole, dual in DUAL_MODELS.items()
-        for tower in dual.values()
-    }
-    lines = [HEADER, "|---" * HEADER.count(" | ") + "|---|"]
+    towers = {f"{dual}_{tower}_model": dual for dual, towers in DUAL_MODELS.items() for tower in towers.values()}
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     for name, spec in BACKBONES.items():
         notes = "; ".join(filter(None, (f"of a dual `{towers[name]}`" if name in towers else "", spec.note)))
         cells = (

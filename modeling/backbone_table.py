@@ -298,7 +298,7 @@ BACKBONES: dict[str, BackboneSpec] = {
         neutral=_ones_as_mask,
         prepare=_without_own_relative_attention,
         resolve=_deberta,
-        note="relative attention is switched off: it cannot be given a cloud's own positions; the table, where it has one",
+        note="relative attention is switched off: it cannot be given a cloud's own positions",
     ),
     "modernbert": replace(
         _LLAMA,
