@@ -20,7 +20,7 @@ from .backbone_detector import backbone_spec
 from .backbone_specs import BackboneSpec, find, num_blocks
 from .bottleneck_hook import BottleneckHook
 from .errors import BackboneLoadError, CheckpointError
-from .towers import LOADED_WHOLE, TOWER_CLASSES, tower_config, tower_module
+from .towers import LOADED_WHOLE, TOWER_CLASSES, is_wrapper, tower_config, tower_module
 
 NO_MASK = MappingProxyType({"attention_mask": None})
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
@@ -64,7 +64,8 @@ def load_backbone(
     whole = load_backbone_config(backbone, revision, **kwargs)
     config = tower_config(whole, modality)
     spec = backbone_spec(config)
-    auto_class = _auto_class(whole if whole.model_type in LOADED_WHOLE else config)
+    is_whole = whole.model_type in LOADED_WHOLE or is_wrapper(whole)
+    auto_class = _auto_class(whole if is_whole else config)
     try:
         module, report = auto_class.from_pretrained(
             backbone, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
@@ -74,11 +75,8 @@ def load_backbone(
     tower = tower_module(module, modality)
     prefix = next((f"{name}." for name, part in module.named_children() if part is tower), "")
     positions = spec.positions if isinstance(spec.positions, str) else None
-    used = [
-        prefix + part
-        for part in (spec.blocks, positions, spec.projected_by, spec.input_norm, spec.final_norm, spec.cls_token)
-        if part
-    ]
+    parts = (positions, spec.projected_by, spec.input_norm, spec.final_norm, spec.cls_token)
+    used = [prefix + part for part in (*(spec.weights or (spec.blocks,)), *parts) if part]
     absent = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
     needed = sorted(name for name in absent if name.startswith(tuple(used)))
     if needed:
@@ -115,13 +113,23 @@ def share_backbone(backbone: nn.Module, modality: str | None = None) -> nn.Modul
     weight is copied.
     """
     backbone = tower_module(backbone, modality)
-    tensors = [*backbone.parameters(), *backbone.buffers()]
-    shared = copy.deepcopy(backbone, {id(tensor): tensor for tensor in tensors})
+    kept = [*backbone.parameters(), *backbone.buffers(), *_offloaded_weights(backbone)]
+    shared = copy.deepcopy(backbone, {id(part): part for part in kept})
     for module in shared.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key in [key for key, hook in hooks.items() if isinstance(hook, BottleneckHook)]:
                 del hooks[key]
     return shared
+
+
+def _offloaded_weights(backbone: nn.Module) -> Iterator[Any]:
+    """Where accelerate's hooks keep the weights of modules that it loads when they are called."""
+    for module in backbone.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for part in (hook, *getattr(hook, "hooks", ())):
+            for name in ("weights_map", "tied_params_map"):
+                if getattr(part, name, None) is not None:
+                    yield getattr(part, name)
 
 
 def freeze_backbone(backbone: nn.Module, spec: BackboneSpec, layer_norm_eps: float | None) -> None:
@@ -130,8 +138,7 @@ def freeze_backbone(backbone: nn.Module, spec: BackboneSpec, layer_norm_eps: flo
     if spec.prepare is not None:
         spec.prepare(backbone)
     for module in find(backbone, spec.blocks).modules():
-        if getattr(module, "is_causal", False):
-            module.is_causal = False
+        module.is_causal = False  # also where it is absent: transformers' sdpa takes that for causal
         if getattr(module, "sliding_window", None) is not None:
             module.sliding_window = None
         if layer_norm_eps is not None and isinstance(module, nn.LayerNorm):
@@ -147,7 +154,7 @@ def call_block(block: nn.Module, hidden: Tensor, arguments: Mapping[str, Any] = 
     """One frozen block on [B, L, D], with full attention over the L tokens of each cloud."""
     output = block(hidden.to(block_dtype(block)), **arguments)
     output = output[0] if isinstance(output, tuple) else output
-    return output.to(hidden.dtype)
+    return output.to(hidden.device, hidden.dtype)  # accelerate may run a block on another device
 
 
 @contextmanager

@@ -28,16 +28,14 @@ _FEED_FORWARDS = (
 )
 _AFTER_FEED_FORWARD = ("layer_scale2", "ls2", "post_feedforward_layernorm")
 _FINAL_NORMS = (
-    "norm",
-    "final_norm",
-    "layernorm",
-    "layer_norm",
-    "final_layer_norm",
-    "final_layernorm",
-    "ln_f",
-    "norm_f",
+    *("norm", "final_norm", "layernorm", "layer_norm", "final_layer_norm", "final_layernorm", "post_layernorm"),
+    *("ln_f", "norm_f", "ln", "LayerNorm", "emb_layer_norm_after"),
 )
-_INPUT_NORMS = ("embeddings.LayerNorm", "embeddings.norm", "embeddings.layer_norm")
+_INPUT_NORMS = (
+    *("embeddings.LayerNorm", "embeddings.norm", "embeddings.layer_norm", "pre_layrnorm"),
+    *("layernorm_embedding", "encoder.layernorm_embedding"),
+)
+MOST_PREFIX_ROWS = 5  # CLS, distillation, registers
 
 
 def backbone_spec(config: PreTrainedConfig) -> BackboneSpec:
@@ -78,19 +76,17 @@ def detect(config: PreTrainedConfig) -> BackboneSpec:
     after = next((name for name in _AFTER_FEED_FORWARD if _has(block, name)), feed_forward[1])
     width = config.hidden_size
     final_norm = next(_norms(module, blocks, width), None)
-    rotary = "rotary_emb" if _has(module, "rotary_emb") else None
-    by_layer_type = rotary is not None and "layer_type" in inspect.signature(module.rotary_emb.forward).parameters
-    table = None if rotary else _find_table(module, width)
-    rows = (
-        0
-        if table is None
-        else find(module, table).numel() // width
-        if not _is_embedding(module, table)
-        else len(find(module, table).weight)
-    )
+    rotary = _find_rotary(config, module)
+    table = None if _has(module, "rotary_emb") else _find_table(module, width)
+    rows = 0 if table is None else _table_rows(module, table)
     grid = _image_grid(config)
-    is_plane = grid is not None and math.prod(grid) <= rows
+    is_plane = grid is not None and 0 <= rows - math.prod(grid) <= MOST_PREFIX_ROWS
+    if grid is not None and not is_plane:
+        table, rows = None, 0  # what lies where in it is not known
     num_rows = math.prod(grid) if is_plane else min(rows, getattr(config, "max_position_embeddings", rows)) or 512
+    input_norm = next((name for name in _INPUT_NORMS if _is_norm(module, name, width)), None)
+    if final_norm is not None and not getattr(config, "do_stable_layer_norm", True):
+        input_norm, final_norm = final_norm, None  # a post-norm speech model's only norm comes before its blocks
     return BackboneSpec(
         modality="2d" if is_plane else "1d",
         blocks=blocks,
@@ -98,8 +94,8 @@ def detect(config: PreTrainedConfig) -> BackboneSpec:
         num_rows=lambda _: num_rows,
         attention=_find_attention(block),
         positions=table,
-        in_blocks=RotaryOnLine(by_layer_type=by_layer_type) if rotary else None,
-        input_norm=next((name for name in _INPUT_NORMS if _has(module, name)), None),
+        in_blocks=rotary,
+        input_norm=input_norm,
         final_norm=final_norm,
         rms_norm=final_norm is not None and "RMS" in type(find(module, final_norm)).__name__,
         norm_offset=1.0 if "gemma" in config.model_type else 0.0,
@@ -117,8 +113,33 @@ def _has(module: nn.Module, path: str) -> bool:
         return False
 
 
-def _is_embedding(module: nn.Module, path: str) -> bool:
-    return isinstance(find(module, path), nn.Module)
+def _is_norm(module: nn.Module, path: str, width: int) -> bool:
+    return _has(module, path) and getattr(find(module, path), "weight", torch.empty(0)).shape == (width,)
+
+
+def _table_rows(module: nn.Module, path: str) -> int:
+    """Usable rows of a table; those up to an embedding's padding row are never used."""
+    table = find(module, path)
+    if not isinstance(table, nn.Module):
+        return table.shape[-2]
+    padding = getattr(table, "padding_idx", None)
+    return len(table.weight) - (0 if padding is None else padding + 1)
+
+
+def _find_rotary(config: PreTrainedConfig, module: nn.Module) -> RotaryOnLine | None:
+    """Rotary positions, whose layout of frequencies is told by their cosines."""
+    if not _has(module, "rotary_emb"):
+        return None
+    by_layer_type = "layer_type" in inspect.signature(module.rotary_emb.forward).parameters
+    arguments = (config.layer_types[0],) if by_layer_type else ()
+    try:
+        rotary = type(module.rotary_emb)(copy.deepcopy(config))
+        cosines, _ = rotary(torch.empty(0), torch.arange(1.0, 5.0)[None], *arguments)
+    except Exception:  # a foreign module may want anything
+        return None
+    halves = torch.equal(*cosines.chunk(2, dim=-1))
+    interleaved = torch.equal(cosines[..., ::2], cosines[..., 1::2])
+    return RotaryOnLine(by_layer_type=by_layer_type, interleaved=interleaved) if halves or interleaved else None
 
 
 def _empty_module(config: PreTrainedConfig) -> nn.Module:
@@ -175,7 +196,7 @@ def _norms(module: nn.Module, blocks: str, width: int) -> Iterator[str]:
     for prefix in dict.fromkeys((parent, "")):
         for name in _FINAL_NORMS:
             path = f"{prefix}.{name}" if prefix else name
-            if _has(module, path) and getattr(find(module, path), "weight", torch.empty(0)).shape == (width,):
+            if _is_norm(module, path, width):
                 yield path
 
 

@@ -21,6 +21,19 @@ def find(module: nn.Module, path: str) -> Any:
     return reduce(getattr, path.split("."), module)
 
 
+def read_tensor(module: nn.Module, path: str) -> Tensor:
+    """The tensor at a dotted path (of a module there, its weight), also where accelerate has offloaded it."""
+    part = find(module, path)
+    owner = part if isinstance(part, nn.Module) else find(module, path.rpartition(".")[0])
+    tensor = part.weight if isinstance(part, nn.Module) else part
+    if not tensor.is_meta or not hasattr(owner, "_hf_hook"):
+        return tensor
+    from accelerate.utils import align_module_device
+
+    with align_module_device(owner):
+        return (owner.weight if owner is part else find(module, path)).detach().clone()
+
+
 class PositionsInBlocks(Protocol):
     """Positions that act inside every block, as rotations or biases of its attention."""
 
@@ -61,6 +74,7 @@ class BackboneSpec:
         norm_offset: what the final norm adds to its weight (Gemma: 1).
         cls_token: the CLS embedding, if the backbone has one.
         grid: for 2D, a function of the config to (rows, columns) of the positions.
+        weights: what a checkpoint must hold besides, by the beginning of its names, if it is more than the blocks.
         arguments: constant keyword arguments of a block.
         neutral: a block's further arguments where positions do not act in it; a function of the backbone, the number
             of tokens, dtype and device.
@@ -85,6 +99,7 @@ class BackboneSpec:
     norm_offset: float = 0.0
     cls_token: str | None = None
     grid: Callable[[PreTrainedConfig], tuple[int, int]] | None = None
+    weights: tuple[str, ...] = ()
     arguments: Mapping[str, Any] = field(default_factory=lambda: {"attention_mask": None})
     neutral: Callable[[nn.Module, int, torch.dtype, torch.device], dict[str, Any]] | None = None
     prepare: Callable[[nn.Module], None] | None = None
@@ -99,12 +114,13 @@ class BackboneSpec:
 
     def table(self, backbone: nn.Module) -> Tensor:
         """The usable rows of the backbone's own table of positions, [R, D] (frozen)."""
-        positions = self.positions(backbone) if callable(self.positions) else find(backbone, self.positions)
-        rows = positions.weight if isinstance(positions, nn.Module) else positions
+        rows = self.positions(backbone) if callable(self.positions) else read_tensor(backbone, self.positions)
         rows = rows.detach().reshape(-1, rows.shape[-1])[-self.num_rows(backbone.config) :]
         if self.projected_by is not None:
-            weight = find(backbone, self.projected_by).weight
-            rows = rows.to(weight) @ weight.detach().T
+            project = find(backbone, self.projected_by)
+            if project.weight.is_floating_point():  # a quantised layer computes in what it is given
+                rows = rows.to(project.weight.dtype)
+            rows = (project(rows) - project(torch.zeros_like(rows[:1]))).detach()  # positions have no part in its bias
         return rows
 
     def neutral_arguments(

@@ -27,7 +27,7 @@ def _all_rows(config: PreTrainedConfig) -> int:
 
 
 def _rows_after_padding(config: PreTrainedConfig) -> int:
-    return config.max_position_embeddings - config.pad_token_id - 1  # RoBERTa never uses the rows before
+    return config.max_position_embeddings - (config.pad_token_id or 0) - 1  # RoBERTa never uses the rows before
 
 
 def _endless_rows(_: PreTrainedConfig) -> int:
@@ -150,7 +150,20 @@ def _deberta(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
 
 
 def _aimv2(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
-    return replace(spec, positions=None) if config.is_native else spec
+    return replace(spec, positions=_sines_of_the_grid) if config.is_native else spec
+
+
+def _sines_of_the_grid(backbone: nn.Module) -> Tensor:
+    """AIMv2's fixed positions: sines and cosines of the column, then of the row."""
+    from transformers.models.aimv2.modeling_aimv2 import build_2d_sinusoidal_position_embedding
+
+    rows, columns = _image_grid(backbone.config)
+    weight = backbone.embeddings.patch_embed.weight
+    table = build_2d_sinusoidal_position_embedding(
+        height=rows, width=columns, embed_dim=backbone.config.hidden_size, device=weight.device, dtype=weight.dtype
+    )
+    by_row, by_column = table.chunk(2, dim=-1)
+    return torch.cat([by_column, by_row], dim=-1)
 
 
 def _videomae(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
@@ -279,6 +292,7 @@ BACKBONES: dict[str, BackboneSpec] = {
         _ROBERTA,
         attention=None,
         in_blocks=BiasOnLine("encoder.relative_attention_bias", _mpnet_bucket),
+        weights=("encoder.layer", "encoder.relative_attention_bias"),
         note="a table and relative biases, both used",
     ),
     "albert": replace(
@@ -289,6 +303,7 @@ BACKBONES: dict[str, BackboneSpec] = {
         projected_by="encoder.embedding_hidden_mapping_in",
         input_norm=None,
         prepare=_unroll_shared_layers,
+        weights=("encoder.albert_layer_groups",),
         note="one set of weights for all blocks of a group; each block has its own adapters",
     ),
     "deberta-v2": replace(
@@ -355,6 +370,7 @@ BACKBONES: dict[str, BackboneSpec] = {
     "beit": replace(
         _VIT,
         in_blocks=BiasOnGrid(_beit_biases, "attention_mask"),
+        weights=("layers", "shared_position_bias"),
         arguments={},
         prepare=_keep_beits_biases_aside,
         resolve=_beit,
@@ -365,6 +381,7 @@ BACKBONES: dict[str, BackboneSpec] = {
         attention=None,
         feed_forward=("intermediate", "output"),
         in_blocks=BiasOnGrid(_data2vec_biases, "relative_position_bias"),
+        weights=("encoder.layer", "encoder.relative_position_bias"),
         arguments={},
         prepare=_without_own_relative_attention,
         resolve=_beit,
@@ -418,3 +435,5 @@ BACKBONES: dict[str, BackboneSpec] = {
         note="positions are a convolution and gated biases, of no use for points",
     ),
 }
+
+WRITTEN_DOWN = frozenset(BACKBONES)  # what is added later is tried out like a detected family

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .backbone_specs import BackboneSpec
+from .backbone_specs import BackboneSpec, find, read_tensor
 
 
 def make_final_norm(spec: BackboneSpec, width: int, eps: float) -> nn.Module:
@@ -12,8 +12,8 @@ def make_final_norm(spec: BackboneSpec, width: int, eps: float) -> nn.Module:
 
 
 @torch.no_grad()
-def start_final_norm(final_norm: nn.Module, own: nn.Module, spec: BackboneSpec) -> None:
+def start_final_norm(final_norm: nn.Module, backbone: nn.Module, spec: BackboneSpec) -> None:
     """Starts the trained norm from the backbone's own values."""
-    final_norm.weight.copy_(own.weight + spec.norm_offset)
-    if getattr(own, "bias", None) is not None and not spec.rms_norm:
-        final_norm.bias.copy_(own.bias)
+    final_norm.weight.copy_(read_tensor(backbone, f"{spec.final_norm}.weight") + spec.norm_offset)
+    if getattr(find(backbone, spec.final_norm), "bias", None) is not None and not spec.rms_norm:
+        final_norm.bias.copy_(read_tensor(backbone, f"{spec.final_norm}.bias"))

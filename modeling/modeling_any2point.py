@@ -32,8 +32,9 @@ from .backbone import (
     share_backbone,
 )
 from .backbone_detector import backbone_spec
-from .backbone_self_test import self_test
-from .backbone_specs import BlockArguments, find, norm_eps, num_blocks
+from .backbone_self_test import check_parts, self_test
+from .backbone_specs import BlockArguments, find, norm_eps, num_blocks, read_tensor
+from .backbone_table import WRITTEN_DOWN
 from .bottleneck_hook import insert_bottleneck
 from .configuration_any2point import Any2PointConfig
 from .errors import ConfigurationError, UnsupportedBackboneError
@@ -207,9 +208,9 @@ class Any2PointModel(Any2PointPreTrainedModel):
         self.attach_backbone(backbone)
         with torch.no_grad():
             if self.spec.cls_token is not None:
-                self.cls_token.copy_(find(self.backbone, self.spec.cls_token).reshape(1, 1, -1))
+                self.cls_token.copy_(read_tensor(self.backbone, self.spec.cls_token).reshape(1, 1, -1))
             if self.final_norm is not None:
-                start_final_norm(self.final_norm, find(self.backbone, self.spec.final_norm), self.spec)
+                start_final_norm(self.final_norm, self.backbone, self.spec)
 
     def attach_backbone(self, backbone: nn.Module) -> None:
         """Puts a backbone under the adapters: shared tensor by tensor, frozen, with the bottlenecks hooked in.
@@ -220,11 +221,15 @@ class Any2PointModel(Any2PointPreTrainedModel):
         """
         check_same_family(self.config.backbone_config, backbone.config)
         self.backbone = share_backbone(backbone, self.config.modality)
+        is_tried_out = self.spec.detected or self.config.backbone_config.model_type not in WRITTEN_DOWN
+        if is_tried_out:
+            check_parts(self.backbone, self.spec)
         freeze_backbone(self.backbone, self.spec, self.config.layer_norm_eps)
         if self.config.released_compatibility:
             released.leave_out_key_value_rows(self.backbone)
-        if self.spec.detected and not self.cls_token.is_meta:
+        if is_tried_out and not self.cls_token.is_meta:
             self_test(self.backbone, self.spec)
+        if self.spec.detected and not self.cls_token.is_meta:
             warnings.warn(
                 f"{backbone.config.model_type} is in no table of families: its parts were found by their names and "
                 f"passed a self-test. Compare with its source before you trust it: {self.spec}.",

@@ -83,7 +83,7 @@ def average_over_views(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     batch_size, num_views, num_tokens, _ = rows.shape
     rows = rows.transpose(1, 2).reshape(batch_size * num_tokens, -1)
     weights = weights.transpose(1, 2).reshape(batch_size * num_tokens, -1) / num_views
-    summed = F.embedding_bag(rows, table.to(weights.dtype), per_sample_weights=weights, mode="sum")
+    summed = F.embedding_bag(rows, table.to(weights), per_sample_weights=weights, mode="sum")
     return summed.view(batch_size, num_tokens, -1)
 
 

@@ -30,10 +30,12 @@ class RotaryOnLine:
     Args:
         path: the module, from the backbone.
         by_layer_type: whether it is asked for each of the config's `layer_types`.
+        interleaved: whether the two channels of a frequency are neighbours, not in the two halves.
     """
 
     path: str = "rotary_emb"
     by_layer_type: bool = False
+    interleaved: bool = False
 
     def arguments(
         self, backbone: nn.Module, positions: Tensor, extent: tuple[int, ...], dtype: torch.dtype
@@ -51,23 +53,25 @@ class RotaryOnLine:
         rotary = find(backbone, self.path)
         like = torch.empty(0, dtype=dtype, device=positions.device)
         if not self.by_layer_type:
-            arguments = {"position_embeddings": _mix_views(*rotary(like, positions.flatten(0, 1)), positions)}
+            arguments = {"position_embeddings": self._mix_views(*rotary(like, positions.flatten(0, 1)), positions)}
             return lambda index: arguments
         types = backbone.config.layer_types
         rotations = {
-            kind: _mix_views(*rotary(like, positions.flatten(0, 1), kind), positions) for kind in dict.fromkeys(types)
+            kind: self._mix_views(*rotary(like, positions.flatten(0, 1), kind), positions)
+            for kind in dict.fromkeys(types)
         }
         return lambda index: {"position_embeddings": rotations[types[index]]}
 
-
-def _mix_views(cosines: Tensor, sines: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Takes each channel from its frequency's view: [B·M, L, C] -> [B, L, C]; the halves repeat the frequencies."""
-    batch_size, num_views, num_tokens = positions.shape
-    channels = cosines.shape[-1]
-    view = view_of_channel(channels // 2, num_views, positions.device).repeat(2)
-    index = view.view(1, 1, 1, channels).expand(batch_size, 1, num_tokens, channels)
-    cosines, sines = (t.view(batch_size, num_views, num_tokens, channels).gather(1, index) for t in (cosines, sines))
-    return cosines.squeeze(1), sines.squeeze(1)
+    def _mix_views(self, cosines: Tensor, sines: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes each channel from its frequency's view: [B·M, L, C] -> [B, L, C]; each frequency has two channels."""
+        batch_size, num_views, num_tokens = positions.shape
+        channels = cosines.shape[-1]
+        view = view_of_channel(channels // 2, num_views, positions.device)
+        view = view.repeat_interleave(2) if self.interleaved else view.repeat(2)
+        index = view.view(1, 1, 1, channels).expand(batch_size, 1, num_tokens, channels)
+        shape = (batch_size, num_views, num_tokens, channels)
+        cosines, sines = (values.view(shape).gather(1, index) for values in (cosines, sines))
+        return cosines.squeeze(1), sines.squeeze(1)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,13 @@ def make_projection(config: Any2PointConfig, spec: BackboneSpec) -> VirtualProje
     Raises:
         ConfigurationError: the line is longer than the table, or the table can't be laid out on a plane.
     """
-    if (config.modality or spec.modality) == "1d":
+    modality = config.modality or spec.modality
+    if spec.in_blocks is not None and modality != spec.modality and config.position_encoding == "virtual":
+        raise ConfigurationError(
+            f"modality must be {spec.modality!r} for a {config.backbone_config.model_type} backbone, whose positions "
+            f'act inside its blocks, got {modality!r}. Leave it out, or choose position_encoding="sinusoidal".'
+        )
+    if modality == "1d":
         return _make_lines(config, spec.num_rows(config.backbone_config))
     return _make_planes(config, spec)
 

@@ -1,4 +1,8 @@
-"""Which part of a model is the backbone: a tower of a dual model, the encoder of an encoder-decoder."""
+"""Which part of a model is the backbone: a tower of a dual model, the encoder of an encoder-decoder.
+
+Of a model that wraps a language model beside other parts (Gemma 3, Qwen2-VL, LLaVA …) it is that language model, and of
+one with a head (`LlamaForCausalLM`) what is under the head.
+"""
 
 from torch import nn
 from transformers import PreTrainedConfig
@@ -24,6 +28,14 @@ TOWER_CLASSES = {
 }
 # Dual models whose weights do not load into the class of a tower.
 LOADED_WHOLE = ("clap",)
+LANGUAGE_MODEL = "language_model"  # where a wrapper keeps it
+
+
+def is_wrapper(config: PreTrainedConfig) -> bool:
+    """Whether a model of this config wraps a language model that could be the backbone."""
+    return (
+        config.model_type not in DUAL_MODELS and not hasattr(config, "hidden_size") and hasattr(config, "text_config")
+    )
 
 
 def _tower(model_type: str, modality: str | None) -> str | None:
@@ -33,12 +45,18 @@ def _tower(model_type: str, modality: str | None) -> str | None:
 
 def tower_config(config: PreTrainedConfig, modality: str | None) -> PreTrainedConfig:
     """The config of a dual model's tower (of the text's by default), any other config as it is."""
+    if is_wrapper(config):
+        return config.text_config
     tower = _tower(config.model_type, modality)
     return config if tower is None else getattr(config, f"{tower}_config")
 
 
 def tower_module(backbone: nn.Module, modality: str | None) -> nn.Module:
-    """The tower or encoder of a model, any other module as it is."""
+    """The tower, encoder or language model of a model, any other module as it is."""
+    if "For" in type(backbone).__name__:
+        backbone = getattr(backbone, "base_model", backbone)
+    if is_wrapper(backbone.config):
+        return getattr(backbone, LANGUAGE_MODEL, backbone)
     tower = _tower(backbone.config.model_type, modality)
     if tower is not None:
         return getattr(backbone, f"{tower}_model")

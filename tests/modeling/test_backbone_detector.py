@@ -126,6 +126,64 @@ def test_the_self_test_says_what_failed(make, monkeypatch, damage, message):
         Any2PointModel(Any2PointConfig(**make.small), backbone=backbone)
 
 
+def test_a_missing_is_causal_means_no_causality(make, monkeypatch):
+    """transformers' sdpa takes attention without that attribute for causal."""
+    config = AutoConfig.for_model("layoutlm", **UNLISTED["megatron-bert"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Any2PointModel(Any2PointConfig(**make.small, backbone_config=config))  # the self-test finds it bidirectional
+
+
+@pytest.mark.parametrize("model_type", ["starcoder2", "megatron-bert", "cohere"])
+def test_weights_in_half_precision_pass_the_self_test(make, model_type):
+    config = AutoConfig.for_model(model_type, **UNLISTED[model_type])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Any2PointModel(Any2PointConfig(**make.small), backbone=AutoModel.from_config(config).bfloat16())
+
+
+def test_interleaved_rotations_keep_the_length_of_what_they_turn():
+    config = AutoConfig.for_model("cohere", **UNLISTED["cohere"])
+    spec = detect(config)
+    assert spec.in_blocks == RotaryOnLine(interleaved=True)
+    backbone = AutoModel.from_config(config)
+    places = torch.randn(1, 3, 5, 1) * 10
+    cosines, sines = spec.in_blocks.arguments(backbone, places, (77,), torch.float32)(0)["position_embeddings"]
+    assert torch.equal(cosines[..., ::2], cosines[..., 1::2])
+    torch.testing.assert_close(cosines**2 + sines**2, torch.ones_like(cosines))
+
+
+def test_mixers_that_keep_reflections_are_refused(make):
+    config = AutoConfig.for_model("fnet", hidden_size=48, num_hidden_layers=2, intermediate_size=64, vocab_size=30)
+    with pytest.raises(UnsupportedBackboneError, match=r"know an order of their own|could not be run|no feed-forward"):
+        Any2PointModel(Any2PointConfig(**make.small), backbone=AutoModel.from_config(config))
+
+
+def test_a_table_of_unknown_layout_is_left_alone():
+    """YOLOS keeps rows of detection tokens behind those of its patches."""
+    spec = detect(AutoConfig.for_model("yolos", **{**UNLISTED["yolos"], "num_detection_tokens": 100}))
+    assert spec.positions is None
+    assert not spec.has_positions
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"blocks": "encoder.layers"},
+        {"feed_forward": ("mlp", "mlp")},
+        {"positions": "embeddings.positions"},
+        {"final_norm": "norm"},
+        {"num_rows": lambda _: 99},
+    ],
+    ids=str,
+)
+def test_a_wrong_description_by_hand_is_refused(make, monkeypatch, wrong):
+    config = AutoConfig.for_model("megatron-bert", **UNLISTED["megatron-bert"])
+    monkeypatch.setitem(BACKBONES, "megatron-bert", replace(detect(config), detected=False, **wrong))
+    with pytest.raises(UnsupportedBackboneError, match="got 'megatron-bert'"):
+        Any2PointModel(Any2PointConfig(**make.small, backbone_config=config))
+
+
 def test_a_family_may_be_described_by_hand(make, monkeypatch):
     config = AutoConfig.for_model("megatron-bert", **UNLISTED["megatron-bert"])
     monkeypatch.setitem(BACKBONES, "megatron-bert", replace(detect(config), detected=False, note="by hand"))

@@ -6,11 +6,25 @@ import warnings
 
 import pytest
 import torch
+from accelerate import cpu_offload
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, Gemma3Config, LlamaForCausalLM, LlamaModel
 
-from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointModel
-from any2point_hf.modeling.backbone import call_block, freeze_backbone, share_backbone
+from any2point_hf.modeling import (
+    Any2PointConfig,
+    Any2PointForPointCloudClassification,
+    Any2PointModel,
+    BackboneLoadError,
+    ConfigurationError,
+)
+from any2point_hf.modeling.backbone import (
+    build_backbone,
+    call_block,
+    freeze_backbone,
+    load_backbone,
+    share_backbone,
+)
 from any2point_hf.modeling.backbone_detector import backbone_spec
 from any2point_hf.modeling.backbone_specs import find
 from any2point_hf.modeling.backbone_table import BACKBONES
@@ -372,9 +386,9 @@ def test_the_table_is_what_the_backbone_adds(make, any_family):
     positions = spec.positions(backbone) if callable(spec.positions) else find(backbone, spec.positions)
     raw = positions.weight if isinstance(positions, torch.nn.Module) else positions
     raw.add_(torch.randn_like(raw))
-    shift = spec.table(backbone) - before
     torch.manual_seed(1)
     backbone(**inputs)
+    shift = spec.table(backbone) - before
     moved = (captured[1] - captured[0])[0]
     moved = moved[len(moved) - len(shift) :] if spec.modality == "2d" and len(moved) > len(shift) else moved
     if any_family in ("vivit", "videomae"):  # the rows of the first frames; the others' moved otherwise
@@ -464,8 +478,7 @@ def test_grid_biases_are_interpolated_bilinearly(make):
 
 @torch.no_grad()
 def test_the_final_norm_starts_as_the_backbones(make, any_family):
-    backbone = make.backbone(any_family)
-    model = Any2PointModel(Any2PointConfig(**make.small), backbone=backbone)
+    model = Any2PointModel(Any2PointConfig(**make.small), backbone=make.backbone(any_family))
     if model.spec.final_norm is None:
         assert model.final_norm is None
         return
@@ -486,3 +499,84 @@ def test_trained_parameters_are_counted_alike(make, any_family):
     expected |= {"cls_position"} if model.adds_positions else set()
     assert names == expected
     assert math.prod(model.cls_token.shape) == 48
+
+
+@torch.no_grad()
+def test_aimv2s_fixed_positions_are_read_too(make):
+    config = make.tower_config("aimv2")
+    config.is_native = True
+    backbone = build_backbone(config).eval()
+    captured = []
+    backbone.encoder.layers[0].register_forward_pre_hook(
+        lambda _m, args, kwargs: captured.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+    )
+    backbone.embeddings.rms_norm.register_forward_hook(lambda _m, _a, output: torch.zeros_like(output))
+    backbone(pixel_values=torch.randn(1, 3, 32, 32))
+    torch.testing.assert_close(backbone_spec(config).table(backbone), captured[0][0])
+
+
+def test_weights_that_positions_and_shared_layers_need_are_missed(make, tmp_path):
+    for family, ending in (
+        ("albert", "albert_layers.0.ffn.weight"),
+        ("mpnet", "encoder.relative_attention_bias.weight"),
+        ("beit_shared", "relative_position_bias_table"),
+        ("data2vec_shared", "encoder.relative_position_bias.relative_position_bias_table"),
+        ("t5", "encoder.block.1.layer.1.DenseReluDense.wi.weight"),
+        ("llama", "layers.1.mlp.up_proj.weight"),
+    ):
+        folder = tmp_path / family
+        make.backbone(family).save_pretrained(folder)
+        weights = load_file(folder / "model.safetensors")
+        kept = {name: tensor for name, tensor in weights.items() if not name.endswith(ending)}
+        assert len(kept) == len(weights) - 1, (family, list(weights))
+        save_file(kept, folder / "model.safetensors", {"format": "pt"})
+        with pytest.raises(BackboneLoadError, match=f"1 weights are missing or wrongly shaped, such as .*{ending}"):
+            load_backbone(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("family", "fields"),
+    [
+        ("beit", {"modality": "1d"}),
+        ("dinov3", {"modality": "1d"}),
+        ("llama", {"modality": "2d", "plane": [64, 64]}),
+        ("t5", {"modality": "2d", "plane": [64, 32]}),
+    ],
+)
+def test_positions_inside_blocks_keep_their_own_kind_of_place(make, family, fields):
+    with pytest.raises(ConfigurationError, match=r"modality must be '.d' for .* whose positions act"):
+        make.model(family, **fields)
+    if family in ("beit", "dinov3"):
+        assert make.model(family, **fields, position_encoding="sinusoidal")(make.points()) is not None
+
+
+def test_wrappers_and_heads_are_looked_through(make, tmp_path):
+    text, vision = make.families_of["gemma3"][1], make.families_of["siglip_vision"][1]
+    whole = AutoModel.from_config(
+        Gemma3Config(text_config=text, vision_config={**vision, "model_type": "siglip_vision_model"})
+    ).eval()
+    whole.save_pretrained(tmp_path / "whole")
+    inner = whole.language_model
+    config = Any2PointConfig(**make.small, backbone=tmp_path / "whole")
+    for model in (Any2PointModel(config), make.model(whole)):
+        assert model.config.backbone_config.model_type == "gemma3_text"
+        for name, tensor in inner.state_dict().items():
+            assert torch.equal(model.backbone.state_dict()[name], tensor)
+    with_head = LlamaForCausalLM(make.tower_config("llama"))
+    assert type(make.model(with_head).backbone) is LlamaModel
+
+
+@torch.no_grad()
+def test_offloaded_backbones_are_shared_and_run(make):
+    for family in ("bert", "llama", "vit", "electra", "gpt2"):
+        backbone, points = make.backbone(family), make.points()
+        expected = make.model(backbone, head=True)
+        adapters = {name: tensor for name, tensor in expected.state_dict().items() if "backbone." not in name}
+        offloaded = cpu_offload(copy.deepcopy(backbone), execution_device="cpu")
+        assert next(offloaded.parameters()).is_meta
+        model = make.model(offloaded, head=True)
+        model.load_state_dict(adapters, strict=False)
+        torch.testing.assert_close(model(points).logits, expected(points).logits)
+        maps = [m._hf_hook.weights_map for m in offloaded.modules() if getattr(m, "_hf_hook", None) is not None]
+        shared = [m._hf_hook.weights_map for m in model.backbone.modules() if getattr(m, "_hf_hook", None) is not None]
+        assert {id(part) for part in maps} >= {id(part) for part in shared}  # no weight is copied
