@@ -73,7 +73,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--epochs", type=_positive(float), default=300, help="passes over the data (default 300)")
     train.add_argument("--batch-size", type=_positive(int), default=32, help="clouds a step (default 32)")
     train.add_argument("--learning-rate", type=_positive(float), default=5e-4, help="highest rate (default 5e-4)")
-    train.add_argument("--seed", type=_seed, default=0, help="of start values, order and augmentation (default 0)")
+    seeds = train.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=_seed, default=0, help="of start values, order and augmentation (default 0)")
+    seeds.add_argument(
+        "--seeds",
+        type=_seeds,
+        metavar="N,N,...",
+        help="train once with each into --output/seed-N, and report mean and deviation; what is done is not repeated",
+    )
     train.add_argument(
         "--scale",
         type=_positive(float),
@@ -173,6 +180,13 @@ def _seed(text: str) -> int:
     return value
 
 
+def _seeds(text: str) -> list[int]:
+    seeds = [_seed(part) for part in text.split(",")]
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"must name each seed once, got {text}")
+    return seeds
+
+
 def _config_fields(options: argparse.Namespace) -> dict[str, Any]:
     """The fields of Any2PointConfig that the command line sets, on top of those of its preset."""
     from .modeling.configuration_any2point import Any2PointConfig
@@ -223,6 +237,7 @@ def _augmentation(options: argparse.Namespace) -> Any:
 
 def _train(options: argparse.Namespace) -> None:
     from .commands import train
+    from .seeds import train_with_seeds
 
     options.interrupted = (
         f"interrupted. The checkpoint of the last whole epoch, if there was one, is in {options.output}; go on from it "
@@ -231,19 +246,31 @@ def _train(options: argparse.Namespace) -> None:
     keep_scale = options.keep_scale
     if keep_scale is None:
         keep_scale = bool(options.preset) and not find_preset(options.preset).dataset.scale_to_unit_sphere
-    metrics = train(
-        options.data,
-        _backbone(options),
-        options.output,
-        _config_fields(options),
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        seed=options.seed,
-        augmentation=_augmentation(options),
-        scale_to_unit_sphere=not keep_scale,
-        resume=options.resume,
-    )
+
+    def train_once(seed: int, output: Path) -> dict[str, float]:
+        return train(
+            options.data,
+            _backbone(options),
+            output,
+            _config_fields(options),
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            seed=seed,
+            augmentation=_augmentation(options),
+            scale_to_unit_sphere=not keep_scale,
+            resume=options.resume and any(output.glob("checkpoint-*")) if options.seeds else options.resume,
+        )
+
+    if options.seeds:
+        given = ("data", "preset", "backbone", "num_points", "num_neighbors", "settings", "epochs", "batch_size")
+        given += ("learning_rate", "scale", "shift", "rotate", "keep_scale")
+        settings = {name: getattr(options, name) for name in given}
+        summary = train_with_seeds(options.seeds, options.output, settings, train_once)
+        values = ", ".join(f"{name} {part['mean']:.4f} ± {part['deviation']:.4f}" for name, part in summary.items())
+        print(f"{len(options.seeds)} seeds (last epoch, test split): {values}, written to {options.output}")
+        return
+    metrics = train_once(options.seed, options.output)
     print(
         f"accuracy {metrics['accuracy']:.4f} (last epoch, test split), adapter {metrics['adapter_megabytes']:.2f} MB "
         f"written to {options.output}"
