@@ -15,7 +15,7 @@ _HOME = {
     **dict.fromkeys(modeling.__all__, "modeling"),
     "Any2PointProcessor": "processing_any2point",
     "read_point_cloud": "point_cloud_files",
-    "load_point_cloud_dataset": "data",
+    **dict.fromkeys(("load_point_cloud_dataset", "load_scanobjectnn", "load_modelnet", "load_shapenetpart"), "data"),
     "compute_metrics": "training",
     "make_trainer": "training",
     "draw_point_clouds": "visualization",

@@ -140,7 +140,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         required=True,
-        help="'shapes' (built in), a folder root/<class>/<split>/* or root/<split>/<class>/*, or an .npz",
+        help="'shapes' (built in); the folder of ScanObjectNN, ModelNet or ShapeNetPart as published (FOLDER#OBJ_BG "
+        "for a variant); a folder root/<class>/<split>/* or root/<split>/<class>/*; or an .npz",
     )
 
 

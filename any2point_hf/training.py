@@ -66,7 +66,7 @@ def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int
     """Brings every cloud of a split to `num_points` once, before training.
 
     Args:
-        split: columns `points` and `label`.
+        split: columns `points` and `label`; others are left out.
         processor: its centring and scaling are used.
         num_points: how many points to keep.
 
@@ -74,7 +74,7 @@ def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int
         Columns `points` [num_points, 3] and `labels`, as torch tensors.
     """
     sampler = Any2PointProcessor(num_points, processor.scale_to_unit_sphere, processor.seed)
-    arrays = split.with_format("numpy")
+    arrays = split.select_columns(["points", "label"]).with_format("numpy")
     smaller = sum(len(cloud) < num_points for cloud in arrays["points"])
     if smaller:
         warnings.warn(
@@ -88,7 +88,7 @@ def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int
             batch_size=256,
             desc="Sampling points",
         )
-    return processed.rename_column("label", "labels").select_columns(["points", "labels"]).with_format("torch")
+    return processed.rename_column("label", "labels").with_format("torch")
 
 
 def parameter_groups(model: nn.Module, weight_decay: float = WEIGHT_DECAY) -> list[dict[str, object]]:
