@@ -102,6 +102,7 @@ def _norms_agree(backbone: nn.Module, spec: BackboneSpec, outputs: Tensor) -> bo
     return bool((final_norm(outputs) - expected).abs().max() <= _tolerance(backbone, spec) * expected.abs().max())
 
 
+@torch.enable_grad()  # also where a model is made without gradients
 def _gradient_problem(backbone: nn.Module, spec: BackboneSpec, tokens: Tensor) -> str | None:
     tokens = tokens.clone().requires_grad_()
     bottlenecks, handles = [], []

@@ -4,206 +4,62 @@ A family that is not here goes through `backbone_detector.py`. To describe one b
 before making the model: `BACKBONES["my_type"] = BackboneSpec(...)`.
 """
 
-import copy
-import math
 from dataclasses import replace
 
-import torch
-from torch import Tensor, nn
-from transformers import PreTrainedConfig
-
-from .backbone_specs import BackboneSpec, pair, patch_size
+from .backbone_families import (
+    aimv2_variant,
+    all_rows,
+    beit_biases,
+    beit_variant,
+    data2vec_biases,
+    deberta_variant,
+    electra_variant,
+    endless_rows,
+    first_frame,
+    image_grid,
+    image_rows,
+    keep_beits_biases_aside,
+    mpnet_bucket,
+    no_position_bias,
+    ones_as_mask,
+    opt_variant,
+    rows_after_padding,
+    spectrogram_grid,
+    spectrogram_rows,
+    speech_variant,
+    square_grid,
+    t5_bucket,
+    unroll_shared_layers,
+    videomae_variant,
+    without_own_relative_attention,
+)
+from .backbone_specs import BackboneSpec
 from .positions_in_blocks import BiasOnGrid, BiasOnLine, RotaryOnGrid, RotaryOnLine
 from .timm_backbone import timm_spec, without_relative_biases
-
-ENDLESS_LINE = 512  # positions of a family whose config sets no end
-
-
-# How many positions, and their grids.
-
-
-def _all_rows(config: PreTrainedConfig) -> int:
-    return config.max_position_embeddings
-
-
-def _rows_after_padding(config: PreTrainedConfig) -> int:
-    return config.max_position_embeddings - (config.pad_token_id or 0) - 1  # RoBERTa never uses the rows before
-
-
-def _endless_rows(_: PreTrainedConfig) -> int:
-    return ENDLESS_LINE
-
-
-def _image_grid(config: PreTrainedConfig) -> tuple[int, int]:
-    (height, width), (patch_height, patch_width) = pair(config.image_size), patch_size(config)
-    return height // patch_height, width // patch_width
-
-
-def _image_rows(config: PreTrainedConfig) -> int:
-    return math.prod(_image_grid(config))
-
-
-def _square_grid(config: PreTrainedConfig) -> tuple[int, int]:
-    side = math.isqrt(config.num_patches)
-    return side, side
-
-
-def _spectrogram_grid(config: PreTrainedConfig) -> tuple[int, int]:
-    rows = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
-    columns = (config.max_length - config.patch_size) // config.time_stride + 1
-    return rows, columns
-
-
-def _spectrogram_rows(config: PreTrainedConfig) -> int:
-    return math.prod(_spectrogram_grid(config))
-
-
-def _first_frame(num_prefix: int) -> object:
-    """The positions of a video's first frames; time is the slowest axis of its table."""
-
-    def rows(backbone: nn.Module) -> Tensor:
-        positions = backbone.embeddings.position_embeddings
-        return positions[:, num_prefix : num_prefix + _image_rows(backbone.config)]
-
-    return rows
-
-
-# What has to be switched off on a backbone's own modules, and what follows from its config.
-
-
-def _unroll_shared_layers(backbone: nn.Module) -> None:
-    """ALBERT runs few layers many times: as many module objects over the same tensors, so that each has its hook."""
-    encoder, config = backbone.encoder, backbone.config
-    if hasattr(encoder, "unrolled"):
-        return
-    shared = {id(part): part for part in (*encoder.parameters(), *encoder.buffers(), config)}
-    layers = []
-    for depth in range(config.num_hidden_layers):
-        group = encoder.albert_layer_groups[int(depth / (config.num_hidden_layers / config.num_hidden_groups))]
-        layers += [copy.deepcopy(layer, dict(shared)) for layer in group.albert_layers]
-    encoder.unrolled = nn.ModuleList(layers)
-
-
-def _without_own_relative_attention(backbone: nn.Module) -> None:
-    for module in backbone.modules():
-        for name in ("relative_attention", "has_relative_position_bias"):
-            if getattr(module, name, False):
-                setattr(module, name, False)
-
-
-def _keep_beits_biases_aside(backbone: nn.Module) -> None:
-    for block in backbone.layers:
-        if getattr(block, "relative_position_bias", None) is not None:
-            block.own_position_bias, block.relative_position_bias = block.relative_position_bias, None
-
-
-def _beit_biases(backbone: nn.Module) -> list[nn.Module]:
-    shared = getattr(backbone, "shared_position_bias", None)
-    return [shared if shared is not None else block.own_position_bias for block in backbone.layers]
-
-
-def _data2vec_biases(backbone: nn.Module) -> list[nn.Module]:
-    shared = getattr(backbone.encoder, "relative_position_bias", None)
-    blocks = backbone.encoder.layer
-    return [shared if shared is not None else block.attention.attention.relative_position_bias for block in blocks]
-
-
-def _t5_bucket(backbone: nn.Module, distances: Tensor) -> Tensor:
-    attention = backbone.block[0].layer[0].SelfAttention
-    return attention._relative_position_bucket(
-        distances,
-        num_buckets=attention.relative_attention_num_buckets,
-        max_distance=attention.relative_attention_max_distance,
-    )
-
-
-def _mpnet_bucket(backbone: nn.Module, distances: Tensor) -> Tensor:
-    return backbone.encoder.relative_position_bucket(distances)  # with its defaults, as the encoder calls it
-
-
-def _ones_as_mask(_: nn.Module, num_tokens: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-    return {"attention_mask": torch.ones(1, 1, 1, num_tokens, dtype=torch.bool, device=device)}
-
-
-def _no_position_bias(_: nn.Module, num_tokens: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-    return {"position_bias": torch.zeros(1, num_tokens, num_tokens, dtype=dtype, device=device)}
-
-
-def _electra(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
-    if config.embedding_size == config.hidden_size:
-        return replace(spec, projected_by=None, input_norm="embeddings.LayerNorm")
-    return spec
-
-
-def _beit(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
-    has_biases = config.use_relative_position_bias or config.use_shared_relative_position_bias
-    return replace(
-        spec,
-        in_blocks=spec.in_blocks if has_biases else None,
-        positions=spec.positions if config.use_absolute_position_embeddings else None,
-        final_norm=None if config.use_mean_pooling else "layernorm",
-    )
-
-
-def _deberta(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
-    return replace(spec, positions=spec.positions if config.position_biased_input else None)
-
-
-def _aimv2(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
-    return replace(spec, positions=_sines_of_the_grid) if config.is_native else spec
-
-
-def _sines_of_the_grid(backbone: nn.Module) -> Tensor:
-    """AIMv2's fixed positions: sines and cosines of the column, then of the row."""
-    from transformers.models.aimv2.modeling_aimv2 import build_2d_sinusoidal_position_embedding
-
-    rows, columns = _image_grid(backbone.config)
-    weight = backbone.embeddings.patch_embed.weight
-    table = build_2d_sinusoidal_position_embedding(
-        height=rows, width=columns, embed_dim=backbone.config.hidden_size, device=weight.device, dtype=weight.dtype
-    )
-    by_row, by_column = table.chunk(2, dim=-1)
-    return torch.cat([by_column, by_row], dim=-1)
-
-
-def _videomae(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
-    return spec if config.use_mean_pooling else replace(spec, final_norm="layernorm")
-
-
-def _speech(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
-    if config.do_stable_layer_norm:  # then the blocks are pre-norm, and the encoder's norm comes after them
-        return replace(spec, input_norm=None, final_norm="encoder.layer_norm")
-    return spec
-
-
-def _opt(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
-    has_final_norm = config.do_layer_norm_before and not config._remove_final_layer_norm
-    return spec if has_final_norm else replace(spec, final_norm=None)
-
 
 _BERT = BackboneSpec(
     modality="1d",
     blocks="encoder.layer",
     attention="attention.self",
     feed_forward=("intermediate", "output.dense"),
-    num_rows=_all_rows,
+    num_rows=all_rows,
     input_norm="embeddings.LayerNorm",
 )
-_ROBERTA = replace(_BERT, num_rows=_rows_after_padding)
+_ROBERTA = replace(_BERT, num_rows=rows_after_padding)
 _CLIP_TEXT = BackboneSpec(
     modality="1d",
     blocks="encoder.layers",
     attention="self_attn",
     feed_forward=("mlp", "mlp"),
-    num_rows=_all_rows,
+    num_rows=all_rows,
     positions="embeddings.position_embedding",
     final_norm="final_layer_norm",
 )
 _CLIP_VISION = replace(
     _CLIP_TEXT,
     modality="2d",
-    num_rows=_image_rows,
-    grid=_image_grid,
+    num_rows=image_rows,
+    grid=image_grid,
     input_norm="pre_layrnorm",
     final_norm="post_layernorm",
     cls_token="embeddings.class_embedding",
@@ -214,19 +70,19 @@ _VIT = BackboneSpec(
     blocks="layers",
     attention="attention",
     feed_forward=("mlp", "mlp"),
-    num_rows=_image_rows,
+    num_rows=image_rows,
     final_norm="layernorm",
     cls_token="embeddings.cls_token",
-    grid=_image_grid,
+    grid=image_grid,
 )
 _DINOV2 = replace(_VIT, blocks="encoder.layer", feed_forward=("mlp", "layer_scale2"))
-_AST = replace(_VIT, num_rows=_spectrogram_rows, grid=_spectrogram_grid)
+_AST = replace(_VIT, num_rows=spectrogram_rows, grid=spectrogram_grid)
 _LLAMA = BackboneSpec(
     modality="1d",
     blocks="layers",
     attention="self_attn",
     feed_forward=("mlp", "mlp"),
-    num_rows=_all_rows,
+    num_rows=all_rows,
     positions=None,
     in_blocks=RotaryOnLine(),
     final_norm="norm",
@@ -239,9 +95,9 @@ _T5 = BackboneSpec(
     attention="layer.0.SelfAttention",
     attention_output=2,
     feed_forward=("layer.1.DenseReluDense", "layer.1.DenseReluDense"),
-    num_rows=_endless_rows,
+    num_rows=endless_rows,
     positions=None,
-    in_blocks=BiasOnLine("block.0.layer.0.SelfAttention.relative_attention_bias", _t5_bucket),
+    in_blocks=BiasOnLine("block.0.layer.0.SelfAttention.relative_attention_bias", t5_bucket),
     final_norm="final_layer_norm",
     rms_norm=True,
     note="the encoder",
@@ -251,7 +107,7 @@ _BART = BackboneSpec(
     blocks="layers",
     attention="self_attn",
     feed_forward=("fc1", "fc2"),
-    num_rows=_all_rows,
+    num_rows=all_rows,
     positions="embed_positions",
     input_norm="layernorm_embedding",
     note="the encoder",
@@ -261,10 +117,10 @@ _WAV2VEC2 = BackboneSpec(
     blocks="encoder.layers",
     attention="attention",
     feed_forward=("feed_forward", "feed_forward"),
-    num_rows=_endless_rows,
+    num_rows=endless_rows,
     positions=None,
     input_norm="encoder.layer_norm",
-    resolve=_speech,
+    resolve=speech_variant,
     note="positions are a convolution over frames, of no use for points",
 )
 
@@ -285,13 +141,13 @@ BACKBONES: dict[str, BackboneSpec] = {
         _BERT,
         projected_by="embeddings_project",
         input_norm=None,  # of the table's width, where that is another than the tokens'
-        resolve=_electra,
+        resolve=electra_variant,
         note="the table is projected to the tokens' width",
     ),
     "mpnet": replace(
         _ROBERTA,
         attention=None,
-        in_blocks=BiasOnLine("encoder.relative_attention_bias", _mpnet_bucket),
+        in_blocks=BiasOnLine("encoder.relative_attention_bias", mpnet_bucket),
         weights=("encoder.layer", "encoder.relative_attention_bias"),
         note="a table and relative biases, both used",
     ),
@@ -302,7 +158,7 @@ BACKBONES: dict[str, BackboneSpec] = {
         feed_forward=("ffn", "ffn_output"),
         projected_by="encoder.embedding_hidden_mapping_in",
         input_norm=None,
-        prepare=_unroll_shared_layers,
+        prepare=unroll_shared_layers,
         weights=("encoder.albert_layer_groups",),
         note="one set of weights for all blocks of a group; each block has its own adapters",
     ),
@@ -310,9 +166,9 @@ BACKBONES: dict[str, BackboneSpec] = {
         _BERT,
         attention=None,
         arguments={},
-        neutral=_ones_as_mask,
-        prepare=_without_own_relative_attention,
-        resolve=_deberta,
+        neutral=ones_as_mask,
+        prepare=without_own_relative_attention,
+        resolve=deberta_variant,
         note="relative attention is switched off: it cannot be given a cloud's own positions",
     ),
     "modernbert": replace(
@@ -325,14 +181,14 @@ BACKBONES: dict[str, BackboneSpec] = {
     ),
     "eurobert": _LLAMA,
     "nomic_bert": replace(_LLAMA, input_norm="embeddings.LayerNorm", final_norm=None, rms_norm=False),
-    "gpt2": replace(_CLIP_TEXT, blocks="h", attention="attn", num_rows=_all_rows, positions="wpe", final_norm="ln_f"),
+    "gpt2": replace(_CLIP_TEXT, blocks="h", attention="attn", num_rows=all_rows, positions="wpe", final_norm="ln_f"),
     "opt": replace(
         _CLIP_TEXT,
         blocks="decoder.layers",
         feed_forward=("fc1", "fc2"),
         positions="decoder.embed_positions",
         final_norm="decoder.final_layer_norm",
-        resolve=_opt,
+        resolve=opt_variant,
     ),
     "gpt_neox": replace(_LLAMA, attention="attention", final_norm="final_layer_norm", rms_norm=False),
     "llama": _LLAMA,
@@ -351,7 +207,7 @@ BACKBONES: dict[str, BackboneSpec] = {
     # Vision
     "clip_vision_model": _CLIP_VISION,
     "siglip_vision_model": _SIGLIP_VISION,
-    "siglip2_vision_model": replace(_SIGLIP_VISION, num_rows=lambda config: config.num_patches, grid=_square_grid),
+    "siglip2_vision_model": replace(_SIGLIP_VISION, num_rows=lambda config: config.num_patches, grid=square_grid),
     "vit": _VIT,
     "vit_mae": _VIT,
     "vit_msn": _VIT,
@@ -369,22 +225,22 @@ BACKBONES: dict[str, BackboneSpec] = {
     ),
     "beit": replace(
         _VIT,
-        in_blocks=BiasOnGrid(_beit_biases, "attention_mask"),
+        in_blocks=BiasOnGrid(beit_biases, "attention_mask"),
         weights=("layers", "shared_position_bias"),
         arguments={},
-        prepare=_keep_beits_biases_aside,
-        resolve=_beit,
+        prepare=keep_beits_biases_aside,
+        resolve=beit_variant,
     ),
     "data2vec-vision": replace(
         _VIT,
         blocks="encoder.layer",
         attention=None,
         feed_forward=("intermediate", "output"),
-        in_blocks=BiasOnGrid(_data2vec_biases, "relative_position_bias"),
+        in_blocks=BiasOnGrid(data2vec_biases, "relative_position_bias"),
         weights=("encoder.layer", "encoder.relative_position_bias"),
         arguments={},
-        prepare=_without_own_relative_attention,
-        resolve=_beit,
+        prepare=without_own_relative_attention,
+        resolve=beit_variant,
     ),
     "aimv2_vision_model": replace(
         _VIT,
@@ -394,21 +250,21 @@ BACKBONES: dict[str, BackboneSpec] = {
         final_norm="rms_norm",
         rms_norm=True,
         cls_token=None,
-        resolve=_aimv2,
+        resolve=aimv2_variant,
     ),
     "videomae": replace(
         _VIT,
         blocks="encoder.layer",
         attention="attention.attention",
         feed_forward=("intermediate", "output.dense"),
-        positions=_first_frame(0),
+        positions=first_frame(0),
         final_norm=None,
         cls_token=None,
         arguments={},
-        resolve=_videomae,
+        resolve=videomae_variant,
         note="the positions of the first frames",
     ),
-    "vivit": replace(_VIT, positions=_first_frame(1), note="the positions of the first frames"),
+    "vivit": replace(_VIT, positions=first_frame(1), note="the positions of the first frames"),
     "timm_wrapper": replace(
         _VIT,
         blocks="timm_model.blocks",
@@ -431,7 +287,7 @@ BACKBONES: dict[str, BackboneSpec] = {
     "hubert": _WAV2VEC2,
     "wavlm": replace(
         _WAV2VEC2,
-        neutral=_no_position_bias,
+        neutral=no_position_bias,
         note="positions are a convolution and gated biases, of no use for points",
     ),
 }

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModel, BertConfig, ClapAudioConfig, ClapAudioModel
 
 from any2point_hf.modeling import Any2PointConfig, Any2PointModel, UnsupportedBackboneError
+from any2point_hf.modeling.backbone import call_block
 from any2point_hf.modeling.backbone_detector import backbone_spec, detect
 from any2point_hf.modeling.backbone_table import BACKBONES
 from any2point_hf.modeling.positions_in_blocks import RotaryOnLine
@@ -126,12 +127,18 @@ def test_the_self_test_says_what_failed(make, monkeypatch, damage, message):
         Any2PointModel(Any2PointConfig(**make.small), backbone=backbone)
 
 
-def test_a_missing_is_causal_means_no_causality(make, monkeypatch):
+@torch.no_grad()
+def test_a_missing_is_causal_means_no_causality(make):
     """transformers' sdpa takes attention without that attribute for causal."""
-    config = AutoConfig.for_model("layoutlm", **UNLISTED["megatron-bert"])
+    backbone = AutoModel.from_config(AutoConfig.for_model("layoutlm", **UNLISTED["megatron-bert"])).eval()
+    assert not any(hasattr(module, "is_causal") for module in backbone.encoder.layer.modules())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        Any2PointModel(Any2PointConfig(**make.small, backbone_config=config))  # the self-test finds it bidirectional
+        blocks = Any2PointModel(Any2PointConfig(**make.small), backbone=backbone).backbone.encoder.layer
+    tokens = torch.randn(1, 6, 48)
+    changed = torch.cat([tokens[:, :-1], torch.randn(1, 1, 48)], dim=1)
+    moved = (call_block(blocks[0], changed) - call_block(blocks[0], tokens)).abs().amax(dim=-1)
+    assert (moved > 1e-5).all()  # the first token sees the last
 
 
 @pytest.mark.parametrize("model_type", ["starcoder2", "megatron-bert", "cohere"])
@@ -139,7 +146,10 @@ def test_weights_in_half_precision_pass_the_self_test(make, model_type):
     config = AutoConfig.for_model(model_type, **UNLISTED[model_type])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        Any2PointModel(Any2PointConfig(**make.small), backbone=AutoModel.from_config(config).bfloat16())
+        model = Any2PointModel(Any2PointConfig(**make.small), backbone=AutoModel.from_config(config).bfloat16())
+    assert model.spec.detected
+    assert next(model.backbone.parameters()).dtype == torch.bfloat16
+    assert model(make.points()).last_hidden_state.isfinite().all()
 
 
 def test_interleaved_rotations_keep_the_length_of_what_they_turn():
