@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .commands import train
 from .data.augmentation import Augmentation
 from .data.shapes import SHAPE_NAMES, make_cloud
 from .modeling.errors import BackboneLoadError
+from .training_run import train
 from .visualization import draw_point_clouds
 
 OUTPUT = Path("demo_output")

@@ -3,63 +3,36 @@
     trainer = make_trainer(model, processor, dataset, output_dir, epochs=10)
     trainer.train()
 
-Unusual here: nothing subclasses the Trainer; the training split itself draws the random points and augments them.
+Unusual here: nothing subclasses the Trainer; random points and augmentation come from a hook on the model
+(`training_batches.py`).
 """
 
+import importlib.util
 import math
 import os
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from torch import Tensor, nn
+from torch import nn
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments, default_data_collator
 
-from .data.augmentation import Augmentation, random_subset
-from .modeling.errors import DatasetError
+from .modeling.errors import Any2PointError, ConfigurationError, DatasetError
 from .processing_any2point import Any2PointProcessor
+from .recipe import Recipe, changed
+from .training_batches import BatchAugmentation, TrainingClouds
 
-TRAINING_SURPLUS = 1200 / 1024  # sampled points kept for each that goes into a training step
-WARM_UP_SHARE = 10 / 300
-LOWEST_LEARNING_RATE = 1e-6
-LARGEST_GRADIENT_NORM = 10.0
-WEIGHT_DECAY = 0.05
 NOT_DECAYED = ("bias", "norm", "cls_token", "cls_position")
+BEST_METRIC = "eval_validation_accuracy"
 
 
-class TrainingClouds(torch.utils.data.Dataset):
-    """The training split with a random subset of each cloud's points and augmentation, drawn anew at each visit.
-
-    Args:
-        clouds: of `process_split`, with surplus points.
-        num_points: points that go into the model.
-        augmentation: of a batch of clouds.
-    """
-
-    def __init__(self, clouds: Dataset, num_points: int, augmentation: Augmentation) -> None:
-        self.clouds, self.num_points, self.augmentation = clouds, num_points, augmentation
-
-    def __len__(self) -> int:
-        return len(self.clouds)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """`points` [num_points, 3] float32 and `labels` []."""
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
-        """A batch at once, as torch's loader asks for it."""
-        if len(indices) == 1:  # one cloud has no batch statistics, so another joins it
-            indices = [indices[0], (indices[0] + 1) % len(self)]
-        rows = self.clouds[indices]
-        points = self.augmentation(random_subset(rows["points"], self.num_points))
-        return [{"points": cloud, "labels": label} for cloud, label in zip(points, rows["labels"], strict=True)]
-
-
-def surplus_points(split: Dataset, num_points: int) -> int:
-    """How many points of each cloud to keep for random subsets: 1200 / 1024 of `num_points`, if there are as many."""
+def points_to_keep(split: Dataset, num_points: int, surplus: float) -> int:
+    """How many points of each cloud to keep for random subsets: surplus × `num_points`, if there are as many."""
     smallest = min(len(cloud) for cloud in split.with_format("numpy")["points"])
-    return max(num_points, min(math.ceil(num_points * TRAINING_SURPLUS), smallest))
+    return max(num_points, min(math.ceil(num_points * surplus), smallest))
 
 
 def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int) -> Dataset:
@@ -91,7 +64,7 @@ def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int
     return processed.rename_column("label", "labels").with_format("torch")
 
 
-def parameter_groups(model: nn.Module, weight_decay: float = WEIGHT_DECAY) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, weight_decay: float = Recipe.weight_decay) -> list[dict[str, object]]:
     """The trained parameters; norms, biases and tokens are not decayed."""
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     decayed = [p for name, p in trained if not any(part in name for part in NOT_DECAYED)]
@@ -127,37 +100,96 @@ def make_trainer(
     processor: Any2PointProcessor,
     dataset: DatasetDict,
     output_dir: str | os.PathLike,
+    recipe: Recipe | None = None,
     *,
-    epochs: float = 300,
-    batch_size: int = 32,
-    learning_rate: float = 5e-4,
     seed: int = 0,
-    augmentation: Augmentation | None = None,
+    workers: int = 0,
+    loggers: Sequence[str] = (),
+    **changes: Any,
 ) -> Trainer:
     """A stock Trainer with the published settings (method.md 7).
 
     Args:
-        model: any model whose forward takes `points` and `labels`.
+        model: any model whose forward takes `points` and `labels`. While it trains, a hook on it draws and
+            augments the points of a batch.
         processor: how clouds are centred, scaled and sampled.
-        dataset: splits `train` and `test` with columns `points` and `label`.
-        output_dir: where checkpoints go, one after each epoch, the last one kept.
-        epochs: passes over the training split.
-        batch_size: clouds a step.
-        learning_rate: the highest one; warms up for 1/30 of the steps, then falls as a cosine to 1e-6.
-        seed: of shuffling, dropout and augmentation.
-        augmentation: of training batches; by default scale and shift as for ModelNet.
+        dataset: splits `train` and `test` with columns `points` and `label`. With a third, `validation`, the weights of
+            the epoch that is best on it are loaded at the end; without it the last epoch's stay.
+        output_dir: where checkpoints go, one after each epoch, the last one (and the best one) kept.
+        recipe: how to train; by default as published for ModelNet.
+        seed: of shuffling, dropout, random points and augmentation.
+        workers: processes that load batches beside the training; 0 loads them in it.
+        loggers: of the Trainer's own, such as "tensorboard", "trackio" or "wandb".
+        changes: fields of the recipe to change, such as `epochs=10`.
 
     Raises:
         DatasetError: a split is missing, or a step would have a single cloud, or the model has
             another number of classes.
+        ConfigurationError: a recipe's value is out of its range, or float16 without a GPU.
+        Any2PointError: a logger is not installed.
     """
+    recipe = changed(recipe or Recipe(), **changes)
+    _check(model, dataset, recipe, loggers)
+    arguments = TrainingArguments(
+        output_dir=os.fspath(output_dir),
+        num_train_epochs=recipe.epochs,
+        per_device_train_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=recipe.batch_size,
+        gradient_accumulation_steps=recipe.gradient_accumulation,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.largest_gradient_norm,
+        lr_scheduler_type="cosine_warmup_with_min_lr",
+        lr_scheduler_kwargs={"min_lr": min(recipe.lowest_learning_rate, recipe.learning_rate)},
+        warmup_steps=recipe.warm_up_share,  # below 1: a share of all steps
+        bf16=recipe.precision == "bfloat16",
+        fp16=recipe.precision == "float16",
+        use_cpu=recipe.precision == "bfloat16" and not torch.cuda.is_available(),  # as transformers wants it said
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=1,
+        load_best_model_at_end="validation" in dataset,
+        metric_for_best_model=BEST_METRIC if "validation" in dataset else None,
+        logging_strategy="epoch",
+        dataloader_num_workers=workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        report_to=list(loggers) or "none",
+        seed=seed,
+        data_seed=seed,
+    )
+    num_points = processor.num_points
+    with arguments.main_process_first():  # what one process writes to the cache the others read
+        kept = points_to_keep(dataset["train"], num_points, recipe.surplus_points)
+        train = process_split(dataset["train"], processor, kept)
+        tests = {
+            name: process_split(dataset[name], processor, num_points)
+            for name in ("validation", "test")
+            if name in dataset
+        }
+    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate)
+    return Trainer(
+        model=model,
+        args=arguments,
+        data_collator=default_data_collator,
+        train_dataset=TrainingClouds(train),
+        eval_dataset=tests if "validation" in tests else tests["test"],
+        processing_class=processor,
+        compute_metrics=compute_metrics,
+        callbacks=[BatchAugmentation(recipe.augmentation, num_points, seed)],
+        optimizers=(optimizer, None),
+    )
+
+
+def _check(model: PreTrainedModel, dataset: DatasetDict, recipe: Recipe, loggers: Sequence[str]) -> None:
+    """What would otherwise fail after the clouds are sampled, or in the first step."""
     for name in ("train", "test"):
         if name not in dataset:
             raise DatasetError(f"the dataset must have splits train and test, got {', '.join(dataset)}.")
-    if len(dataset["train"]) < 2 or batch_size < 2:
+    if len(dataset["train"]) < 2 or recipe.batch_size < 2:
         raise DatasetError(
             "training needs at least 2 clouds a step, because batch norms take statistics; got "
-            f"{len(dataset['train'])} clouds and batch_size={batch_size}."
+            f"{len(dataset['train'])} clouds and batch_size={recipe.batch_size}."
         )
     num_classes = dataset["train"].features["label"].num_classes
     if model.config.num_labels != num_classes:
@@ -165,39 +197,8 @@ def make_trainer(
             f"the model must have the dataset's {num_classes} classes, and its config has {model.config.num_labels}. "
             "Set id2label in Any2PointConfig to the dataset's class names."
         )
-    num_points = processor.num_points
-    train = process_split(dataset["train"], processor, surplus_points(dataset["train"], num_points))
-    test = process_split(dataset["test"], processor, num_points)
-    steps = math.ceil(len(train) / batch_size) * epochs
-    arguments = TrainingArguments(
-        output_dir=os.fspath(output_dir),
-        num_train_epochs=epochs,
-        per_device_train_batch_size=batch_size,
-        per_device_eval_batch_size=batch_size,
-        learning_rate=learning_rate,
-        weight_decay=WEIGHT_DECAY,
-        max_grad_norm=LARGEST_GRADIENT_NORM,
-        lr_scheduler_type="cosine_warmup_with_min_lr",
-        lr_scheduler_kwargs={"min_lr": min(LOWEST_LEARNING_RATE, learning_rate)},
-        warmup_steps=math.ceil(steps * WARM_UP_SHARE),
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        save_total_limit=1,
-        logging_strategy="epoch",
-        dataloader_pin_memory=torch.cuda.is_available(),
-        remove_unused_columns=False,
-        report_to="none",
-        seed=seed,
-        data_seed=seed,
-    )
-    optimizer = torch.optim.AdamW(parameter_groups(model), lr=learning_rate)
-    return Trainer(
-        model=model,
-        args=arguments,
-        data_collator=default_data_collator,
-        train_dataset=TrainingClouds(train, num_points, augmentation or Augmentation()),
-        eval_dataset=test,
-        processing_class=processor,
-        compute_metrics=compute_metrics,
-        optimizers=(optimizer, None),
-    )
+    if recipe.precision == "float16" and not torch.cuda.is_available():
+        raise ConfigurationError("float16 needs a GPU, and torch finds none here. Use bfloat16 or float32.")
+    for logger in loggers:
+        if importlib.util.find_spec(logger) is None:
+            raise Any2PointError(f"logging to {logger} needs the package {logger}. Run: pip install {logger}")

@@ -19,17 +19,13 @@ class PublishedDataset:
         title: the dataset's name.
         class_names: in the order of the official labels.
         scale_to_unit_sphere: of the processor.
-        scale: augmentation by a factor of each axis.
-        shift: augmentation by a shift of each axis, up to ±.
-        rotation_axis: augmentation by any rotation about this axis.
+        recipe: name of the file in `any2point_hf/recipes/` that says how it is trained.
     """
 
     title: str
     class_names: tuple[str, ...]
     scale_to_unit_sphere: bool
-    scale: tuple[float, float]
-    shift: float
-    rotation_axis: str | None
+    recipe: str
 
 
 SCAN = PublishedDataset(
@@ -39,9 +35,7 @@ SCAN = PublishedDataset(
         *("sink", "sofa", "toilet"),
     ),
     scale_to_unit_sphere=False,
-    scale=(0.9, 1.1),
-    shift=0.0,
-    rotation_axis="y",
+    recipe="scanobjectnn",
 )
 MODELNET = PublishedDataset(
     title="ModelNet40",
@@ -53,9 +47,7 @@ MODELNET = PublishedDataset(
         *("wardrobe", "xbox"),
     ),
     scale_to_unit_sphere=True,
-    scale=(2 / 3, 3 / 2),
-    shift=0.2,
-    rotation_axis=None,
+    recipe="modelnet",
 )
 
 

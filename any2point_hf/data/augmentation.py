@@ -1,7 +1,4 @@
-"""Augmentation of training batches, as published (method.md 7).
-
-It draws from torch's global generator, whose state the Trainer saves and restores.
-"""
+"""Augmentation of training batches, as published (method.md 7) and as PointNet++ does, on the batch's own device."""
 
 import math
 from dataclasses import dataclass
@@ -10,58 +7,93 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from any2point_hf.data.counter_random import normal, uniform
 from any2point_hf.modeling.errors import ConfigurationError
 
 _ROTATED_PLANES = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}
+_JITTER_LIMIT = 5  # in deviations, as in PointNet's 0.01 clipped at 0.05
+# What random numbers are for; each has its own.
+_SUBSET, _SCALE, _SHIFT, _ANGLE, _JITTER, _DROP_SHARE, _DROP = range(7)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random scale of each axis, shift, and rotation about an axis, one draw a cloud.
+    """Random jitter, scale of each axis, shift, rotation about an axis, and loss of points, in this order.
 
     Args:
         scale: range of each axis' factor; (2/3, 3/2) is ModelNet's, (0.9, 1.1) ScanObjectNN's.
         shift: largest shift of each axis, in the units of the points.
         rotation_axis: vertical axis of data whose heading means nothing; None for aligned data.
+        jitter: deviation of the noise on every coordinate, in the units of the points; 0.01 is common. Clipped at
+            five deviations.
+        drop: largest share of a cloud's points that is lost, drawn for each cloud; 0.875 is PointNet++'s. Lost points
+            are put onto the cloud's first one, so that shapes stay.
 
     Raises:
         ConfigurationError: a range that is empty, not finite or not positive.
 
-    Shapes: points [B, N, 3] -> [B, N, 3].
+    Shapes: points [B, N, 3], keys [B] int64 -> [B, N, 3].
     """
 
     scale: tuple[float, float] = (2 / 3, 3 / 2)
     shift: float = 0.2
     rotation_axis: Literal["x", "y", "z"] | None = None
+    jitter: float = 0.0
+    drop: float = 0.0
 
     def __post_init__(self) -> None:
         low, high = self.scale
         if not 0 < low <= high < math.inf:
             raise ConfigurationError(f"scale must be a range of positive factors, low to high, got {low} to {high}.")
-        if not 0 <= self.shift < math.inf:
-            raise ConfigurationError(f"shift must be finite and not negative, got {self.shift}.")
+        for name in ("shift", "jitter"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ConfigurationError(f"{name} must be finite and not negative, got {value}.")
+        if not 0 <= self.drop < 1:
+            raise ConfigurationError(f"drop must lie in [0, 1), got {self.drop}.")
+        if self.rotation_axis not in (None, *_ROTATED_PLANES):
+            raise ConfigurationError(f"rotation_axis must be x, y, z or none, got {self.rotation_axis!r}.")
 
-    def __call__(self, points: Tensor) -> Tensor:
-        """Augmented points, in the input's dtype and on its device."""
-        batch_size = len(points)
+    def __call__(self, points: Tensor, keys: Tensor) -> Tensor:
+        """Augmented points, in the input's dtype and on its device; the same for the same cloud and key."""
+        if self.jitter:
+            noise = normal(keys, _JITTER, points[0].numel()).clamp(-_JITTER_LIMIT, _JITTER_LIMIT)
+            points = points + self.jitter * noise.to(points.dtype).view_as(points)
         low, high = self.scale
-        factors = torch.rand(batch_size, 1, 3, dtype=points.dtype, device=points.device) * (high - low) + low
-        shifts = (torch.rand(batch_size, 1, 3, dtype=points.dtype, device=points.device) * 2 - 1) * self.shift
-        points = points * factors + shifts
-        if self.rotation_axis is None:
-            return points
-        angle = torch.rand(batch_size, 1, dtype=points.dtype, device=points.device) * (2 * math.pi)
-        first, second = _ROTATED_PLANES[self.rotation_axis]
-        rotated = points.clone()
-        rotated[..., first] = points[..., first] * angle.cos() - points[..., second] * angle.sin()
-        rotated[..., second] = points[..., first] * angle.sin() + points[..., second] * angle.cos()
-        return rotated
+        factors = uniform(keys, _SCALE, 3).to(points.dtype) * (high - low) + low
+        shifts = (uniform(keys, _SHIFT, 3).to(points.dtype) * 2 - 1) * self.shift
+        points = points * factors.unsqueeze(1) + shifts.unsqueeze(1)
+        if self.rotation_axis is not None:
+            angles = uniform(keys, _ANGLE, 1).to(points.dtype) * (2 * math.pi)
+            points = _rotated(points, angles, *_ROTATED_PLANES[self.rotation_axis])
+        if self.drop:
+            share = uniform(keys, _DROP_SHARE, 1) * self.drop
+            lost = uniform(keys, _DROP, points.shape[1]) < share
+            points = torch.where(lost.unsqueeze(-1), points[:, :1], points)
+        return points
 
 
-def random_subset(points: Tensor, num_points: int) -> Tensor:
-    """A random subset of each cloud's points (of 1200 sampled ones, 1024 go in): [B, S, 3] -> [B, num_points, 3]."""
-    batch_size, available, _ = points.shape
+def random_subset(points: Tensor, num_points: int, keys: Tensor) -> Tensor:
+    """A random subset of each cloud's points (of 1200 sampled ones, 1024 go in).
+
+    Args:
+        points: [B, S, 3].
+        num_points: how many to keep; all if there are no more.
+        keys: [B] int64, one for each cloud.
+
+    Returns:
+        [B, num_points, 3].
+    """
+    available = points.shape[1]
     if available <= num_points:
         return points
-    order = torch.rand(batch_size, available, device=points.device).argsort(dim=1)[:, :num_points]
+    order = uniform(keys, _SUBSET, available).argsort(dim=1, stable=True)[:, :num_points]
     return points.gather(1, order.unsqueeze(-1).expand(-1, -1, 3))
+
+
+def _rotated(points: Tensor, angles: Tensor, first: int, second: int) -> Tensor:
+    """[B, N, 3] turned by [B, 1] radians in the plane of two axes."""
+    rotated = points.clone()
+    rotated[..., first] = points[..., first] * angles.cos() - points[..., second] * angles.sin()
+    rotated[..., second] = points[..., first] * angles.sin() + points[..., second] * angles.cos()
+    return rotated

@@ -2,9 +2,11 @@
 
 import json
 import math
+import re
 import struct
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -123,51 +125,88 @@ def test_settings_reach_the_model(run_train, run_command, tmp_path):
     assert set(parts) == {"tokenizer", "cls_token", "backbone", "classifier"}
 
 
-def test_augmentation_by_options(run_train, monkeypatch):
-    from any2point_hf import commands
-    from any2point_hf.data.augmentation import Augmentation
+@pytest.fixture
+def used(monkeypatch):
+    """What the command line hands to the training, which does not begin: `model`, `processor`, `recipe`, options."""
+    from any2point_hf import training_run
 
     used = []
 
-    def stop(*_, augmentation, **__):
-        used.append(augmentation)
+    def stop(model, processor, dataset, output, recipe, **options):
+        used.append(SimpleNamespace(model=model, processor=processor, dataset=dataset, recipe=recipe, options=options))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "make_trainer", stop)
+    monkeypatch.setattr(training_run, "make_trainer", stop)
+    return used
+
+
+def test_training_by_options(run_train, used):
+    from any2point_hf.data.augmentation import Augmentation
+    from any2point_hf.recipe import Recipe
+
     run_train()
-    run_train("--scale", "0.9", "1.1", "--shift", "0", "--rotate", "y")
-    assert used == [Augmentation(), Augmentation(scale=(0.9, 1.1), shift=0.0, rotation_axis="y")]
+    assert used.pop().recipe == Recipe(epochs=1, batch_size=8)  # the options of run_train
+    augmentation = ("--scale", "0.9", "1.1", "--shift", "0", "--rotate", "y", "--jitter", "0.01", "--drop", "0.5")
+    training = ("--gradient-accumulation", "4", "--precision", "bfloat16", "--learning-rate", "1e-3", "--keep-scale")
+    run_train(*augmentation, *training, "--workers", "2", "--validation-share", "0.25", "--log", "tensorboard")
+    run = used.pop()
+    assert run.recipe == Recipe(
+        epochs=1,
+        batch_size=8,
+        gradient_accumulation=4,
+        precision="bfloat16",
+        learning_rate=1e-3,
+        scale_to_unit_sphere=False,
+        augmentation=Augmentation(scale=(0.9, 1.1), shift=0.0, rotation_axis="y", jitter=0.01, drop=0.5),
+    )
+    assert not run.processor.scale_to_unit_sphere
+    assert (run.options["workers"], run.options["loggers"]) == (2, ["tensorboard"])
+    assert {name: len(split) for name, split in run.dataset.items()} == {"train": 12, "validation": 4, "test": 8}
 
 
-def test_a_preset_sets_what_the_options_do_not(run_train, monkeypatch):
-    from any2point_hf import commands
+def test_a_preset_sets_what_the_options_do_not(run_train, used):
     from any2point_hf.data.augmentation import Augmentation
 
-    used = []
-
-    def stop(model, processor, *_, augmentation, **__):
-        used.append((model.config, processor.scale_to_unit_sphere, augmentation))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(commands, "make_trainer", stop)
+    scans = Augmentation(scale=(0.9, 1.1), shift=0.0, rotation_axis="y")
     run_train("--preset", "clip-text-scan")
-    config, to_unit_sphere, augmentation = used.pop()
+    run = used.pop()
+    config = run.model.config
     assert (config.aggregation_scale, config.voxel_size, config.position_injection) == (0.3, 0.08, "input+blocks")
     assert (config.num_points, config.num_neighbors) == (64, 8)  # the options of run_train
     assert config.num_labels == 2  # of the data
-    assert not to_unit_sphere
-    assert augmentation == Augmentation(scale=(0.9, 1.1), shift=0.0, rotation_axis="y")
-    run_train(
-        "--preset", "clip-text-scan", "--rotate", "none", "--shift", "0.1", "--no-keep-scale", "--set", "voxel_size=0.5"
-    )
-    config, to_unit_sphere, augmentation = used.pop()
-    assert config.voxel_size == 0.5
-    assert to_unit_sphere
-    assert augmentation == Augmentation(scale=(0.9, 1.1), shift=0.1, rotation_axis=None)
+    assert not run.processor.scale_to_unit_sphere
+    assert run.recipe.augmentation == scans
+    changes = ("--rotate", "none", "--shift", "0.1", "--no-keep-scale", "--set", "voxel_size=0.5")
+    run_train("--preset", "clip-text-scan", *changes)
+    run = used.pop()
+    assert run.model.config.voxel_size == 0.5
+    assert run.processor.scale_to_unit_sphere
+    assert run.recipe.augmentation == Augmentation(scale=(0.9, 1.1), shift=0.1, rotation_axis=None)
     run_train("--preset", "clip-text-modelnet", "--keep-scale")
-    config, to_unit_sphere, augmentation = used.pop()
-    assert (config.neighborhood_norm, config.head_bias, to_unit_sphere) == ("deviation", True, False)
-    assert augmentation == Augmentation()
+    run = used.pop()
+    assert (run.model.config.neighborhood_norm, run.model.config.head_bias) == ("deviation", True)
+    assert not run.processor.scale_to_unit_sphere
+    assert run.recipe.augmentation.scale == pytest.approx((2 / 3, 3 / 2))
+
+
+def test_a_recipe_sets_what_the_options_do_not(run_train, used, tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("epochs: 9\nlearning_rate: 0.01\nconfig: {adapter_dim: 4, num_neighbors: 5, voxel_size: 0.5}\n")
+    run_train("--recipe", file, "--preset", "clip-text-scan")
+    run = used.pop()
+    assert (run.recipe.epochs, run.recipe.learning_rate) == (1, 0.01)
+    config = run.model.config
+    assert (config.adapter_dim, config.num_neighbors, config.voxel_size) == (4, 8, 0.5)
+    assert config.position_injection == "input+blocks"  # of the preset
+    result = run_train("--recipe", "modelnt")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "Did you mean modelnet?" in result.err
+
+
+def test_the_best_epoch_is_reported_beside_the_last(run_train):
+    result = run_train("--validation-share", "0.25")
+    assert result.code == 0
+    assert re.search(r"accuracy \d\.\d{4} \(last epoch, test split\), \d\.\d{4} \(epoch 1, the best on", result.out)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from any2point_hf import commands
+from any2point_hf import commands, training_run
 from any2point_hf.modeling import Any2PointForPointCloudClassification
 from any2point_hf.processing_any2point import Any2PointProcessor
 
@@ -117,7 +117,7 @@ def test_a_trained_folder_holds_the_adapter_its_processor_and_a_checkpoint(adapt
 
 def test_what_training_returns(bert, two_classes, tmp_path):
     fields = {"num_points": 64, "num_neighbors": 8}
-    result = commands.train(str(two_classes.path), str(bert), tmp_path / "out", fields, epochs=1, batch_size=8)
+    result = training_run.train(str(two_classes.path), str(bert), tmp_path / "out", fields, epochs=1, batch_size=8)
     evaluated = commands.evaluate(str(tmp_path / "out"), str(two_classes.path))
     assert result == {
         "accuracy": evaluated["accuracy"],

@@ -13,13 +13,21 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments, default_data_collator, set_seed
 
-from any2point_hf import commands, make_trainer
+from any2point_hf import make_trainer, training, training_run
 from any2point_hf.data import build_dataset_dict, load_point_cloud_dataset
 from any2point_hf.data.augmentation import Augmentation
-from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification, DatasetError
+from any2point_hf.modeling import (
+    Any2PointConfig,
+    Any2PointError,
+    Any2PointForPointCloudClassification,
+    ConfigurationError,
+    DatasetError,
+)
 from any2point_hf.modeling.guided_adapter import CellNorm, LocalAttention
 from any2point_hf.processing_any2point import Any2PointProcessor
-from any2point_hf.training import TRAINING_SURPLUS, accuracies, compute_metrics, parameter_groups, process_split
+from any2point_hf.recipe import Recipe
+from any2point_hf.training import accuracies, compute_metrics, parameter_groups, process_split
+from any2point_hf.training_batches import BatchAugmentation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -178,8 +186,9 @@ def test_the_defaults_are_the_published_ones(make_model, clouds, tmp_path):
     arguments = trainer.args
     assert (arguments.num_train_epochs, arguments.per_device_train_batch_size) == (300, 32)
     assert (arguments.learning_rate, arguments.seed) == (5e-4, 0)
-    assert trainer.train_dataset.augmentation == Augmentation(scale=(2 / 3, 3 / 2), shift=0.2, rotation_axis=None)
-    assert TRAINING_SURPLUS * 1024 == 1200
+    (drawn,) = [part for part in trainer.callback_handler.callbacks if isinstance(part, BatchAugmentation)]
+    assert drawn.augmentation == Augmentation(scale=(2 / 3, 3 / 2), shift=0.2, rotation_axis=None)
+    assert (drawn.num_points, drawn.seed) == (64, 0)
 
 
 def rates_of(trainer, num_steps):
@@ -280,27 +289,70 @@ def test_both_splits_are_needed(make, clouds, split):
 # What goes into a step
 
 
-def test_a_random_subset_of_the_surplus_points(make):
+def points_that_go_in(trainer, monkeypatch):
+    """For each training step of the trainer, the points that the model takes and the labels."""
+    steps = []
+    forward = trainer.model.forward
+
+    def record(points, labels):
+        if trainer.model.training:
+            steps.append((points.clone(), labels.clone()))
+        return forward(points=points, labels=labels)
+
+    monkeypatch.setattr(trainer.model, "forward", record)
+    trainer.train()
+    return steps
+
+
+def by_cloud(trainer, steps):
+    """Which row of the training split each cloud of the steps was drawn from: a dict from row to its points."""
+    rows = [{tuple(point) for point in cloud.tolist()} for cloud in trainer.train_dataset.clouds[:]["points"]]
+    found = {}
+    for points, _ in steps:
+        for cloud in points:
+            drawn = {tuple(point) for point in cloud.tolist()}
+            found.setdefault(next(row for row, kept in enumerate(rows) if drawn <= kept), []).append(cloud)
+    return found
+
+
+def test_a_random_subset_of_the_surplus_points(make, monkeypatch):
+    trainer = make(augmentation=NO_AUGMENTATION, epochs=2)
+    assert trainer.train_dataset[0]["points"].shape == (math.ceil(64 * 1200 / 1024), 3) == (75, 3)
+    steps = points_that_go_in(trainer, monkeypatch)
+    visits = by_cloud(trainer, steps)
+    assert sorted(visits) == list(range(16))
+    for first, second in visits.values():
+        assert first.shape == (64, 3)
+        assert first.dtype == torch.float32
+        assert len(first.unique(dim=0)) == 64
+        assert not torch.equal(first, second)  # anew in every epoch
+
+
+def test_training_clouds_are_augmented_anew_at_each_visit(make, monkeypatch):
+    steps = points_that_go_in(make(augmentation=Augmentation(scale=(1, 1), shift=0.2), epochs=6), monkeypatch)
+    means = torch.cat([points.mean(dim=1) for points, _ in steps])
+    assert len(means) == 96
+    assert means.std(dim=0) == pytest.approx([0.4 / math.sqrt(12)] * 3, abs=0.04)
+
+
+def test_draws_depend_on_seed_epoch_and_cloud_alone(make, monkeypatch):
+    """Not on the batch size, nor on what else was drawn."""
+    runs = []
+    for batch_size, seed in ((8, 0), (4, 0), (8, 1)):
+        trainer = make(augmentation=NO_AUGMENTATION, epochs=2, batch_size=batch_size, seed=seed)
+        runs.append(by_cloud(trainer, points_that_go_in(trainer, monkeypatch)))
+    for row in range(16):
+        for first, other, reseeded in zip(*(run[row] for run in runs), strict=True):
+            assert torch.equal(first, other)
+            assert not torch.equal(first, reseeded)
+
+
+def test_labels_stay_with_their_clouds(make, monkeypatch):
     trainer = make(augmentation=NO_AUGMENTATION)
-    surplus = trainer.train_dataset.clouds[0]["points"]
-    assert len(surplus) == math.ceil(64 * 1200 / 1024) == 75
-    kept = {tuple(point) for point in surplus.tolist()}
-    visits = [trainer.train_dataset[0]["points"] for _ in range(3)]
-    for points in visits:
-        rows = {tuple(point) for point in points.tolist()}
-        assert points.shape == (64, 3)
-        assert points.dtype == torch.float32
-        assert len(rows) == 64
-        assert rows < kept
-    assert not torch.equal(visits[0], visits[1])
-
-
-def test_training_clouds_are_augmented_anew_at_each_visit(make):
-    dataset = make(augmentation=Augmentation(shift=0.2)).train_dataset
-    means = torch.stack([dataset[0]["points"].mean(dim=0) for _ in range(8)])
-    assert means.std(dim=0).min() > 0.03
-    assert len(dataset) == 16
-    assert dataset[3]["labels"] == 1
+    labels = trainer.train_dataset.clouds[:]["labels"]
+    for points, given in points_that_go_in(trainer, monkeypatch):
+        rows = [next(iter(by_cloud(trainer, [(cloud[None], None)]))) for cloud in points]
+        assert given.tolist() == labels[rows].tolist()
 
 
 def test_test_clouds_are_neither_augmented_nor_drawn(make, clouds):
@@ -322,7 +374,7 @@ def test_processed_splits(clouds):
     assert unscaled[:]["points"].norm(dim=-1).max() > 1.5
 
 
-def test_clouds_without_surplus_points_keep_all_their_points(make):
+def test_clouds_without_surplus_points_keep_all_their_points(make, monkeypatch):
     """Data sets of exactly num_points points a cloud, such as the built-in shapes, lose none of them to repeats."""
     generator = np.random.default_rng(0)
     split = (generator.normal(size=(4, 64, 3)).astype(np.float32), [0, 1, 0, 1])
@@ -330,8 +382,9 @@ def test_clouds_without_surplus_points_keep_all_their_points(make):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nothing is wrong with such clouds
         trainer = make(dataset=dataset, augmentation=NO_AUGMENTATION)
-    for index in range(4):
-        assert len(torch.unique(trainer.train_dataset[index]["points"], dim=0)) == 64
+    for points, _ in points_that_go_in(trainer, monkeypatch):
+        for cloud in points:
+            assert len(cloud.unique(dim=0)) == 64
 
 
 # What training does
@@ -357,7 +410,7 @@ def test_the_loss_falls_and_two_easy_classes_are_told_apart(make):
     trainer = make(epochs=30, learning_rate=1e-2)
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert losses[-1] < 0.25 < 0.6 < losses[0]
+    assert losses[-1] < 0.25 < 0.5 < losses[0]
     assert trainer.evaluate()["eval_accuracy"] == 1.0
 
 
@@ -375,7 +428,9 @@ def test_one_seed_gives_one_adapter_from_the_command(two_classes, bert, tmp_path
     states = []
     for run, seed in enumerate((4, 4, 5)):
         torch.manual_seed(run)  # whatever ran before must not matter
-        commands.train(str(two_classes.path), str(bert), tmp_path / str(run), FIELDS, epochs=1, batch_size=8, seed=seed)
+        training_run.train(
+            str(two_classes.path), str(bert), tmp_path / str(run), FIELDS, epochs=1, batch_size=8, seed=seed
+        )
         states.append(load_file(tmp_path / str(run) / "model.safetensors"))
     assert_same(states[0], states[1])
     assert any(not torch.equal(states[0][name], states[2][name]) for name in states[0])
@@ -404,20 +459,20 @@ def test_resuming_gives_the_adapter_of_an_uninterrupted_training(make, tmp_path)
 def test_resuming_by_the_command_gives_the_same_adapter(two_classes, bert, tmp_path, monkeypatch):
     def run(name, **options):
         arguments = (str(two_classes.path), str(bert), tmp_path / name, FIELDS)
-        return commands.train(*arguments, epochs=2, batch_size=8, seed=6, **options)
+        return training_run.train(*arguments, epochs=2, batch_size=8, seed=6, **options)
 
     result = run("whole")
-    original = commands.make_trainer
+    original = training_run.make_trainer
 
     def make_stopping(*arguments, **options):
         trainer = original(*arguments, **options)
         trainer.add_callback(StopAfter(1))
         return trainer
 
-    monkeypatch.setattr(commands, "make_trainer", make_stopping)
+    monkeypatch.setattr(training_run, "make_trainer", make_stopping)
     with pytest.raises(KeyboardInterrupt):
         run("stopped")
-    monkeypatch.setattr(commands, "make_trainer", original)
+    monkeypatch.setattr(training_run, "make_trainer", original)
     assert not (tmp_path / "stopped" / "model.safetensors").exists()
     assert run("stopped", resume=True) == result
     adapters = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped")]
@@ -452,6 +507,7 @@ def retrain(trainer, model, **arguments):
         train_dataset=data.train,
         eval_dataset=data.test,
         compute_metrics=compute_metrics,
+        callbacks=[BatchAugmentation(NO_AUGMENTATION, 64, seed=0)],
     )
     second.train()
     return second
@@ -501,3 +557,151 @@ def test_a_trainer_without_a_processor_or_metrics(make, make_model):
     second = retrain(trainer, make_model(), num_train_epochs=1, save_strategy="steps", save_steps=1)
     assert second.state.global_step == 2
     assert set(second.evaluate()) >= {"eval_loss", "eval_accuracy"}
+
+
+# What a recipe and the other options bring
+
+
+def test_the_recipe_reaches_the_trainer(make):
+    recipe = Recipe(
+        epochs=3,
+        batch_size=4,
+        gradient_accumulation=2,
+        learning_rate=1e-3,
+        lowest_learning_rate=1e-5,
+        warm_up_share=0.25,
+        weight_decay=0.1,
+        largest_gradient_norm=1.0,
+        precision="bfloat16",
+        surplus_points=1.1,
+    )
+    trainer = make(recipe=recipe, epochs=2, batch_size=None)
+    arguments = trainer.args
+    assert (arguments.num_train_epochs, arguments.per_device_train_batch_size) == (2, 4)
+    assert (arguments.gradient_accumulation_steps, arguments.bf16, arguments.fp16) == (2, True, False)
+    assert (arguments.learning_rate, arguments.max_grad_norm) == (1e-3, 1.0)
+    assert arguments.lr_scheduler_kwargs == {"min_lr": 1e-5}
+    assert arguments.get_warmup_steps(40) == 10
+    assert trainer.optimizer.param_groups[0]["weight_decay"] == 0.1
+    assert trainer.train_dataset[0]["points"].shape == (71, 3)
+
+
+class RecordGradients(TrainerCallback):
+    """The gradients of the first update."""
+
+    gradients = None
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if self.gradients is None:
+            named = model.named_parameters()
+            self.gradients = {name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None}
+
+
+def test_accumulated_gradients_are_those_of_one_larger_batch(make):
+    """In eval mode of norms and dropout, as these look at a batch at a time."""
+    recorded = []
+    for options in ({"batch_size": 8}, {"batch_size": 4, "gradient_accumulation": 2}):
+        trainer = make(augmentation=NO_AUGMENTATION, largest_gradient_norm=1e9, **options)
+        trainer.model.eval().train = lambda mode=True, model=trainer.model: model
+        gradients = RecordGradients()
+        trainer.add_callback(gradients)
+        trainer.train()
+        assert trainer.state.global_step == 2
+        recorded.append(gradients.gradients)
+    assert len(recorded[0]) > 40
+    for name, gradient in recorded[0].items():
+        torch.testing.assert_close(recorded[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_bfloat16_trains_with_float32_weights_near_the_float32_loss(make):
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        trainer = make(epochs=3, learning_rate=1e-3, precision=precision)
+        trainer.train()
+        assert {tensor.dtype for tensor in state_of(trainer.model).values()} <= {torch.float32, torch.int64}
+        losses[precision] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
+
+
+def test_float16_needs_a_gpu(make):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ConfigurationError, match="float16 needs a GPU"):
+        make(precision="float16")
+
+
+def test_loading_processes_change_nothing(make):
+    states = []
+    for workers in (0, 2):
+        trainer = make(epochs=2, workers=workers)
+        assert trainer.args.dataloader_num_workers == workers
+        trainer.train()
+        states.append(state_of(trainer.model))
+    assert_same(*states)
+
+
+def test_a_hook_left_by_an_interrupted_training_is_replaced(make, make_model, clouds, tmp_path, monkeypatch):
+    stopped = make(augmentation=Augmentation(shift=50.0))
+    stopped.add_callback(StopAfter(0))
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    options = {"epochs": 1, "batch_size": 8, "augmentation": NO_AUGMENTATION}
+    again = make_trainer(stopped.model, Any2PointProcessor(64), clouds, tmp_path / "again", **options)
+    steps = points_that_go_in(again, monkeypatch)
+    assert max(points.abs().max() for points, _ in steps) <= 1
+    assert not again.model._forward_pre_hooks
+
+
+def test_loggers_of_the_trainer(make, tmp_path, monkeypatch):
+    with pytest.raises(Any2PointError, match=r"logging to nologger needs .*pip install nologger"):
+        make(loggers=["nologger"])
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
+    trainer = make(loggers=["tensorboard"], epochs=2)
+    trainer.train()
+    events = EventAccumulator(str(tmp_path / "logs")).Reload()
+    recorded = [event.value for event in events.Scalars("train/loss")]
+    assert recorded == pytest.approx([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+
+
+# The best epoch, on clouds held out from training alone
+
+
+def test_without_a_validation_split_no_epoch_is_chosen(make):
+    arguments = make().args
+    assert (arguments.load_best_model_at_end, arguments.metric_for_best_model) == (False, None)
+
+
+@pytest.mark.parametrize("validation", [[0.5, 0.75, 0.75, 0.25], [0.75, 0.5, 0.5, 0.5]])
+def test_the_best_epoch_is_chosen_on_the_validation_split(two_classes, bert, tmp_path, monkeypatch, validation):
+    """The test split's accuracies, which go the other way, choose nothing."""
+    tests = [0.1, 0.2, 0.3, 0.9]
+    validated, tested = iter(validation), iter(tests)
+    scores = {4: validated, 8: tested}  # by the number of clouds of the split
+    monkeypatch.setattr(
+        training,
+        "compute_metrics",
+        lambda evaluation: dict.fromkeys(
+            ("accuracy", "mean_class_accuracy"), next(scores[len(evaluation.label_ids)], None)
+        ),
+    )
+    saved = []
+    save = Any2PointForPointCloudClassification.save_pretrained
+
+    def record(model, folder, **options):
+        saved.append(state_of(model))
+        return save(model, folder, **options)
+
+    monkeypatch.setattr(Any2PointForPointCloudClassification, "save_pretrained", record)
+    result = training_run.train(
+        str(two_classes.path), str(bert), tmp_path / "out", FIELDS, epochs=4, batch_size=6, validation_share=0.25
+    )
+    best = validation.index(0.75)
+    assert result["accuracy"] == 0.9
+    assert (result["best_epoch"], result["validation_accuracy"]) == (best + 1, 0.75)
+    assert result["best_epoch_accuracy"] == tests[best]
+    assert len(saved) == 5  # of four epochs, and the end
+    assert_same(load_file(tmp_path / "out" / "model.safetensors"), saved[best])

@@ -4,15 +4,21 @@ import pytest
 import torch
 
 from any2point_hf.data.augmentation import Augmentation, random_subset
-
-
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
+from any2point_hf.data.counter_random import mix
+from any2point_hf.modeling import ConfigurationError
 
 
 def points(batch_size=400, num_points=16):
-    return torch.randn(batch_size, num_points, 3)
+    return torch.randn(batch_size, num_points, 3, generator=torch.Generator().manual_seed(0))
+
+
+def keys_of(clouds, seed=0):
+    """A key for each cloud."""
+    return mix(torch.arange(len(clouds)), seed)
+
+
+def augment(clouds, seed=0, **settings):
+    return Augmentation(**settings)(clouds, keys_of(clouds, seed))
 
 
 def drawn(clouds, augmented):
@@ -25,14 +31,14 @@ def drawn(clouds, augmented):
 
 def test_one_factor_and_one_shift_an_axis_and_a_cloud():
     clouds = points()
-    augmented = Augmentation()(clouds)
+    augmented = augment(clouds)
     factors, shifts = drawn(clouds, augmented)
     torch.testing.assert_close(clouds * factors.unsqueeze(1) + shifts.unsqueeze(1), augmented, atol=1e-5, rtol=1e-5)
 
 
 def test_modelnet_ranges_by_default():
     clouds = points()
-    factors, shifts = drawn(clouds, Augmentation()(clouds))
+    factors, shifts = drawn(clouds, augment(clouds))
     assert factors.min() > 2 / 3 - 1e-4
     assert factors.max() < 3 / 2 + 1e-4
     assert shifts.abs().max() < 0.2 + 1e-4
@@ -48,7 +54,7 @@ def test_modelnet_ranges_by_default():
 
 def test_scan_ranges():
     clouds = points()
-    factors, shifts = drawn(clouds, Augmentation(scale=(0.9, 1.1), shift=0.0)(clouds))
+    factors, shifts = drawn(clouds, augment(clouds, scale=(0.9, 1.1), shift=0.0))
     assert 0.9 - 1e-4 < factors.min() < 0.91
     assert 1.09 < factors.max() < 1.1 + 1e-4
     assert shifts.abs().max() < 1e-4
@@ -57,7 +63,7 @@ def test_scan_ranges():
 @pytest.mark.parametrize(("axis", "kept", "first", "second"), [("x", 0, 1, 2), ("y", 1, 2, 0), ("z", 2, 0, 1)])
 def test_rotation_about_an_axis(axis, kept, first, second):
     clouds = points()
-    rotated = Augmentation(scale=(1, 1), shift=0.0, rotation_axis=axis)(clouds)
+    rotated = augment(clouds, scale=(1, 1), shift=0.0, rotation_axis=axis)
     torch.testing.assert_close(rotated[..., kept], clouds[..., kept], rtol=0, atol=0)
     before = torch.complex(clouds[..., first], clouds[..., second])
     after = torch.complex(rotated[..., first], rotated[..., second])
@@ -72,16 +78,14 @@ def test_rotation_about_an_axis(axis, kept, first, second):
 def test_rotation_keeps_a_right_handed_frame():
     frame = torch.eye(3).unsqueeze(0)
     for axis in "xyz":
-        rotated = Augmentation(scale=(1, 1), shift=0.0, rotation_axis=axis)(frame)
+        rotated = augment(frame, scale=(1, 1), shift=0.0, rotation_axis=axis)
         assert torch.linalg.det(rotated[0]).item() == pytest.approx(1, abs=1e-5)
 
 
 def test_rotation_comes_after_scale_and_shift():
     clouds = points(8)
-    torch.manual_seed(3)
-    plain = Augmentation()(clouds)
-    torch.manual_seed(3)
-    rotated = Augmentation(rotation_axis="y")(clouds)
+    plain = augment(clouds)
+    rotated = augment(clouds, rotation_axis="y")
     torch.testing.assert_close(rotated[..., 1], plain[..., 1], rtol=0, atol=0)
     radius = plain[..., ::2].norm(dim=-1)
     torch.testing.assert_close(rotated[..., ::2].norm(dim=-1), radius, rtol=1e-5, atol=1e-5)
@@ -91,25 +95,63 @@ def test_rotation_comes_after_scale_and_shift():
 def test_the_input_is_left_alone_and_its_dtype_kept(axis):
     clouds = points(3).double()
     copy = clouds.clone()
-    augmented = Augmentation(rotation_axis=axis)(clouds)
+    augmented = augment(clouds, rotation_axis=axis)
     assert torch.equal(clouds, copy)
     assert augmented.dtype == torch.float64
     assert not torch.equal(augmented, clouds)
 
 
-def test_draws_come_from_the_global_generator():
-    clouds = points(3)
-    torch.manual_seed(5)
-    first = Augmentation(rotation_axis="z")(clouds)
-    second = Augmentation(rotation_axis="z")(clouds)
-    torch.manual_seed(5)
-    assert torch.equal(first, Augmentation(rotation_axis="z")(clouds))
-    assert not torch.equal(first, second)
+def test_draws_depend_on_the_key_alone():
+    clouds = points(6)
+    settings = {"rotation_axis": "z", "jitter": 0.01, "drop": 0.5}
+    whole = augment(clouds, **settings)
+    assert torch.equal(whole, augment(clouds, **settings))
+    keys, order = keys_of(clouds), torch.tensor([4, 0, 5])
+    assert torch.equal(Augmentation(**settings)(clouds[order], keys[order]), whole[order])  # whatever the batch
+    assert not torch.equal(augment(clouds, seed=1, **settings), whole)
+
+
+def test_jitter_is_normal_noise_clipped_at_five_deviations():
+    clouds = points(400, 64)
+    noise = augment(clouds, scale=(1, 1), shift=0.0, jitter=0.02) - clouds
+    assert noise.mean() == pytest.approx(0, abs=3e-4)
+    assert noise.std() == pytest.approx(0.02, rel=0.02)
+    assert noise.abs().max() <= 0.1 + 1e-6
+    assert (noise.abs() > 0.04).float().mean() == pytest.approx(0.0455, abs=0.005)  # beyond two deviations
+    correlations = torch.corrcoef(noise.flatten(0, 1).T) - torch.eye(3)
+    assert correlations.abs().max() < 0.03
+
+
+def test_lost_points_are_put_onto_the_first():
+    clouds = points(400, 64)
+    kept = augment(clouds, scale=(1, 1), shift=0.0, drop=0.8)
+    lost = (kept != clouds).any(dim=-1)
+    assert torch.equal(kept[lost], clouds[:, :1].expand_as(clouds)[lost])
+    shares = lost.float().mean(dim=1)
+    assert shares.mean() == pytest.approx(0.4, abs=0.03)  # half of the largest share
+    assert shares.std() == pytest.approx(0.8 / math.sqrt(12), abs=0.03)  # drawn for each cloud
+    assert shares.max() < 0.95
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"scale": (0, 1)}, "range of positive factors.*got 0 to 1"),
+        ({"scale": (2, 1)}, "low to high, got 2 to 1"),
+        ({"shift": -1.0}, "shift must be finite and not negative, got -1.0"),
+        ({"jitter": math.inf}, "jitter must be finite"),
+        ({"drop": 1.0}, r"drop must lie in \[0, 1\), got 1.0"),
+        ({"rotation_axis": "w"}, "rotation_axis must be x, y, z or none, got 'w'"),
+    ],
+)
+def test_settings_out_of_range(settings, rule):
+    with pytest.raises(ConfigurationError, match=rule):
+        Augmentation(**settings)
 
 
 def test_a_subset_holds_different_points_of_its_own_cloud():
     clouds = torch.arange(5 * 75 * 3.0).reshape(5, 75, 3)
-    subset = random_subset(clouds, 64)
+    subset = random_subset(clouds, 64, keys_of(clouds))
     assert subset.shape == (5, 64, 3)
     for cloud, chosen in zip(clouds, subset, strict=True):
         rows = {tuple(point) for point in chosen.tolist()}
@@ -121,7 +163,7 @@ def test_a_subset_holds_different_points_of_its_own_cloud():
 
 def test_every_point_is_as_likely():
     clouds = torch.arange(10.0).view(1, 10, 1).expand(3000, 10, 3)
-    counts = torch.bincount(random_subset(clouds, 4)[..., 0].flatten().long(), minlength=10)
+    counts = torch.bincount(random_subset(clouds, 4, keys_of(clouds))[..., 0].flatten().long(), minlength=10)
     assert counts.sum() == 12000
     assert counts.min() > 1200 - 6 * 27  # binomial: mean 1200, deviation 27
     assert counts.max() < 1200 + 6 * 27
@@ -130,4 +172,4 @@ def test_every_point_is_as_likely():
 @pytest.mark.parametrize("available", [10, 64])
 def test_nothing_to_choose_from(available):
     clouds = points(2, available)
-    assert torch.equal(random_subset(clouds, 64), clouds)
+    assert torch.equal(random_subset(clouds, 64, keys_of(clouds)), clouds)

@@ -1,0 +1,116 @@
+"""What each command does with its options: calls one function and prints what it returns."""
+
+import argparse
+import json
+from pathlib import Path
+
+from .cli_options import backbone, config_fields, recipe
+from .modeling.presets import find_preset
+
+
+def train(options: argparse.Namespace) -> None:
+    """`any2point train`."""
+    from .seeds import train_with_seeds
+    from .training_run import train as train_adapter
+
+    options.interrupted = (
+        f"interrupted. The checkpoint of the last whole epoch, if there was one, is in {options.output}; go on from it "
+        "with --resume."
+    )
+    chosen, fields, frozen = recipe(options), config_fields(options), backbone(options)
+
+    def train_once(seed: int, output: Path) -> dict[str, float]:
+        return train_adapter(
+            options.data,
+            frozen,
+            output,
+            fields,
+            chosen,
+            seed=seed,
+            validation_share=options.validation_share,
+            workers=options.workers,
+            loggers=options.log,
+            resume=options.resume and any(output.glob("checkpoint-*")) if options.seeds else options.resume,
+        )
+
+    if options.seeds:
+        settings = {"data": options.data, "backbone": frozen, "validation_share": options.validation_share}
+        settings |= {"config": fields} | chosen.settings()
+        summary = train_with_seeds(options.seeds, options.output, settings, train_once)
+        values = ", ".join(f"{name} {part['mean']:.4f} ± {part['deviation']:.4f}" for name, part in summary.items())
+        _print(f"{len(options.seeds)} seeds (last epoch, test split): {values}, written to {options.output}")
+        return
+    metrics = train_once(options.seed, options.output)
+    best = (
+        f"{metrics['best_epoch_accuracy']:.4f} (epoch {metrics['best_epoch']:g}, the best on the validation split), "
+        if "best_epoch" in metrics
+        else ""
+    )
+    _print(
+        f"accuracy {metrics['accuracy']:.4f} (last epoch, test split), {best}adapter "
+        f"{metrics['adapter_megabytes']:.2f} MB written to {options.output}"
+    )
+
+
+def _print(line: str) -> None:
+    """Once, however many processes train."""
+    from accelerate import PartialState
+
+    if PartialState().is_main_process:
+        print(line)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """`any2point evaluate`."""
+    from . import commands
+
+    result = commands.evaluate(options.model, options.data, options.backbone, options.split, options.batch_size)
+    if options.json:
+        print(json.dumps(result))
+        return
+    for name, accuracy in result["per_class"].items():
+        print(f"{name:>16}  {'none' if accuracy is None else f'{accuracy:.4f}'}")
+    print(f"accuracy {result['accuracy']:.4f}, mean class accuracy {result['mean_class_accuracy']:.4f}")
+
+
+def predict(options: argparse.Namespace) -> None:
+    """`any2point predict`."""
+    from . import commands
+
+    results = commands.predict(options.model, options.files, options.backbone, options.top, options.batch_size)
+    if options.json:
+        print(json.dumps(results))
+        return
+    for result in results:
+        classes = ", ".join(f"{entry['label']} {entry['probability']:.3f}" for entry in result["classes"])
+        print(f"{result['file']}: {classes}")
+
+
+def info(options: argparse.Namespace) -> None:
+    """`any2point info`."""
+    from . import commands
+    from .modeling.errors import Any2PointError
+
+    if options.model and options.preset:
+        raise Any2PointError("info takes --model or --preset, got both.")
+    backbone_config, num_labels = None, 15
+    if options.preset:
+        preset = find_preset(options.preset)
+        num_labels = len(preset.dataset.class_names)
+        backbone_config = None if options.backbone else preset.backbone_config  # known: nothing to download
+    fields = config_fields(options) | {"num_labels": options.num_labels or num_labels}
+    result = commands.info(options.model, options.backbone, fields | {"backbone_config": backbone_config})
+    if options.json:
+        print(json.dumps(result))
+        return
+    for name, count in result["parts"].items():
+        print(f"{name:>20} {count:>12,}")
+    print(f"{'trainable':>20} {result['trainable']:>12,}  (without head {result['trainable_without_head']:,})")
+    print(f"{'total':>20} {result['total']:>12,}")
+
+
+def convert(options: argparse.Namespace) -> None:
+    """`any2point convert`."""
+    from .conversion_scripts import convert_any2point_checkpoint
+
+    convert_any2point_checkpoint.convert(options.checkpoint, options.backbone, options.output, options.setting)

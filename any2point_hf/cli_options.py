@@ -1,0 +1,183 @@
+"""The options that commands share: how their values are read, and what they mean together."""
+
+import argparse
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .modeling.presets import PRESETS, find_preset
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """`--data`."""
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="'shapes' (built in); the folder of ScanObjectNN, ModelNet or ShapeNetPart as published (FOLDER#OBJ_BG "
+        "for a variant); a folder root/<class>/<split>/* or root/<split>/<class>/*; or an .npz",
+    )
+
+
+def add_setting(parser: argparse.ArgumentParser) -> None:
+    """What decides the model: `--preset`, `--backbone` and the fields of its config."""
+    parser.add_argument("--preset", metavar="NAME", help=f"a published setting: {', '.join(PRESETS)}")
+    parser.add_argument("--backbone", help="Hub id or folder of the frozen transformer (default: the preset's)")
+    parser.add_argument("--num-points", type=positive(int), help="points a cloud (default: the preset's, or 1024)")
+    parser.add_argument("--num-neighbors", type=positive(int), help="K of the tokenizer (default: the preset's, or 64)")
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="any other field of Any2PointConfig, its value as JSON or a word, such as --set adapter_dim=8 or --set "
+        "line_direction=[1,0,0] (may be repeated)",
+    )
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """What decides how it is trained; `None` stands for the recipe's own value."""
+    names = ", ".join(sorted(file.stem for file in (Path(__file__).parent / "recipes").glob("*.yaml")))
+    parser.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help=f"how to train: {names}, or a .yaml of your own (default: the preset's, or modelnet)",
+    )
+    parser.add_argument("--epochs", type=positive(float), help="passes over the data (default: the recipe's, 300)")
+    parser.add_argument("--batch-size", type=positive(int), help="clouds a step and device (default: the recipe's, 32)")
+    parser.add_argument(
+        "--gradient-accumulation",
+        type=positive(int),
+        metavar="STEPS",
+        help="steps whose gradients are added up before the weights change (default: the recipe's, 1)",
+    )
+    parser.add_argument("--learning-rate", type=positive(float), help="highest rate (default: the recipe's, 5e-4)")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the forward pass (default: the recipe's, float32)",
+    )
+    parser.add_argument(
+        "--scale",
+        type=positive(float),
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="augment by a factor of each axis (default: the recipe's, 2/3 3/2)",
+    )
+    parser.add_argument("--shift", type=float, help="augment by a shift of each axis (default: the recipe's, 0.2)")
+    parser.add_argument(
+        "--rotate",
+        choices=("x", "y", "z", "none"),
+        help="augment by rotation about this axis (default: the recipe's, none)",
+    )
+    parser.add_argument("--jitter", type=float, help="augment by noise of this deviation (default: the recipe's, 0)")
+    parser.add_argument(
+        "--drop", type=float, metavar="SHARE", help="lose up to this share of the points (default: the recipe's, 0)"
+    )
+    parser.add_argument(
+        "--keep-scale",
+        action=argparse.BooleanOptionalAction,
+        help="do not scale clouds to the unit sphere (default: the recipe's, or scale them)",
+    )
+
+
+def positive(kind: type) -> Any:
+    """Reads a number above 0."""
+
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"must be positive and finite, got {text}")
+        return value
+
+    parse.__name__ = f"positive {kind.__name__}"
+    return parse
+
+
+def count(text: str) -> int:
+    """Reads a number that may be 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, got {text}")
+    return value
+
+
+def seed(text: str) -> int:
+    """Reads one seed."""
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"must lie in 0…4294967295, got {text}")
+    return value
+
+
+def seeds(text: str) -> list[int]:
+    """Reads seeds with commas between them."""
+    several = [seed(part) for part in text.split(",")]
+    if len(set(several)) < len(several):
+        raise argparse.ArgumentTypeError(f"must name each seed once, got {text}")
+    return several
+
+
+def config_fields(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of Any2PointConfig that the command line sets, on top of those of its preset and its recipe."""
+    fields = dict(find_preset(options.preset).config) if options.preset else {}
+    if getattr(options, "recipe", None):
+        from .recipe import read_recipe
+
+        fields |= read_recipe(options.recipe).config
+    given = {"num_points": options.num_points, "num_neighbors": options.num_neighbors}
+    fields |= {name: value for name, value in given.items() if value is not None}
+    return fields | settings(options.settings)
+
+
+def settings(texts: list[str]) -> dict[str, Any]:
+    """Fields of Any2PointConfig given as FIELD=VALUE.
+
+    Raises:
+        Any2PointError: one is not of that form, or no field has its name.
+    """
+    from .modeling.configuration_any2point import Any2PointConfig
+    from .modeling.errors import Any2PointError
+
+    fields = {}
+    for setting in texts:
+        name, separator, text = setting.partition("=")
+        if not separator or name not in Any2PointConfig.__annotations__ or name.startswith("backbone"):
+            raise Any2PointError(f"--set takes FIELD=VALUE with a field of Any2PointConfig, got {setting!r}.")
+        try:
+            fields[name] = json.loads(text)
+        except ValueError:
+            fields[name] = text
+    return fields
+
+
+def recipe(options: argparse.Namespace) -> Any:
+    """The recipe that the command line names, or its preset's, with what the options change."""
+    from .recipe import Recipe, changed, read_recipe
+
+    named = options.recipe or (find_preset(options.preset).dataset.recipe if options.preset else None)
+    base = read_recipe(named) if named else Recipe()
+    names = ("epochs", "batch_size", "gradient_accumulation", "learning_rate", "precision")
+    changes = {name: getattr(options, name) for name in names}
+    changes["scale_to_unit_sphere"] = None if options.keep_scale is None else not options.keep_scale
+    augmentation = {name: getattr(options, name) for name in ("shift", "jitter", "drop")}
+    augmentation = {name: value for name, value in augmentation.items() if value is not None}
+    if options.scale is not None:
+        augmentation["scale"] = tuple(options.scale)
+    if options.rotate is not None:
+        augmentation["rotation_axis"] = None if options.rotate == "none" else options.rotate
+    return changed(base, **changes, augmentation=replace(base.augmentation, **augmentation))
+
+
+def backbone(options: argparse.Namespace) -> str:
+    """The backbone that the command line names, or its preset's."""
+    from .modeling.errors import Any2PointError
+
+    preset = find_preset(options.preset) if options.preset else None
+    named = options.backbone or (preset and preset.backbone)
+    if not named:
+        made_by = f" (the folder that conversion_scripts/{preset.backbone_script}.py wrote)" if preset else ""
+        raise Any2PointError(f"--backbone is needed{made_by}, got neither it nor a --preset that has one.")
+    return named

@@ -1,0 +1,152 @@
+"""One training, from the names of data and backbone to a saved adapter: what `any2point train` does."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import DatasetDict
+from transformers import Trainer, set_seed
+
+from .cpu_memory import keep_freed_memory
+from .data import load_point_cloud_dataset
+from .data.validation import hold_out_validation
+from .modeling.configuration_any2point import Any2PointConfig
+from .modeling.errors import Any2PointError, CheckpointError
+from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
+from .processing_any2point import Any2PointProcessor
+from .recipe import Recipe, changed
+from .training import BEST_METRIC, make_trainer
+
+SHAPES = "shapes"
+RUN_FILE = "training_run.json"
+# What must not change between a run and its resumption, besides what is written to RUN_FILE.
+_RESUMED = {*Any2PointConfig.__annotations__, "id2label"} - {"backbone_config"}
+
+
+def train(
+    data: str,
+    backbone: str,
+    output: str | os.PathLike,
+    config_fields: dict[str, Any] | None = None,
+    recipe: Recipe | None = None,
+    *,
+    seed: int = 0,
+    validation_share: float | None = None,
+    workers: int = 0,
+    loggers: Sequence[str] = (),
+    resume: bool = False,
+    **changes: Any,
+) -> dict[str, float]:
+    """Fine-tunes an adapter and writes it, with its processor, to a folder.
+
+    Args:
+        data: of `load_point_cloud_dataset`. The built-in shapes, whose heading means nothing, are turned about z.
+        backbone: Hub id or folder.
+        output: folder for the adapter; the checkpoint of the last epoch is kept beside it.
+        config_fields: further fields of Any2PointConfig, on top of the recipe's.
+        recipe: how to train; by default as published for ModelNet.
+        seed: of start values, order, dropout, random points and augmentation.
+        validation_share: of the training split that is held out, to choose the best epoch by.
+        workers: processes that load batches beside the training.
+        loggers: such as "tensorboard".
+        resume: go on from the last checkpoint in `output`.
+        changes: fields of the recipe to change, such as `epochs=10`.
+
+    Returns:
+        `accuracy` and `mean_class_accuracy` of the last epoch on the test split, and `adapter_megabytes`. Where there
+        is a validation split, the adapter is that of the epoch with the highest accuracy on it, and there are also
+        `best_epoch`, its `validation_accuracy` and its `best_epoch_accuracy` on the test split.
+
+    Raises:
+        Any2PointError: whatever of the input does not fit.
+    """
+    keep_freed_memory()
+    output = Path(output)
+    if output.exists() and not output.is_dir():
+        raise Any2PointError(f"--output must be a folder, and {output} is a file.")
+    if not resume and any(output.glob("checkpoint-*")):
+        raise Any2PointError(
+            f"{output} holds the checkpoint of an earlier run, which a new one would replace. Go on with it by "
+            "--resume, or choose another folder."
+        )
+    recipe = changed(recipe or Recipe(), **changes)
+    if data == SHAPES:
+        recipe = replace(recipe, augmentation=replace(recipe.augmentation, rotation_axis="z"))
+    with PartialState().main_process_first():  # what one process writes to the cache the others read
+        dataset = load_point_cloud_dataset(data)  # the same clouds whatever the seed, and the same as evaluate's
+        if validation_share is not None:
+            dataset = hold_out_validation(dataset, validation_share)
+    set_seed(seed)
+    config = _config(backbone, dataset, {**recipe.config, **(config_fields or {})})
+    run = {"data": data, "seed": seed, "validation_share": validation_share} | recipe.settings()
+    del run["epochs"]  # a run may be made longer
+    checkpoint = _last_checkpoint(output, config, run) if resume else None
+    model = Any2PointForPointCloudClassification(config)
+    processor = Any2PointProcessor(config.num_points, recipe.scale_to_unit_sphere, seed)
+    trainer = make_trainer(model, processor, dataset, output, recipe, seed=seed, workers=workers, loggers=loggers)
+    if trainer.is_world_process_zero():
+        output.mkdir(parents=True, exist_ok=True)
+        (output / RUN_FILE).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except RuntimeError as error:
+        if "inline_container" in str(error):  # how torch.save tells of a full disk
+            raise OSError(f"a checkpoint could not be written to {output}; is the disk full?") from error
+        raise
+    metrics = _metrics(trainer)
+    if trainer.is_world_process_zero():
+        model.save_pretrained(output)
+        processor.save_pretrained(output)
+    trainer.accelerator.wait_for_everyone()
+    return metrics | {"adapter_megabytes": (output / "model.safetensors").stat().st_size / 1e6}
+
+
+def _config(backbone: str, dataset: DatasetDict, fields: dict[str, Any]) -> Any2PointConfig:
+    class_names = dataset["train"].features["label"].names
+    return Any2PointConfig(
+        backbone=backbone,
+        id2label=dict(enumerate(class_names)),
+        label2id={name: index for index, name in enumerate(class_names)},
+        **fields,
+    )
+
+
+def _metrics(trainer: Trainer) -> dict[str, float]:
+    """Of the last epoch, and of the best one where there is a validation split to choose it by."""
+    if not isinstance(trainer.eval_dataset, dict):
+        metrics = trainer.evaluate()
+        return {name: metrics[f"eval_{name}"] for name in ("accuracy", "mean_class_accuracy")}
+    history = trainer.state.log_history
+    validations = [entry for entry in history if BEST_METRIC in entry]
+    tests = [entry for entry in history if "eval_test_accuracy" in entry]
+    accuracies = [entry[BEST_METRIC] for entry in validations]
+    best = accuracies.index(max(accuracies))  # the first of equals, as the Trainer takes it
+    return {
+        "accuracy": tests[-1]["eval_test_accuracy"],
+        "mean_class_accuracy": tests[-1]["eval_test_mean_class_accuracy"],
+        "best_epoch": validations[best]["epoch"],
+        "validation_accuracy": accuracies[best],
+        "best_epoch_accuracy": tests[best]["eval_test_accuracy"],
+    }
+
+
+def _last_checkpoint(output: Path, config: Any2PointConfig, run: dict[str, Any]) -> str:
+    """The newest whole checkpoint; one that was being written when the process was killed has no trainer_state.json."""
+    checkpoints = [file.parent for file in output.glob("checkpoint-*/trainer_state.json")]
+    if not checkpoints:
+        raise CheckpointError(f"--resume needs a checkpoint in {output}, and there is none. Train without --resume.")
+    newest = max(checkpoints, key=lambda folder: int(folder.name.rpartition("-")[2]))
+    recorded = Any2PointConfig.from_pretrained(newest).to_dict() | json.loads((output / RUN_FILE).read_text())
+    wanted = {name: value for name, value in config.to_dict().items() if name in _RESUMED} | run
+    different = [name for name, value in wanted.items() if recorded.get(name) != value]
+    if different:
+        raise CheckpointError(
+            f"--resume goes on with the settings and classes of {newest}, and these differ now: "
+            + ", ".join(f"{name} was {recorded.get(name)!r}" for name in different)
+            + ". Give the same ones, or train in another folder."
+        )
+    return str(newest)
