@@ -1,4 +1,4 @@
-"""The command line: `any2point train | evaluate | predict | info | convert`.
+"""The command line: `any2point train | evaluate | predict | embed | info | convert | reproduce`.
 
 Every error that a user can cause is one line on standard error and exit code 2, without a traceback.
 """
@@ -126,6 +126,39 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--output", type=Path, required=True, help="folder to write")
     convert.add_argument("--setting", choices=CONVERTIBLE, help="the file's setting, if it should be checked")
     convert.set_defaults(run=cli_actions.convert)
+
+    reproduce = commands.add_parser("reproduce", help="one of the paper's tables on your data and backbones")
+    reproduce.add_argument("--table", type=int, required=True, metavar="1…10", help="number of the table")
+    add_data(reproduce)
+    reproduce.add_argument("--backbone-1d", help="Hub id or folder of a language model")
+    reproduce.add_argument("--backbone-2d", help="Hub id or folder of a vision model")
+    reproduce.add_argument("--backbone-audio", help="Hub id or folder of an audio model (Tables 1 and 6)")
+    reproduce.add_argument("--output", type=Path, required=True, help="folder for the table and what was measured")
+    reproduce.add_argument("--seeds", type=seeds, default=[0], metavar="N,N,...", help="of every row (default 0)")
+    reproduce.add_argument("--quick", action="store_true", help="for a CPU: few epochs, points and training clouds")
+    reproduce.add_argument("--epochs", type=positive(float), help="passes over the data (default 300, quick 4)")
+    reproduce.add_argument("--num-points", type=positive(int), help="points a cloud (default 1024, quick 128)")
+    reproduce.add_argument("--num-neighbors", type=positive(int), help="K (default the preset's, quick 16)")
+    reproduce.add_argument(
+        "--train-clouds", type=positive(int), help="at most so many, evenly of all classes (default all, quick 1000)"
+    )
+    reproduce.add_argument("--batch-size", type=positive(int), help="clouds a step (default 32)")
+    reproduce.add_argument("--learning-rate", type=positive(float), help="highest rate (default 5e-4, quick 1e-3)")
+    for modality in ("1d", "2d", "audio"):
+        reproduce.add_argument(
+            f"--set-{modality}",
+            action="append",
+            default=[],
+            metavar="FIELD=VALUE",
+            help=f"a field of Any2PointConfig with the {modality} backbone, such as plane=[32,32] (may be repeated)",
+        )
+    reproduce.add_argument(
+        "--only",
+        action="append",
+        choices=("1d", "2d", "audio"),
+        help="train these rows now, the others another time (may be repeated)",
+    )
+    reproduce.set_defaults(run=cli_actions.reproduce)
     return parser
 
 

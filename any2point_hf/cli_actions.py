@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import shlex
+import sys
 from pathlib import Path
 
-from .cli_options import backbone, config_fields, recipe
+from .cli_options import backbone, config_fields, recipe, settings
 from .modeling.presets import find_preset
 
 
@@ -34,9 +36,9 @@ def train(options: argparse.Namespace) -> None:
         )
 
     if options.seeds:
-        settings = {"data": options.data, "backbone": frozen, "validation_share": options.validation_share}
-        settings |= {"config": fields} | chosen.settings()
-        summary = train_with_seeds(options.seeds, options.output, settings, train_once)
+        given = {"data": options.data, "backbone": frozen, "validation_share": options.validation_share}
+        given |= {"config": fields} | chosen.settings()
+        summary = train_with_seeds(options.seeds, options.output, given, train_once)
         values = ", ".join(f"{name} {part['mean']:.4f} ± {part['deviation']:.4f}" for name, part in summary.items())
         _print(f"{len(options.seeds)} seeds (last epoch, test split): {values}, written to {options.output}")
         return
@@ -114,3 +116,24 @@ def convert(options: argparse.Namespace) -> None:
     from .conversion_scripts import convert_any2point_checkpoint
 
     convert_any2point_checkpoint.convert(options.checkpoint, options.backbone, options.output, options.setting)
+
+
+def reproduce(options: argparse.Namespace) -> None:
+    """`any2point reproduce`."""
+    from . import reproduce, table_runs
+
+    options.interrupted = f"interrupted. What is done is in {options.output}; the same command goes on with the rest."
+    kinds = ("1d", "2d", "audio")
+    budget = ("epochs", "num_points", "num_neighbors", "train_clouds", "batch_size", "learning_rate")
+    file = reproduce.reproduce(
+        options.table,
+        options.data,
+        {kind: getattr(options, f"backbone_{kind}") for kind in kinds},
+        options.output,
+        budget=table_runs.make_budget(options.quick, **{name: getattr(options, name) for name in budget}),
+        seeds=options.seeds,
+        settings={kind: settings(getattr(options, f"set_{kind}")) for kind in kinds},
+        modalities=options.only,
+        command=shlex.join(["any2point", *sys.argv[1:]]),
+    )
+    print(f"written to {file}")

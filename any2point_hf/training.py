@@ -25,7 +25,7 @@ from .processing_any2point import Any2PointProcessor
 from .recipe import Recipe, changed
 from .training_batches import BatchAugmentation, TrainingClouds
 
-NOT_DECAYED = ("bias", "norm", "cls_token", "cls_position")
+NOT_DECAYED = ("bias", "norm", "cls_token", "cls_position", "prompts")
 BEST_METRIC = "eval_validation_accuracy"
 
 
@@ -66,7 +66,7 @@ def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int
 
 def parameter_groups(model: nn.Module, weight_decay: float = Recipe.weight_decay) -> list[dict[str, object]]:
     """The trained parameters; norms, biases and tokens are not decayed."""
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    trained = [(name.lower(), parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     decayed = [p for name, p in trained if not any(part in name for part in NOT_DECAYED)]
     spared = [p for name, p in trained if any(part in name for part in NOT_DECAYED)]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]

@@ -1,0 +1,253 @@
+"""The paper's ten tables as data: each row's wording and figures, and the config values that make it (method.md 7).
+
+A row is never a fork of the code: it is fields of Any2PointConfig on top of the setting that its whole table shares,
+and, in Table 2, the name of a tuning method (`tuning_baselines.py`).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .modeling.errors import Any2PointError
+from .tuning_baselines import LORA_RANK, PROMPTS_PER_BLOCK
+
+PAPER_BLOCKS = 12  # of the backbones of Table 7, whose depths are scaled to others
+PAPER_CELL = 26  # pixels of a cell on the plane, of which Table 9 tries 16 and 34
+YES, NO = "✓", "-"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Args:
+        cells: the paper's wording, one for each of the table's columns.
+        accuracy: the paper's figures in percent, by the heading of their column.
+        parameters: the paper's #P in millions, if it gives one.
+        fields: of Any2PointConfig, in place of the setting's own.
+        method: how the backbone is tuned, a name of `tuning_baselines.METHODS`.
+        modality: of a row about one kind of backbone (Tables 1 and 6); otherwise its columns tell.
+        note: what has to be known to compare, for below the table.
+    """
+
+    cells: tuple[str, ...]
+    accuracy: Mapping[str, float]
+    parameters: float | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    method: str = "any2point"
+    modality: str | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """One table.
+
+    Args:
+        title: of the paper.
+        columns: headings of the rows' cells.
+        rows: from top to bottom.
+        figures: headings of the accuracies, `"1D"` and `"2D"` or data sets.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    figures: tuple[str, ...] = ("1D", "2D")
+
+    def modalities(self) -> list[str]:
+        """The kinds of backbone that its rows are about."""
+        return list(dict.fromkeys(kind for row in self.rows for kind in self.trained_for(row, True).values()))
+
+    def trained_for(self, row: Row, on_scans: bool) -> dict[str, str]:
+        """Heading of an accuracy to the modality that is trained to compare with it, on scans or on CAD models."""
+        if row.modality is None:
+            return {heading: heading.lower() for heading in row.accuracy}
+        return {"SCAN." if on_scans or "MN." not in row.accuracy else "MN.": row.modality}
+
+
+def _both(line: float, plane: float) -> dict[str, float]:
+    return {"1D": line, "2D": plane}
+
+
+def _of_modality(modality: str, cells: tuple[str, ...], parameters: float, **accuracy: float) -> Row:
+    return Row(cells, accuracy, parameters, modality=modality)
+
+
+def _placed(placement: str, *accuracies: tuple[float, float]) -> list[Row]:
+    """Rows of Table 7: a bottleneck placed so, in the first 3, 6, 9 and 12 blocks."""
+    ticks = tuple(YES if placement == name else NO for name in ("after", "before", "parallel"))
+    return [
+        Row((*ticks, str(depth)), _both(*pair), fields={"adapter_placement": placement, "adapter_blocks": depth})
+        for depth, pair in zip((3, 6, 9, 12), accuracies, strict=True)
+    ]
+
+
+def _projected(projection: str, column: int, *accuracies: float) -> list[Row]:
+    """Rows of Table 8: a projection (the column with the tick) with 4, 6 and 8 views."""
+    ticks = tuple(YES if index == column else NO for index in range(3))
+    heading = "1D" if projection == "line" else "2D"
+    kind = {} if projection == "line" else {"projection": projection}
+    return [
+        Row((*ticks, str(views)), {heading: accuracy}, fields={**kind, "num_views": views})
+        for views, accuracy in zip((4, 6, 8), accuracies, strict=True)
+    ]
+
+
+def _cells(heading: str, sizes: tuple[int, int, int], voxel: float, *accuracies: float) -> list[Row]:
+    """Rows of Table 9: three sizes of a cell with one size of a voxel."""
+    return [
+        Row(
+            (NO, str(size), str(voxel)) if heading == "1D" else (str(size), NO, str(voxel)),
+            {heading: accuracy},
+            fields={"cell_size": size, "voxel_size": voxel},
+        )
+        for size, accuracy in zip(sizes, accuracies, strict=True)
+    ]
+
+
+_NO_ADAPTER = {"adapter_blocks": 0}
+_BOTTLENECK_ONLY = {"aggregation": "none"}
+_NO_POSITIONS = {"position_encoding": "none"}
+_FULL = "Full fine-tuning: all blocks of the backbone, without its own dropout."
+_PROMPTS = f"Prompt tuning: {PROMPTS_PER_BLOCK} prompts for each block, as in Jia et al.'s deep variant."
+_LORA = f"LoRA: rank {LORA_RANK} on all linear layers of the attention."
+
+TABLES: dict[int, PaperTable] = {
+    1: PaperTable(
+        "Comparisons on accuracy on 3D classification datasets",
+        ("Method", "Pre-train"),
+        (
+            _of_modality("audio", ("Any2Point", "Audio"), 0.8, **{"SCAN.": 87.0, "MN.": 92.7}),
+            _of_modality("2d", ("Any2Point", "2D"), 0.8, **{"SCAN.": 87.7, "MN.": 93.2}),
+            _of_modality("1d", ("Any2Point", "Language"), 0.9, **{"SCAN.": 91.9, "MN.": 94.3}),
+        ),
+        figures=("SCAN.", "MN."),
+    ),
+    2: PaperTable(
+        "Ablation Study on Different PEFT Methods",
+        ("Method",),
+        (
+            Row(("Full Fine-Tuning",), _both(79.9, 85.3), 86.3, _NO_ADAPTER, "full", note=_FULL),
+            Row(("Prompt Tuning",), _both(89.1, 86.4), 0.4, _NO_ADAPTER, "prompt", note=_PROMPTS),
+            Row(("Adapter Tuning",), _both(89.6, 85.9), 0.4, _BOTTLENECK_ONLY),
+            Row(("LoRA",), _both(86.3, 85.1), 0.9, _NO_ADAPTER, "lora", note=_LORA),
+            Row(("Any2Point",), _both(91.9, 87.7), 0.8),
+        ),
+    ),
+    3: PaperTable(
+        "Ablation Study on Main Components",
+        ("3D-to-any V.P.", "Any-to-3D G.A."),
+        (
+            Row((NO, NO), _both(88.7, 86.1), 0.3, _NO_POSITIONS | _NO_ADAPTER),
+            Row((YES, NO), _both(89.3, 86.6), 0.3, _NO_ADAPTER),
+            Row((NO, YES), _both(90.9, 87.6), 0.8, _NO_POSITIONS),
+            Row((YES, YES), _both(91.9, 87.7), 0.8),
+        ),
+    ),
+    4: PaperTable(
+        "Ablation Study on 3D-to-any Virtual Projection",
+        ("Sinusoidal", "Learnable", "3D-to-any V.P."),
+        (
+            Row((NO, NO, NO), _both(90.9, 87.6), fields=_NO_POSITIONS),
+            Row((YES, NO, NO), _both(87.4, 86.0), fields={"position_encoding": "sinusoidal"}),
+            Row((NO, YES, NO), _both(90.5, 86.5), fields={"position_encoding": "learnable"}),
+            Row((NO, NO, YES), _both(91.9, 87.7)),
+        ),
+    ),
+    5: PaperTable(
+        "Ablation Study on Any-to-3D Guided Adapter",
+        ("1D/2D-guided L.A.", "Ada. Any-to-3D Ens."),
+        (
+            Row(
+                (NO, NO),
+                _both(89.3, 86.6),
+                0.25,
+                _BOTTLENECK_ONLY,
+                note="The first row is a bottleneck alone, as the paper's text says; its figures are those of the "
+                "paper's Table 3 without any adapter.",
+            ),
+            Row((YES, NO), _both(90.2, 86.8), 0.8, {"ensemble": "mean"}),
+            Row((YES, YES), _both(91.9, 87.7), 0.8),
+        ),
+    ),
+    6: PaperTable(
+        "More Results on ScanObjectNN",
+        ("Method", "Pre-train", "Model"),
+        (
+            _of_modality("audio", ("Any2Point", "Audio", "SSAST"), 0.8, **{"SCAN.": 87.1}),
+            _of_modality("2d", ("Any2Point", "2D", "DeiT"), 0.8, **{"SCAN.": 87.3}),
+            _of_modality("1d", ("Any2Point", "Language", "RoBERTa"), 0.9, **{"SCAN.": 89.7}),
+        ),
+        figures=("SCAN.",),
+    ),
+    7: PaperTable(
+        "Ablation Study on Adapter Positions and Depths",
+        ("After", "Before", "Parallel", "Insertion Depth"),
+        (
+            *_placed("after", (90.4, 86.9), (90.6, 87.1), (90.2, 87.2), (91.9, 87.7)),
+            *_placed("before", (89.9, 86.2), (91.1, 86.4), (90.4, 86.4), (91.3, 87.0)),
+            *_placed("parallel", (90.3, 86.7), (91.5, 86.8), (90.4, 86.8), (90.7, 87.1)),
+        ),
+    ),
+    8: PaperTable(
+        "Ablation Study on the Components of 3D-to-any Virtual Projection",
+        ("2D Proj. V1", "2D Proj. V2", "1D Proj.", "View Num."),
+        (
+            *_projected("perspective", 0, 86.2, 87.7, 87.2),
+            *_projected("orthographic", 1, 86.4, 87.1, 86.5),
+            *_projected("line", 2, 90.6, 91.9, 89.8),
+        ),
+    ),
+    9: PaperTable(
+        "Ablation Study on the Different Local Neighborhood Sizes",
+        ("Patch Size", "Line Size", "Grid Size"),
+        (
+            *_cells("2D", (16, 26, 34), 0.08, 86.5, 87.2, 86.4),
+            *_cells("2D", (16, 26, 34), 0.16, 87.0, 87.7, 86.0),
+            *_cells("1D", (1, 2, 3), 0.08, 90.9, 91.9, 90.8),
+            *_cells("1D", (1, 2, 3), 0.16, 88.9, 89.3, 91.1),
+        ),
+    ),
+    10: PaperTable(
+        "Ablation Study on the 1D/2D-guided Local Aggregation",
+        ("3D-guided L.A.", "2D-guided L.A.", "1D-guided L.A."),
+        (
+            Row((YES, NO, NO), {"2D": 86.2}, fields={"aggregation": "3d"}),
+            Row((NO, YES, NO), {"2D": 87.7}, fields={"aggregation": "source"}),
+            Row((YES, NO, NO), {"1D": 87.4}, fields={"aggregation": "3d"}),
+            Row((NO, NO, YES), {"1D": 91.9}, fields={"aggregation": "source"}),
+        ),
+    ),
+}
+
+
+def find_table(number: int) -> PaperTable:
+    """A table by its number.
+
+    Raises:
+        Any2PointError: the paper has no such table.
+    """
+    if number not in TABLES:
+        raise Any2PointError(f"--table must be one of {', '.join(map(str, TABLES))}, got {number}.")
+    return TABLES[number]
+
+
+def fit_row(fields: Mapping[str, Any], modality: str, num_blocks: int, cell_size: float) -> dict[str, Any]:
+    """A row's fields for a backbone of another size than the paper's.
+
+    Args:
+        fields: of the row.
+        modality: `"1d"`, `"2d"` or `"audio"`.
+        num_blocks: of the backbone; a depth d of the paper's 12 blocks becomes ⌈d · num_blocks / 12⌉.
+        cell_size: the setting's own; on a plane it stands for the paper's 26, and others keep their proportion to it.
+    """
+    fitted = dict(fields)
+    if "adapter_blocks" in fitted:
+        depth = math.ceil(fitted["adapter_blocks"] * num_blocks / PAPER_BLOCKS)
+        fitted["adapter_blocks"] = None if depth == num_blocks else depth
+    if "cell_size" in fitted and modality != "1d":
+        size = round(fitted["cell_size"] * cell_size / PAPER_CELL, 4)
+        fitted["cell_size"] = int(size) if size == int(size) else size
+    return fitted

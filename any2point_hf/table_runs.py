@@ -1,0 +1,208 @@
+"""A row of a table as a training: which config and recipe it is on a backbone, and what is measured of it."""
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from datasets import DatasetDict
+from transformers import set_seed
+
+from .modeling.backbone_detector import backbone_spec
+from .modeling.backbone_specs import num_blocks
+from .modeling.configuration_any2point import Any2PointConfig
+from .modeling.modeling_any2point import record_backbone
+from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
+from .modeling.presets import MODELNET, PRESETS, SCAN
+from .modeling.projection_choice import make_projection
+from .paper_tables import Row, fit_row
+from .processing_any2point import Any2PointProcessor
+from .recipe import Recipe, changed, read_recipe
+from .training import make_trainer
+from .tuning_baselines import apply_method, check_method
+
+PUBLISHED = {"1d": "clip-text", "2d": "dinov2", "audio": "imagebind-audio"}  # whose presets a modality starts from
+OF_PUBLISHED_CANVAS = ("plane", "cell_size")  # defaults give the same on the published backbones, and fit others
+NOT_RECORDED = ("backbone_config", "backbone_revision")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long and on what rows are trained; None is what is published for the kind of data.
+
+    Args:
+        epochs: passes over the training split.
+        num_points: points a cloud.
+        num_neighbors: K of the tokenizer.
+        train_clouds: at most so many training clouds, the same for all rows; None for all.
+        batch_size: clouds a step.
+        learning_rate: the highest one.
+        scale: augmentation by a factor of each axis.
+        shift: augmentation by a shift of each axis.
+    """
+
+    epochs: float | None = None
+    num_points: int = 1024
+    num_neighbors: int | None = None
+    train_clouds: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    scale: tuple[float, float] | None = None
+    shift: float | None = None
+
+
+QUICK = Budget(
+    epochs=4,
+    num_points=128,
+    num_neighbors=16,
+    train_clouds=1000,
+    learning_rate=1e-3,
+    scale=(0.9, 1.1),
+    shift=0.1,
+)
+
+
+def make_budget(quick: bool = False, **overrides: Any) -> Budget:
+    """The published budget, or the one for a CPU, with whatever is not None in its place."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return replace(QUICK if quick else Budget(), **given)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a row, on a modality, with a seed.
+
+    Args:
+        settings: all that decides its result, as JSON has it; the same in whatever table the row stands.
+        config: of the model.
+        file: where its record is kept.
+        scaled: of what was fitted to the backbone's size, the paper's value to ours.
+    """
+
+    settings: dict[str, Any]
+    config: Any2PointConfig
+    file: Path
+    scaled: dict[str, str]
+
+    def record(self) -> dict[str, Any] | None:
+        """What was measured, if it has been."""
+        return json.loads(self.file.read_text(encoding="utf-8"))["result"] if self.file.is_file() else None
+
+
+class Runs:
+    """Makes and trains the runs of rows that share data, backbones and budget.
+
+    Args:
+        data: what the data set was loaded from, for the records.
+        dataset: splits `train`, cut to the budget, and `test`.
+        backbones: Hub id or folder by modality.
+        extra_fields: of Any2PointConfig by modality, under those of the rows.
+        budget: of every row.
+        folder: of the records.
+    """
+
+    def __init__(
+        self,
+        data: str,
+        dataset: DatasetDict,
+        backbones: Mapping[str, str],
+        extra_fields: Mapping[str, Mapping[str, Any]],
+        budget: Budget,
+        folder: Path,
+    ) -> None:
+        self.data, self.dataset, self.backbones, self.budget, self.folder = data, dataset, backbones, budget, folder
+        names = dataset["train"].features["label"].names
+        self.labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+        self.on_scans = set(names) == set(SCAN.class_names)
+        self.recipe = self._recipe()
+        self.fields = {name: base_fields(name, self.on_scans, budget) | extra_fields[name] for name in backbones}
+
+    def _recipe(self) -> Recipe:
+        """The published one of the kind of data at this budget; the built-in shapes are turned about z."""
+        budget, recipe = self.budget, read_recipe((SCAN if self.on_scans else MODELNET).recipe)
+        axis = "z" if self.data == "shapes" else None
+        augmentation = changed(recipe.augmentation, scale=budget.scale, shift=budget.shift, rotation_axis=axis)
+        amount = {name: getattr(budget, name) for name in ("epochs", "batch_size", "learning_rate")}
+        return changed(recipe, augmentation=augmentation, **amount)
+
+    def plan(self, row: Row, modality: str, seed: int) -> Run:
+        """The run of a row.
+
+        Raises:
+            Any2PointError: the row does not fit the backbone.
+        """
+        config = self._config(modality, {})
+        spec, depth = backbone_spec(config.backbone_config), num_blocks(config.backbone_config)
+        check_method(row.method, spec)
+        cell_size = make_projection(config, spec).cell_size
+        fitted = fit_row(row.fields, modality, depth, cell_size)
+        config = self._config(modality, {"cell_size": cell_size} | fitted)
+        config.adapted_blocks(depth)
+        make_projection(config, spec)
+        settings = {
+            "method": row.method,
+            "config": _unlike_defaults(config),
+            "data": self.data,
+            "train_clouds": len(self.dataset["train"]),
+            "recipe": self.recipe.settings(),
+            "seed": seed,
+        }
+        text = json.dumps(settings, sort_keys=True)
+        file = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
+        ours = {name: depth if value is None else value for name, value in fitted.items()}
+        scaled = {str(row.fields[name]): str(value) for name, value in ours.items() if value != row.fields[name]}
+        return Run(json.loads(text), config, file, scaled)
+
+    def _config(self, modality: str, fields: Mapping[str, Any]) -> Any2PointConfig:
+        """Shared fields with these on top, and the backbone's own config filled in."""
+        fields = self.fields[modality] | fields
+        return record_backbone(Any2PointConfig(backbone=self.backbones[modality], **self.labels, **fields), None)
+
+    def train(self, run: Run) -> dict[str, Any]:
+        """Trains, and measures the last epoch on the whole test split: what a record holds."""
+        start, seed = time.monotonic(), run.settings["seed"]
+        set_seed(seed)
+        model = Any2PointForPointCloudClassification(run.config)
+        apply_method(model, run.settings["method"])
+        trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+        processor = Any2PointProcessor(run.config.num_points, self.recipe.scale_to_unit_sphere, seed)
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = make_trainer(model, processor, self.dataset, folder, self.recipe, seed=seed)
+            trainer.args.save_strategy = trainer.args.eval_strategy = "no"  # only the last epoch's figures are kept
+            trainer.train()
+            metrics = trainer.evaluate()
+        return {
+            "accuracy": metrics["eval_accuracy"],
+            "mean_class_accuracy": metrics["eval_mean_class_accuracy"],
+            "trained_parameters": sum(trained.values()),
+            "trained_without_head": sum(n for name, n in trained.items() if not name.startswith("classifier.")),
+            "minutes": (time.monotonic() - start) / 60,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+
+def base_fields(modality: str, on_scans: bool, budget: Budget) -> dict[str, Any]:
+    """Fields of Any2PointConfig that all rows share: the published setting's of the modality and kind of data.
+
+    Plane and cells are left to the config's defaults, which are the published ones on the published backbones.
+    """
+    published = PRESETS[f"{PUBLISHED[modality]}-{'scan' if on_scans else 'modelnet'}"].config
+    fields = {name: value for name, value in published.items() if name not in OF_PUBLISHED_CANVAS}
+    fields["num_points"] = budget.num_points
+    return fields if budget.num_neighbors is None else fields | {"num_neighbors": budget.num_neighbors}
+
+
+def _unlike_defaults(config: Any2PointConfig) -> dict[str, Any]:
+    """The config's fields that differ from their defaults, with its backbone and number of classes."""
+    plain = Any2PointConfig()
+    names = [name for name in Any2PointConfig.__annotations__ if name not in NOT_RECORDED and hasattr(plain, name)]
+    values = {name: getattr(config, name) for name in names}
+    differing = {name: value for name, value in values.items() if value != getattr(plain, name)}
+    return differing | {"num_labels": config.num_labels}
