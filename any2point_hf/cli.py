@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import cli_actions
-from .cli_options import add_data, add_recipe, add_setting, count, positive, seed, seeds
+from .cli_options import add_batch_job, add_data, add_recipe, add_setting, count, positive, seed, seeds
 from .modeling.presets import PRESETS
 
 FAULT_OF_INPUT = 2
@@ -104,14 +104,24 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
     evaluate.set_defaults(run=cli_actions.evaluate)
 
-    predict = commands.add_parser("predict", help="classes of point-cloud files")
-    predict.add_argument("files", nargs="+", metavar="FILE", help=".ply .off .obj .stl .pcd .xyz .txt .npy .npz")
-    predict.add_argument("--model", required=True, help="folder or Hub id of the adapter")
-    predict.add_argument("--backbone", help="Hub id or folder instead of the recorded backbone")
+    predict = commands.add_parser("predict", help="classes of point-cloud files, or of a large collection")
+    predict.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help=".ply .off .obj .stl .pcd .xyz .txt .npy .npz; with --out one folder of files or one dataset",
+    )
+    add_batch_job(predict, out_required=False)
     predict.add_argument("--top", type=positive(int), default=3, help="classes to show (default 3)")
-    predict.add_argument("--batch-size", type=positive(int), default=32, help="clouds at once (default 32)")
     predict.add_argument("--json", action="store_true", help="print one JSON list")
     predict.set_defaults(run=cli_actions.predict)
+
+    embed = commands.add_parser("embed", help="embeddings of a large collection of clouds")
+    embed.add_argument(
+        "source", help="a folder of point-cloud files, or a dataset: as --data, Arrow, parquet or Hub id"
+    )
+    add_batch_job(embed, out_required=True)
+    embed.set_defaults(run=cli_actions.embed)
 
     info = commands.add_parser("info", help="trainable and total parameters, part by part")
     info.add_argument("--model", help="folder or Hub id of an adapter")

@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from .cli_options import backbone, config_fields, recipe, settings
 from .modeling.presets import find_preset
@@ -12,6 +14,7 @@ from .modeling.presets import find_preset
 
 def train(options: argparse.Namespace) -> None:
     """`any2point train`."""
+    from .modeling.errors import Any2PointError
     from .seeds import train_with_seeds
     from .training_run import train as train_adapter
 
@@ -36,30 +39,26 @@ def train(options: argparse.Namespace) -> None:
         )
 
     if options.seeds:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise Any2PointError("--seeds trains in one process, got several. Launch one training with each --seed.")
         given = {"data": options.data, "backbone": frozen, "validation_share": options.validation_share}
         given |= {"config": fields} | chosen.settings()
         summary = train_with_seeds(options.seeds, options.output, given, train_once)
         values = ", ".join(f"{name} {part['mean']:.4f} ± {part['deviation']:.4f}" for name, part in summary.items())
-        _print(f"{len(options.seeds)} seeds (last epoch, test split): {values}, written to {options.output}")
+        print(f"{len(options.seeds)} seeds (last epoch, test split): {values}, written to {options.output}")
         return
     metrics = train_once(options.seed, options.output)
+    if "adapter_megabytes" not in metrics:  # one process of many: the first one says it
+        return
     best = (
         f"{metrics['best_epoch_accuracy']:.4f} (epoch {metrics['best_epoch']:g}, the best on the validation split), "
         if "best_epoch" in metrics
         else ""
     )
-    _print(
+    print(
         f"accuracy {metrics['accuracy']:.4f} (last epoch, test split), {best}adapter "
         f"{metrics['adapter_megabytes']:.2f} MB written to {options.output}"
     )
-
-
-def _print(line: str) -> None:
-    """Once, however many processes train."""
-    from accelerate import PartialState
-
-    if PartialState().is_main_process:
-        print(line)
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -76,9 +75,15 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> None:
-    """`any2point predict`."""
+    """`any2point predict`: files at once, or with `--out` a collection shard by shard."""
     from . import commands
+    from .modeling.errors import Any2PointError
 
+    if options.out is not None:
+        if len(options.files) > 1:
+            raise Any2PointError(f"--out takes one folder or dataset, got {len(options.files)}. Give their folder.")
+        _run_batch_job("predict", options.files[0], options, top=options.top)
+        return
     results = commands.predict(options.model, options.files, options.backbone, options.top, options.batch_size)
     if options.json:
         print(json.dumps(results))
@@ -86,6 +91,28 @@ def predict(options: argparse.Namespace) -> None:
     for result in results:
         classes = ", ".join(f"{entry['label']} {entry['probability']:.3f}" for entry in result["classes"])
         print(f"{result['file']}: {classes}")
+
+
+def embed(options: argparse.Namespace) -> None:
+    """`any2point embed`."""
+    _run_batch_job("embed", options.source, options)
+
+
+def _run_batch_job(what: str, source: str, options: argparse.Namespace, **settings: Any) -> None:
+    from accelerate import PartialState
+
+    from .batch_inference import run_job
+    from .batch_job import BatchJob
+
+    options.interrupted = (
+        f"interrupted. Finished shards are in {options.out}.shards; the same command goes on from there."
+    )
+    names = ("model", "out", "backbone", "split", "shard_size", "batch_size", "workers", "skip_bad")
+    job = BatchJob(what, source=source, **{name: getattr(options, name) for name in names}, **settings)
+    counts = run_job(job, engine=options.engine)
+    if PartialState().is_main_process:
+        skipped = f", {counts['skipped']} skipped (listed in {job.out.with_suffix('.bad.jsonl')})"
+        print(f"{counts['clouds']} clouds written to {job.out}{skipped if counts['skipped'] else ''}")
 
 
 def info(options: argparse.Namespace) -> None:

@@ -83,6 +83,21 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_batch_job(parser: argparse.ArgumentParser, out_required: bool) -> None:
+    """How a large collection is worked through."""
+    parser.add_argument("--model", required=True, help="folder or Hub id of the adapter")
+    parser.add_argument("--backbone", help="Hub id or folder instead of the recorded backbone")
+    parser.add_argument("--batch-size", type=positive(int), default=32, help="clouds at once (default 32)")
+    parser.add_argument("--out", type=Path, required=out_required, metavar="FILE.parquet", help="file to write")
+    parser.add_argument("--split", help="split of a dataset (default: test if there is one, else the only one)")
+    parser.add_argument("--shard-size", type=positive(int), default=1024, help="clouds of a shard (default 1024)")
+    parser.add_argument("--workers", type=count, default=0, help="processes that read files (default 0: none)")
+    parser.add_argument("--skip-bad", action="store_true", help="list clouds that cannot be used and go on")
+    parser.add_argument(
+        "--engine", choices=("accelerate", "ray"), default="accelerate", help="what shares out the shards"
+    )
+
+
 def positive(kind: type) -> Any:
     """Reads a number above 0."""
 

@@ -125,7 +125,7 @@ def make_trainer(
     Raises:
         DatasetError: a split is missing, or a step would have a single cloud, or the model has
             another number of classes.
-        ConfigurationError: a recipe's value is out of its range, or float16 without a GPU.
+        ConfigurationError: a recipe's value is out of its range, float16 without a GPU, or several GPUs in one process.
         Any2PointError: a logger is not installed.
     """
     recipe = changed(recipe or Recipe(), **changes)
@@ -151,6 +151,7 @@ def make_trainer(
         load_best_model_at_end="validation" in dataset,
         metric_for_best_model=BEST_METRIC if "validation" in dataset else None,
         logging_strategy="epoch",
+        ddp_find_unused_parameters=False,  # every trained parameter takes part in every step
         dataloader_num_workers=workers,
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
@@ -158,6 +159,11 @@ def make_trainer(
         seed=seed,
         data_seed=seed,
     )
+    if arguments.n_gpu > 1:
+        raise ConfigurationError(
+            f"one process must have one GPU, and this one sees {arguments.n_gpu}. Start a process for each by "
+            "`accelerate launch` (docs/many_devices.md), or show one: CUDA_VISIBLE_DEVICES=0."
+        )
     num_points = processor.num_points
     with arguments.main_process_first():  # what one process writes to the cache the others read
         kept = points_to_keep(dataset["train"], num_points, recipe.surplus_points)
@@ -167,8 +173,7 @@ def make_trainer(
             for name in ("validation", "test")
             if name in dataset
         }
-    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate)
-    return Trainer(
+    trainer = Trainer(
         model=model,
         args=arguments,
         data_collator=default_data_collator,
@@ -177,8 +182,10 @@ def make_trainer(
         processing_class=processor,
         compute_metrics=compute_metrics,
         callbacks=[BatchAugmentation(recipe.augmentation, num_points, seed)],
-        optimizers=(optimizer, None),
     )
+    # Not as the argument `optimizers`, which the Trainer refuses under FSDP.
+    trainer.optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate)
+    return trainer
 
 
 def _check(model: PreTrainedModel, dataset: DatasetDict, recipe: Recipe, loggers: Sequence[str]) -> None:

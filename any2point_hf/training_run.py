@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from datasets import DatasetDict
 from transformers import Trainer, set_seed
 
@@ -57,9 +58,10 @@ def train(
         changes: fields of the recipe to change, such as `epochs=10`.
 
     Returns:
-        `accuracy` and `mean_class_accuracy` of the last epoch on the test split, and `adapter_megabytes`. Where there
-        is a validation split, the adapter is that of the epoch with the highest accuracy on it, and there are also
-        `best_epoch`, its `validation_accuracy` and its `best_epoch_accuracy` on the test split.
+        `accuracy` and `mean_class_accuracy` of the last epoch on the test split, and `adapter_megabytes` (in the
+        process that writes it, if there are many). Where there is a validation split, the adapter is that of the epoch
+        with the highest accuracy on it, and there are also `best_epoch`, its `validation_accuracy` and its
+        `best_epoch_accuracy` on the test split.
 
     Raises:
         Any2PointError: whatever of the input does not fit.
@@ -76,7 +78,8 @@ def train(
     recipe = changed(recipe or Recipe(), **changes)
     if data == SHAPES:
         recipe = replace(recipe, augmentation=replace(recipe.augmentation, rotation_axis="z"))
-    with PartialState().main_process_first():  # what one process writes to the cache the others read
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    with PartialState(cpu=on_cpu).main_process_first():  # what one process writes to the cache the others read
         dataset = load_point_cloud_dataset(data)  # the same clouds whatever the seed, and the same as evaluate's
         if validation_share is not None:
             dataset = hold_out_validation(dataset, validation_share)
@@ -98,11 +101,14 @@ def train(
             raise OSError(f"a checkpoint could not be written to {output}; is the disk full?") from error
         raise
     metrics = _metrics(trainer)
+    # Under FSDP every process holds a part of the tensors, and all of them have to help to gather them.
+    gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if trainer.is_world_process_zero():
-        model.save_pretrained(output)
+        model.save_pretrained(output, state_dict=gathered)
         processor.save_pretrained(output)
+        metrics["adapter_megabytes"] = (output / "model.safetensors").stat().st_size / 1e6
     trainer.accelerator.wait_for_everyone()
-    return metrics | {"adapter_megabytes": (output / "model.safetensors").stat().st_size / 1e6}
+    return metrics
 
 
 def _config(backbone: str, dataset: DatasetDict, fields: dict[str, Any]) -> Any2PointConfig:

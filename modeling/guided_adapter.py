@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
+from .batch_norm import sum_over_processes, update_running_statistics
 from .initialization import reset_norm, reset_stacked_linear
 from .point_ops import cell_max, cell_representatives, cell_sum, copy_back
 
@@ -110,7 +111,7 @@ class LocalAttention(nn.Module):
 
 
 class CellNorm(nn.Module):
-    """Batch norm over occupied cells, one for each of M branches.
+    """Batch norm over the occupied cells of all processes, one for each of M branches.
 
     Shapes: pooled [B, M, G, D], occupied [B, M, G] bool -> [B, M, G, D]; rows not occupied hold no meaning.
     """
@@ -135,9 +136,10 @@ class CellNorm(nn.Module):
     def statistics(self, pooled: Tensor, occupied: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean [M, D], biased variance [M, D] and number of rows [M, 1] of the occupied cells of the batch."""
         weight = occupied.to(pooled.dtype).unsqueeze(-1)  # [B, M, G, 1]
-        count = weight.sum(dim=(0, 2))
-        mean = (pooled * weight).sum(dim=(0, 2)) / count
-        variance = ((pooled - mean.unsqueeze(1)).square() * weight).sum(dim=(0, 2)) / count
+        count = sum_over_processes(weight.sum(dim=(0, 2)))
+        mean = sum_over_processes((pooled * weight).sum(dim=(0, 2))) / count
+        squares = (pooled - mean.unsqueeze(1)).square() * weight
+        variance = sum_over_processes(squares.sum(dim=(0, 2))) / count
         return mean, variance, count
 
     def forward(self, pooled: Tensor, occupied: Tensor) -> Tensor:
@@ -145,10 +147,7 @@ class CellNorm(nn.Module):
         mean, variance = self.running_mean, self.running_var
         if self.training:
             mean, variance, count = self.statistics(pooled, occupied)
-            with torch.no_grad():
-                self.running_mean.lerp_(mean, BATCH_NORM_MOMENTUM)
-                unbiased = variance * count / (count - 1).clamp(min=1)
-                self.running_var.lerp_(unbiased, BATCH_NORM_MOMENTUM)
+            update_running_statistics(self, mean, variance, count, BATCH_NORM_MOMENTUM)
         scale = self.weight * torch.rsqrt(variance + NORM_EPS)
         return torch.addcmul((self.bias - mean * scale).unsqueeze(1), pooled, scale.unsqueeze(1))
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .batch_norm import BatchNorm1d
 from .configuration_any2point import Any2PointConfig
 from .input_checks import check_labels
 from .modeling_any2point import Any2PointModel, record_backbone
@@ -34,9 +35,9 @@ class ClassificationHead(nn.Module):
     def __init__(self, in_features: int, num_labels: int, bias: bool) -> None:
         super().__init__()
         self.hidden1 = nn.Linear(in_features, HEAD_WIDTH, bias=bias)
-        self.norm1 = nn.BatchNorm1d(HEAD_WIDTH)
+        self.norm1 = BatchNorm1d(HEAD_WIDTH)
         self.hidden2 = nn.Linear(HEAD_WIDTH, HEAD_WIDTH, bias=bias)
-        self.norm2 = nn.BatchNorm1d(HEAD_WIDTH)
+        self.norm2 = BatchNorm1d(HEAD_WIDTH)
         self.dropout = nn.Dropout(HEAD_DROPOUT)
         self.output = nn.Linear(HEAD_WIDTH, num_labels)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .batch_norm import BatchNorm1d
 from .point_ops import farthest_point_sampling, gather_points, nearest_neighbors
 
 NUM_STAGES = 3
@@ -60,9 +61,9 @@ class ResidualBottleneck(nn.Module):
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         self.down = nn.Linear(channels, width)
-        self.down_norm = nn.BatchNorm1d(width)
+        self.down_norm = BatchNorm1d(width)
         self.up = nn.Linear(width, channels)
-        self.up_norm = nn.BatchNorm1d(channels)
+        self.up_norm = BatchNorm1d(channels)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Maps rows [R, C] to rows [R, C]; in training batch statistics are taken over the R rows."""
@@ -73,7 +74,7 @@ class ResidualBottleneck(nn.Module):
         return F.relu_(F.linear(inner, *fold_batch_norm(self.up, self.up_norm)).add_(hidden))
 
 
-def fold_batch_norm(linear: nn.Linear, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+def fold_batch_norm(linear: nn.Linear, norm: BatchNorm1d) -> tuple[Tensor, Tensor]:
     """Weight and bias of one linear layer equal to `norm(linear(x))` with the norm's running statistics."""
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     bias = norm.bias - norm.running_mean * scale
@@ -142,7 +143,7 @@ class PointTokenizer(nn.Module):
         super().__init__()
         channels = max(3, 3 * round(hidden_size / 24))  # the multiple of 3 nearest D / 8
         self.stem = nn.Linear(3, channels, bias=False)
-        self.stem_norm = nn.BatchNorm1d(channels)
+        self.stem_norm = BatchNorm1d(channels)
         self.stages = nn.ModuleList()
         for stage, num_bottlenecks in enumerate(BOTTLENECKS_PER_STAGE):
             width = LAST_STAGE_WIDTH if stage == NUM_STAGES - 1 else channels

@@ -45,6 +45,9 @@ class Any2PointPreTrainedModel(PreTrainedModel):
             self.base_model.backbone.eval()
         return self
 
+    def get_input_embeddings(self) -> None:
+        """None: points are embedded by the tokenizer. accelerate's FSDP asks for it."""
+
     def attach_backbone(self, backbone: nn.Module) -> None:
         """Puts the frozen backbone under the adapters."""
         self.base_model.attach_backbone(backbone)

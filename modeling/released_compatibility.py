@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .backbone import NO_MASK, call_block
+from .batch_norm import sum_over_processes
 from .guided_adapter import CellNorm
 from .point_tokenizer import PointTokenizer
 from .position_encoding import plane_rows
@@ -165,8 +166,8 @@ class ReleasedCellNorm(CellNorm):
     def statistics(self, pooled: Tensor, occupied: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean [M, D], biased variance [M, D] and number of rows [M, 1] over all cells of the batch."""
         mean, variance, occupied_rows = super().statistics(pooled, occupied)
-        share = occupied_rows / (len(pooled) * self.num_cells)
-        all_rows = torch.full_like(occupied_rows, len(pooled) * self.num_cells)
+        all_rows = sum_over_processes(torch.full_like(occupied_rows, len(pooled) * self.num_cells))
+        share = occupied_rows / all_rows
         return mean * share, share * (variance + (1 - share) * mean.square()), all_rows
 
 

@@ -269,3 +269,65 @@ def test_in_a_process_of_its_own(subprocess_environment, bert, two_classes, tmp_
     result = run_command("evaluate", "--model", tmp_path / "out put", "--data", two_classes.path, "--json")
     accuracy = json.loads(result.out)["accuracy"]
     assert process.stdout.splitlines()[-1].startswith(f"accuracy {accuracy:.4f} ")
+
+
+# Large collections, and the paper's tables
+
+
+@pytest.fixture
+def folder_of_clouds(two_classes, tmp_path):
+    """Ten clouds, a ball and a disc in turn, and among them one of three points."""
+    generator = np.random.default_rng(5)
+    folder = tmp_path / "collection"
+    (folder / "more").mkdir(parents=True)
+    for index in range(10):
+        np.savetxt(folder / "more" / f"{index}.xyz", two_classes.cloud(index % 2, generator))
+    return folder
+
+
+def test_predict_and_embed_a_collection(run_command, adapter, folder_of_clouds, tmp_path):
+    import pyarrow.parquet as parquet
+
+    out = tmp_path / "classes.parquet"
+    result = run_command("predict", folder_of_clouds, "--model", adapter, "--out", out, "--shard-size", 4)
+    assert (result.code, result.out) == (0, f"10 clouds written to {out}\n")
+    table = parquet.read_table(out)
+    assert table["id"].to_pylist() == [f"more/{index}.xyz" for index in range(10)]
+    assert table["label"].to_pylist() == ["ball", "disc"] * 5
+    out = tmp_path / "features.parquet"
+    assert run_command("embed", folder_of_clouds, "--model", adapter, "--out", out).code == 0
+    assert np.stack(parquet.read_table(out)["embedding"].to_numpy()).shape == (10, 96)
+
+
+def test_bad_clouds_of_a_collection(run_command, adapter, folder_of_clouds, tmp_path):
+    (folder_of_clouds / "bad.xyz").write_text("0 0 0\n1 1 1\n")
+    out = tmp_path / "features.parquet"
+    refused = run_command("embed", folder_of_clouds, "--model", adapter, "--out", out)
+    assert (refused.code, out.exists()) == (2, False)
+    assert "bad.xyz" in refused.err
+    assert "--skip-bad" in refused.err
+    result = run_command("embed", folder_of_clouds, "--model", adapter, "--out", out, "--skip-bad")
+    listed = tmp_path / "features.bad.jsonl"
+    assert result.out == f"10 clouds written to {out}, 1 skipped (listed in {listed})\n"
+    assert json.loads(listed.read_text())["id"] == "bad.xyz"
+
+
+def test_two_sources_cannot_go_to_one_file(run_command, adapter, tmp_path):
+    result = run_command("predict", "a", "b", "--model", adapter, "--out", tmp_path / "out.parquet")
+    assert (result.code, result.err) == (2, "error: --out takes one folder or dataset, got 2. Give their folder.\n")
+
+
+def test_a_table_of_the_paper(run_command, bert, two_classes, tmp_path):
+    output = tmp_path / "tables"
+    arguments = ("--data", two_classes.path, "--backbone-1d", bert, "--backbone-2d", bert, "--output", output)
+    small = ("--quick", "--epochs", "1", "--num-points", "64", "--num-neighbors", "8", "--train-clouds", "8")
+    plane = ("--set-2d", "plane=[24,16]", "--only", "1d")
+    result = run_command("reproduce", "--table", "10", *arguments, *small, *plane)
+    assert result.code == 0
+    assert result.out.endswith(f"written to {output / 'table-10.md'}\n")
+    assert result.out.count("table 10, ") == 2
+    text = (output / "table-10.md").read_text(encoding="utf-8")
+    assert "8 training and 8 test clouds of 2 classes" in text
+    assert "plane=[24, 16]" in text
+    wrong = run_command("reproduce", "--table", "11", *arguments)
+    assert (wrong.code, wrong.err) == (2, "error: --table must be one of 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, got 11.\n")

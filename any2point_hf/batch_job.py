@@ -1,0 +1,114 @@
+"""A batch job: what to compute of which clouds into which file, and what decides whether it may go on."""
+
+import hashlib
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import cached_file
+
+from .collection_sources import open_collection
+from .collections_of_clouds import CloudCollection
+from .modeling.configuration_any2point import recorded_path
+from .modeling.errors import Any2PointError, CheckpointError, PointCloudError
+from .shard_files import ShardFiles
+
+TASKS = ("embed", "predict")
+_ADAPTER_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class BatchJob:
+    """What to compute, of which clouds, into which file.
+
+    Args:
+        task: "embed" (`pooler_output`) or "predict" (classes and their probabilities).
+        model: folder or Hub id of the adapter.
+        source: of `open_collection`.
+        out: the .parquet file to make.
+        backbone: Hub id or folder instead of the recorded one.
+        split: of `open_collection`.
+        top: classes to list with each prediction.
+        shard_size: clouds a shard, which is what a kill can cost each process.
+        batch_size: clouds at once; the results do not depend on it.
+        workers: further processes that read and sample for each that computes.
+        skip_bad: whether a cloud that cannot be used is listed and skipped; else it ends the run.
+
+    Raises:
+        Any2PointError: a setting is out of range.
+    """
+
+    task: str
+    model: str
+    source: str
+    out: Path
+    backbone: str | None = None
+    split: str | None = None
+    top: int = 3
+    shard_size: int = 1024
+    batch_size: int = 32
+    workers: int = 0
+    skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise Any2PointError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}.")
+        for name, minimum in (("top", 1), ("shard_size", 1), ("batch_size", 1), ("workers", 0)):
+            if getattr(self, name) < minimum:
+                raise Any2PointError(f"{name} must be at least {minimum}, got {getattr(self, name)}.")
+        if Path(self.out).suffix != ".parquet" or Path(self.out).is_dir():
+            raise Any2PointError(f"--out must be a file that ends in .parquet, got {os.fspath(self.out)!r}.")
+        # processes of other machines may start in other folders
+        object.__setattr__(self, "out", Path(os.path.abspath(self.out)))
+        object.__setattr__(self, "model", recorded_path(self.model))
+        if self.backbone is not None:
+            object.__setattr__(self, "backbone", recorded_path(self.backbone))
+
+
+def open_job(job: BatchJob) -> tuple[CloudCollection, ShardFiles]:
+    """Opens the clouds of a job and what is already finished of it.
+
+    Raises:
+        Any2PointError: no such adapter or source; what is finished was made with other settings, or skipped bad clouds
+            that this job must not skip.
+    """
+    collection = open_collection(job.source, job.split)
+    if job.out.is_relative_to(collection.source):
+        raise Any2PointError(f"--out must lie outside of the folder that is read, got {job.out}. Choose another place.")
+    settings: dict[str, Any] = {
+        "task": job.task,
+        "model": job.model,
+        "adapter": _fingerprint(job.model),
+        "backbone": job.backbone,
+        "source": collection.source,
+        "split": collection.split,
+        "clouds": len(collection),
+        "source_fingerprint": collection.fingerprint,
+        "shard_size": job.shard_size,
+    }
+    if job.task == "predict":
+        settings["top"] = job.top
+    shards = ShardFiles(job.out, settings, math.ceil(len(collection) / job.shard_size))
+    if not job.skip_bad and (bad := shards.first_bad()):
+        raise PointCloudError(f"finished shards skipped bad clouds: {bad['reason']} Go on with --skip-bad.")
+    return collection, shards
+
+
+def _fingerprint(model: str) -> str:
+    """Of all that an adapter is: the name of its backbone is in its config."""
+    digest = hashlib.sha256()
+    for name in _ADAPTER_FILES:
+        try:
+            file = cached_file(model, name)
+            if file is None:
+                raise FileNotFoundError(f"{name} is missing.")
+            digest.update(Path(file).read_bytes())
+        except OSError as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(
+                f"an adapter must be a folder or Hub repository with {', '.join(_ADAPTER_FILES)}, and {model!r} is "
+                f"not: {reason}"
+            ) from error
+    return digest.hexdigest()[:16]

@@ -1,0 +1,134 @@
+"""Collections of clouds larger than memory: a folder of files, or a data set that `datasets` keeps on the disk.
+
+Unusual here: a part of a data set is a memory mapping of its own. The pages that reading touches count as memory of
+the process until their mapping is closed, so one mapping for all clouds would seem to grow without end.
+"""
+
+import pickle
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from datasets import ClassLabel, Dataset
+
+from .modeling.errors import DatasetError
+from .point_checks import MINIMUM_DISTINCT_POINTS, check_points
+from .point_cloud_files import read_point_cloud
+
+
+class CloudCollection(ABC):
+    """Clouds in a fixed order, read one by one. It can be pickled, and then names its files instead of holding them.
+
+    Attributes:
+        source: absolute path, Hub id or "shapes".
+        split: of a data set; None for a folder of files.
+        fingerprint: another one for other files or other contents (told by sizes and times of the files).
+    """
+
+    source: str
+    split: str | None
+    fingerprint: str
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many clouds."""
+
+    @abstractmethod
+    def ids(self) -> list[str]:
+        """What names each cloud in the results; not meant for a whole collection but for a `part`."""
+
+    @abstractmethod
+    def labels(self) -> list[str | None] | None:
+        """The name of each cloud's class; None if the source has no labels. Also meant for a `part`."""
+
+    @abstractmethod
+    def part(self, start: int, stop: int) -> "CloudCollection":
+        """The clouds start … stop − 1, as a collection."""
+
+    @abstractmethod
+    def read(self, index: int, seed: int = 0) -> np.ndarray:
+        """Reads one cloud.
+
+        Args:
+            index: 0 … len − 1.
+            seed: of the points sampled on a mesh.
+
+        Returns:
+            [N, 3] float32, finite, of enough distinct points.
+
+        Raises:
+            PointCloudError: no such cloud; the message names it and the rule.
+        """
+
+
+class FolderOfClouds(CloudCollection):
+    """Point-cloud files in any nesting; the id of each is its path in the folder."""
+
+    split = None
+
+    def __init__(self, folder: Path, names: pa.ChunkedArray, fingerprint: str) -> None:
+        """Keeps the relative paths as one Arrow column, a third of the memory of as many Python strings."""
+        self.source, self._names, self.fingerprint = str(folder), names, fingerprint
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def ids(self) -> list[str]:
+        """The paths in the folder, with forward slashes."""
+        return self._names.to_pylist()
+
+    def labels(self) -> None:
+        """None: what a folder's name means is not known."""
+
+    def part(self, start: int, stop: int) -> "FolderOfClouds":
+        """The files start … stop − 1."""
+        return FolderOfClouds(Path(self.source), self._names.slice(start, stop - start), self.fingerprint)
+
+    def read(self, index: int, seed: int = 0) -> np.ndarray:
+        """Reads one file, float32 [N, 3]; raises PointCloudError."""
+        path = Path(self.source) / self._names[index].as_py()
+        return check_points(read_point_cloud(path, seed=seed), str(path), minimum_distinct=MINIMUM_DISTINCT_POINTS)
+
+
+class DatasetOfClouds(CloudCollection):
+    """Rows of a data set with `points`, and maybe `label` and `id`; without `id`, a row's number is its id."""
+
+    def __init__(self, dataset: Dataset, source: str, split: str | None, fingerprint: str, first: int = 0) -> None:
+        """Checks the columns; `first` is the number of the first row."""
+        if "points" not in dataset.column_names:
+            found = ", ".join(dataset.column_names)
+            raise DatasetError(f"{source} must have a column 'points', its columns are {found}. Rename the one it is.")
+        self.source, self.split, self.fingerprint = source, split, fingerprint
+        self._dataset, self._first = dataset, first
+        self._points = dataset.select_columns("points").with_format("numpy")
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def ids(self) -> list[str]:
+        """The column `id`, or the numbers of the rows."""
+        if "id" in self._dataset.column_names:
+            return [str(value) for value in self._dataset["id"][:]]
+        return [str(self._first + row) for row in range(len(self))]
+
+    def labels(self) -> list[str | None] | None:
+        """The column `label`, its numbers as names where they have them; −1 and empty entries are None."""
+        if "label" not in self._dataset.column_names:
+            return None
+        feature, values = self._dataset.features["label"], self._dataset["label"][:]
+        if isinstance(feature, ClassLabel):
+            return [None if value is None or value < 0 else feature.int2str(value) for value in values]
+        return [None if value is None else str(value) for value in values]
+
+    def part(self, start: int, stop: int) -> "DatasetOfClouds":
+        """The rows start … stop − 1, mapped anew where they are on the disk."""
+        rows = self._dataset.select(range(start, stop))
+        if rows.cache_files:
+            rows = pickle.loads(pickle.dumps(rows))  # our own object; a pickle of a mapping names the file
+        return DatasetOfClouds(rows, self.source, self.split, self.fingerprint, self._first + start)
+
+    def read(self, index: int, seed: int = 0) -> np.ndarray:
+        """Reads one row, float32 [N, 3]; raises PointCloudError."""
+        name = f"row {self._first + index} of {self.source}"
+        return check_points(self._points[index]["points"], name, minimum_distinct=MINIMUM_DISTINCT_POINTS)

@@ -1,0 +1,84 @@
+"""The shards of a job dealt out to the actors of a Ray cluster, on one machine or many (the extra `ray`).
+
+Ray Data gives the shards to the actors, starts an actor that died anew and gives it its shards again. All of a job's
+paths must mean the same on every machine: sources, adapter, backbone and output lie on a shared file system.
+"""
+
+import os
+from typing import Any
+
+from tqdm import tqdm
+
+from .batch_job import BatchJob, open_job
+from .collections_of_clouds import CloudCollection
+from .commands import load
+from .modeling.errors import Any2PointError
+from .shard_files import ShardFiles
+from .shard_inference import run_shard
+
+
+class ShardWorker:
+    """Makes shards; loads the model with its first one. Ray Data calls it with rows {"item": number of the shard}."""
+
+    def __init__(self, job: BatchJob, collection: CloudCollection, shards: ShardFiles) -> None:
+        self.job, self.collection, self.shards = job, collection, shards
+        self.loaded: Any = None
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Makes one shard, and tells what a user can mend; Ray would wrap an error in its own traceback."""
+        index = int(row["item"])
+        fault = ""
+        if not self.shards.is_finished(index):  # an actor started anew is given all of its shards again
+            try:
+                self.loaded = self.loaded or load(self.job.model, self.job.backbone)
+                run_shard(*self.loaded, self.collection, self.shards, self.job, index)
+            except Any2PointError as error:
+                fault = str(error)
+        return {"shard": index, "fault": fault}
+
+
+def run_with_ray(job: BatchJob, worker: type[ShardWorker] = ShardWorker) -> dict[str, int]:
+    """Runs a job on a Ray cluster: an actor on each GPU, or if it has none on every `1 + job.workers` CPUs.
+
+    The cluster is the one that this process is connected to, that RAY_ADDRESS names or that runs on this machine; if
+    there is none, one is started here for this process.
+
+    Args:
+        job: what to compute.
+        worker: what makes the shards.
+
+    Returns:
+        As `run_job`.
+
+    Raises:
+        Any2PointError: Ray is not installed, or as `run_job`.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray is imported
+    try:
+        import ray.data
+    except ImportError as error:
+        raise Any2PointError(
+            f"--engine ray needs Ray, and {error.name} is not installed. Run: pip install any2point_hf[ray]"
+        ) from error
+    collection, shards = open_job(job)
+    shards.start()
+    missing = shards.missing()
+    if missing:
+        if not ray.is_initialized():
+            ray.init()
+        resources = ray.cluster_resources()
+        gpus, cpus = int(resources.get("GPU", 0)), 1 + job.workers
+        size = gpus or max(int(resources.get("CPU", 0)) // cpus, 1)
+        ray.data.DataContext.get_current().enable_progress_bars = False  # of blocks; ours is of shards
+        # one block a shard: what an actor takes, and what is repeated if it dies
+        results = ray.data.from_items(missing, override_num_blocks=len(missing)).map(
+            worker,
+            fn_constructor_args=(job, collection, shards),
+            compute=ray.data.ActorPoolStrategy(size=min(size, len(missing))),
+            **({"num_gpus": 1} if gpus else {"num_cpus": cpus}),
+        )
+        for result in tqdm(results.iter_rows(), total=len(missing), desc=job.task, unit="shard"):
+            if result["fault"]:
+                raise Any2PointError(result["fault"])
+    shards.join()
+    return shards.counts()

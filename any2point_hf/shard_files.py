@@ -1,0 +1,161 @@
+"""The finished shards of a long run: one file each beside the output, joined when all are there.
+
+`OUT.shards` holds `run.json` (the settings that decide the result) and for each finished shard `00000.parquet`, with
+`00000.bad.jsonl` where clouds were skipped. Every file is written beside its place and then put there, so a kill at any
+moment leaves whole shards only. The joined file has the settings in its schema's metadata.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .modeling.errors import Any2PointError
+
+RUN_FILE = "run.json"
+_METADATA = b"any2point_run"
+
+
+class ShardFiles:
+    """Where the shards of a run are, and which are there.
+
+    Args:
+        out: the parquet file that the run makes.
+        settings: that decide the result, JSON-able; shards made with others are never mixed with these.
+        num_shards: of the whole run.
+
+    Raises:
+        Any2PointError: `out` or its shards are there already, and were made with other settings.
+    """
+
+    def __init__(self, out: Path, settings: dict[str, Any], num_shards: int) -> None:
+        self.out = out
+        self.folder = out.with_name(out.name + ".shards")
+        self.bad_report = out.with_suffix(".bad.jsonl")
+        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
+        self.num_shards = num_shards
+        if out.exists():
+            self._check(_read_settings(out), out)
+        elif (self.folder / RUN_FILE).is_file():
+            self._check(json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8")), self.folder)
+
+    def _check(self, earlier: dict[str, Any], place: Path) -> None:
+        names = {**self.settings, **earlier}
+        changed = [name for name in names if earlier.get(name) != self.settings.get(name)]
+        if changed:
+            raise Any2PointError(
+                f"{place} is of a run with other settings, these differ: "
+                + ", ".join(f"{name} was {earlier.get(name)!r}, is {self.settings.get(name)!r}" for name in changed)
+                + ". Give the same ones, choose another file, or delete it."
+            )
+
+    def start(self) -> None:
+        """Makes the folder and records the settings, unless the output is there."""
+        if self.out.exists():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._put(RUN_FILE, (json.dumps(self.settings, indent=2) + "\n").encode())
+
+    def is_finished(self, index: int) -> bool:
+        """Whether a shard is there."""
+        return self._path(index).is_file()
+
+    def missing(self) -> list[int]:
+        """The shards that are not there, in order; none once the output is."""
+        return [] if self.out.exists() else [i for i in range(self.num_shards) if not self.is_finished(i)]
+
+    def first_bad(self) -> dict[str, str] | None:
+        """An entry of the finished shards' bad clouds, if they have one."""
+        for report in sorted(self.folder.glob("*.bad.jsonl")):
+            return json.loads(report.read_text(encoding="utf-8").splitlines()[0])
+        return None
+
+    def write(self, index: int, table: pa.Table, bad: Sequence[dict[str, str]]) -> None:
+        """Puts a finished shard in its place.
+
+        Args:
+            index: of the shard.
+            table: its results.
+            bad: `id` and `reason` of each skipped cloud; written before the table, which says that all is done.
+
+        Raises:
+            OSError: the folder cannot be written, or the disk is full.
+        """
+        if bad:
+            lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in bad)
+            self._put(f"{index:05d}.bad.jsonl", lines.encode())
+        beside = self.folder / f"{uuid4().hex}.tmp"
+        pq.write_table(table, beside, use_dictionary=_repeats(table.schema))
+        os.replace(beside, self._path(index))
+
+    def join(self) -> None:
+        """Joins all shards to the output, a row group each, and the reports of bad clouds; then removes the folder.
+
+        Raises:
+            Any2PointError: not one cloud could be used.
+        """
+        if not self.out.exists():
+            self._join_reports()
+            self._join_tables()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _join_reports(self) -> None:
+        reports = sorted(self.folder.glob("*.bad.jsonl"), key=lambda path: int(path.name.partition(".")[0]))
+        if not reports:
+            self.bad_report.unlink(missing_ok=True)
+            return
+        beside = self.folder / f"{uuid4().hex}.tmp"
+        with beside.open("wb") as joined:
+            for report in reports:
+                joined.write(report.read_bytes())
+        os.replace(beside, self.bad_report)
+
+    def _join_tables(self) -> None:
+        schema = pq.read_schema(self._path(0))
+        schema = schema.with_metadata({**(schema.metadata or {}), _METADATA: json.dumps(self.settings).encode()})
+        beside, rows = self.folder / f"{uuid4().hex}.tmp", 0
+        with pq.ParquetWriter(beside, schema, use_dictionary=_repeats(schema)) as writer:
+            for index in range(self.num_shards):
+                with pq.ParquetFile(self._path(index)) as shard:
+                    table = shard.read()
+                if len(table):
+                    writer.write_table(table, row_group_size=len(table))
+                rows += len(table)
+        if not rows:
+            raise Any2PointError(f"not one cloud of {self.settings['source']} can be used: see {self.bad_report}.")
+        os.replace(beside, self.out)
+
+    def counts(self) -> dict[str, int]:
+        """`clouds` in the output and `skipped` bad ones."""
+        with pq.ParquetFile(self.out) as file:
+            rows = file.metadata.num_rows
+        return {"clouds": rows, "skipped": self.settings["clouds"] - rows}
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"{index:05d}.parquet"
+
+    def _put(self, name: str, content: bytes) -> None:
+        beside = self.folder / f"{uuid4().hex}.tmp"
+        beside.write_bytes(content)
+        os.replace(beside, self.folder / name)
+
+
+def _repeats(schema: pa.Schema) -> bool:
+    """Whether a dictionary of the values makes a file smaller: it does for names, not for embeddings."""
+    return "embedding" not in schema.names
+
+
+def _read_settings(out: Path) -> dict[str, Any]:
+    """The settings that the output was made with."""
+    try:
+        return json.loads((pq.read_schema(out).metadata or {})[_METADATA])
+    except (OSError, ValueError, KeyError) as error:
+        raise Any2PointError(
+            f"{out} exists and is no output of such a run. Choose another file, or delete it."
+        ) from error

@@ -1,0 +1,122 @@
+"""One shard of a batch job: reads its clouds, runs the model on them, writes its file. Every engine comes here."""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel
+
+from .batch_job import BatchJob
+from .collections_of_clouds import CloudCollection
+from .modeling.errors import PointCloudError
+from .processing_any2point import Any2PointProcessor
+from .shard_files import ShardFiles
+
+
+def run_shard(
+    model: PreTrainedModel,
+    processor: Any2PointProcessor,
+    collection: CloudCollection,
+    shards: ShardFiles,
+    job: BatchJob,
+    index: int,
+) -> None:
+    """Makes one shard and puts it in its place.
+
+    Args:
+        model: a classification model in eval mode.
+        processor: of the same adapter.
+        collection: all clouds of the job.
+        shards: where the shard goes.
+        job: what to compute.
+        index: of the shard.
+
+    Raises:
+        PointCloudError: a cloud cannot be used, and the job does not skip such.
+    """
+    start = index * job.shard_size
+    clouds = collection.part(start, min(start + job.shard_size, len(collection)))
+    ids, labels = clouds.ids(), clouds.labels()
+    kept: list[int] = []
+    bad: list[dict[str, str]] = []
+    results = []
+    for rows, points, faults in DataLoader(
+        _Batches(clouds, processor, job.batch_size), batch_size=None, num_workers=job.workers
+    ):
+        if faults and not job.skip_bad:
+            reason = next(iter(faults.values()))
+            raise PointCloudError(
+                f"{reason} Finished shards are kept in {shards.folder}; go on with --skip-bad, which lists such clouds "
+                "and skips them, or mend it."
+            )
+        kept += rows
+        bad += [{"id": ids[row], "reason": reason} for row, reason in faults.items()]
+        if rows:
+            results.append(_compute(model, points, job.task))
+    columns = {"id": pa.array([ids[row] for row in kept], pa.string())}
+    if job.task == "embed":
+        columns["embedding"] = _embeddings(results, 2 * model.config.backbone_config.hidden_size)
+    else:
+        columns |= _predictions(results, model.config.id2label, job.top)
+    if labels is not None:
+        name = "label" if job.task == "embed" else "true_label"
+        columns[name] = pa.array([labels[row] for row in kept], pa.string())
+    shards.write(index, pa.table(columns), bad)
+
+
+class _Batches(Dataset):
+    """Batch number -> rows that can be used, their points float32 [B, N, 3], and what is wrong with the others."""
+
+    def __init__(self, clouds: CloudCollection, processor: Any2PointProcessor, batch_size: int) -> None:
+        self.clouds, self.processor, self.batch_size = clouds, processor, batch_size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.clouds) / self.batch_size)
+
+    def __getitem__(self, batch: int) -> tuple[list[int], Tensor, dict[int, str]]:
+        start = batch * self.batch_size
+        read: dict[int, np.ndarray] = {}
+        faults: dict[int, str] = {}
+        for row in range(start, min(start + self.batch_size, len(self.clouds))):
+            try:
+                read[row] = self.clouds.read(row, self.processor.seed)
+            except PointCloudError as error:  # told, not raised: a reading process would add its traceback
+                faults[row] = str(error)
+        if not read:
+            return [], torch.empty(0, self.processor.num_points, 3), faults
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*repeats are added")  # once for each small cloud is too often
+            points = self.processor(list(read.values()))["points"]
+        return list(read), points, faults
+
+
+@torch.no_grad()
+def _compute(model: PreTrainedModel, points: Tensor, task: str) -> Tensor:
+    """Points [B, N, 3] -> pooled features [B, 2D] or probabilities [B, classes], float32 on the CPU."""
+    outputs = model(points.to(model.device))
+    return (outputs.pooler_output if task == "embed" else outputs.logits.float().softmax(dim=-1)).float().cpu()
+
+
+def _embeddings(results: Sequence[Tensor], width: int) -> pa.Array:
+    rows = torch.cat([torch.empty(0, width), *results])
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.flatten().numpy()), width)
+
+
+def _predictions(results: Sequence[Tensor], names: dict[int, str], top: int) -> dict[str, pa.Array]:
+    """The most probable class of each cloud, and the `top` most probable ones in falling order."""
+    best = torch.cat([torch.empty(0, len(names)), *results]).topk(min(top, len(names)))
+    listed = [
+        [{"label": names[index], "probability": value} for value, index in zip(values, indices, strict=True)]
+        for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+    entry = pa.struct([("label", pa.string()), ("probability", pa.float32())])
+    return {
+        "label": pa.array([row[0]["label"] for row in listed], pa.string()),
+        "probability": pa.array([row[0]["probability"] for row in listed], pa.float32()),
+        "top": pa.array(listed, pa.list_(entry)),
+    }

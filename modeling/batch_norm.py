@@ -1,0 +1,90 @@
+"""Batch statistics over every process: batch norms of a split batch are those of the whole one (docs/many_devices.md).
+
+Unusual here: torch's SyncBatchNorm runs on GPUs alone, so the sums are all-reduced by us, on any device. A single
+process takes torch's own path. The variance is that of deviations from the common mean, never E[x²] − E[x]².
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from transformers import initialization as init
+
+from .initialization import reset_norm
+
+
+def in_many_processes() -> bool:
+    """Whether torch.distributed runs this model in more than one process."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of all processes' values, which gradients go through; the values themselves in a single process.
+
+    Args:
+        values: of the same shape and dtype in every process; all of them have to call this.
+    """
+    return _all_reduce(values) if in_many_processes() else values
+
+
+@torch.compiler.disable  # a compiled model breaks its graph here, in many processes alone
+def _all_reduce(values: Tensor) -> Tensor:
+    return _SumOverProcesses.apply(values)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Every process' loss depends on the sum, so the gradient is a sum over processes too."""
+
+    @staticmethod
+    def forward(_: Any, values: Tensor) -> Tensor:
+        total = values.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return _SumOverProcesses.apply(gradient)
+
+
+@torch.no_grad()
+def update_running_statistics(norm: nn.Module, mean: Tensor, variance: Tensor, count: Tensor, momentum: float) -> None:
+    """Moves a norm's `running_mean` and `running_var` towards a batch's mean and unbiased variance.
+
+    Args:
+        norm: has both buffers.
+        mean: of their shape.
+        variance: the biased one, of their shape.
+        count: rows they were taken over, broadcastable.
+        momentum: share of the batch.
+    """
+    unbiased = variance * count / (count - 1).clamp(min=1)
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+    norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
+
+
+class BatchNorm1d(nn.BatchNorm1d):
+    """`nn.BatchNorm1d` on rows whose training statistics are taken over the rows of all processes.
+
+    Shapes: [R, C] -> [R, C]; R may differ between processes.
+    """
+
+    def reset_parameters(self) -> None:
+        """Identity, and statistics of a standard normal; what `from_pretrained` has loaded is left alone."""
+        reset_norm(self.weight, self.bias)
+        init.zeros_(self.running_mean)
+        init.ones_(self.running_var)
+        init.zeros_(self.num_batches_tracked)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Normalises by the statistics of all processes' rows in training, by the running ones otherwise."""
+        if not (self.training and in_many_processes()):
+            return super().forward(rows)
+        values = rows.to(torch.promote_types(rows.dtype, torch.float32))  # as torch's own, statistics are never halved
+        count = sum_over_processes(values.new_full((), len(values)))
+        mean = sum_over_processes(values.sum(dim=0)) / count
+        centered = values - mean
+        variance = sum_over_processes(centered.square().sum(dim=0)) / count
+        self.num_batches_tracked.add_(1)
+        update_running_statistics(self, mean, variance, count, self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return torch.addcmul(self.bias, centered, scale).to(rows.dtype)
