@@ -3,6 +3,7 @@
 Every error that a user can cause is one line on standard error and exit code 2, without a traceback.
 """
 
+import _thread
 import argparse
 import signal
 import sys
@@ -32,10 +33,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interrupts.append(number)
         raise KeyboardInterrupt
 
+    def interrupt_again(unraisable: Any) -> None:
+        """Where an exception cannot be raised, such as inside pyarrow, Python drops it: the interrupt comes again."""
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            threading.Timer(0.05, _thread.interrupt_main).start()
+        else:
+            sys.__unraisablehook__(unraisable)
+
     in_main_thread = threading.current_thread() is threading.main_thread()
     handles_interrupts = in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if handles_interrupts:
         signal.signal(signal.SIGINT, note_interrupt)
+        sys.unraisablehook = interrupt_again
     try:
         options.run(options)
     except (Exception, KeyboardInterrupt) as error:
@@ -51,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         if handles_interrupts:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            sys.unraisablehook = sys.__unraisablehook__
     return 0
 
 
