@@ -14,6 +14,8 @@ from .modeling.presets import find_preset
 
 def train(options: argparse.Namespace) -> None:
     """`any2point train`."""
+    from .data import load_point_cloud_dataset
+    from .data.fingerprint import data_fingerprint
     from .modeling.errors import Any2PointError
     from .seeds import train_with_seeds
     from .training_run import train as train_adapter
@@ -41,11 +43,18 @@ def train(options: argparse.Namespace) -> None:
     if options.seeds:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise Any2PointError("--seeds trains in one process, got several. Launch one training with each --seed.")
-        given = {"data": options.data, "backbone": frozen, "validation_share": options.validation_share}
+        given = {"data_fingerprint": data_fingerprint(load_point_cloud_dataset(options.data)), "backbone": frozen}
+        given |= {"validation_share": options.validation_share}
         given |= {"config": fields} | chosen.settings()
         summary = train_with_seeds(options.seeds, options.output, given, train_once)
-        values = ", ".join(f"{name} {part['mean']:.4f} ± {part['deviation']:.4f}" for name, part in summary.items())
-        print(f"{len(options.seeds)} seeds (last epoch, test split): {values}, written to {options.output}")
+        called = {"accuracy": "last epoch", "best_epoch_accuracy": "best epoch on the validation split"}
+        values = "; ".join(
+            f"{summary[name]['mean']:.4f} ± {summary[name]['deviation']:.4f} ({text})"
+            for name, text in called.items()
+            if name in summary
+        )
+        seeds = ", ".join(map(str, options.seeds))
+        print(f"seeds {seeds}: accuracy on the test split {values}, written to {options.output}")
         return
     metrics = train_once(options.seed, options.output)
     if "adapter_megabytes" not in metrics:  # one process of many: the first one says it
@@ -84,6 +93,14 @@ def predict(options: argparse.Namespace) -> None:
             raise Any2PointError(f"--out takes one folder or dataset, got {len(options.files)}. Give their folder.")
         _run_batch_job("predict", options.files[0], options, top=options.top)
         return
+    folders = [file for file in options.files if Path(file).is_dir()]
+    if folders:
+        raise Any2PointError(f"{folders[0]} is a folder. Give --out FILE.parquet to predict all clouds in it.")
+    given = {"--split": options.split, "--skip-bad": options.skip_bad, "--workers": options.workers}
+    given |= {"--shard-size": options.shard_size, "--engine": options.engine}
+    ignored = [name for name, value in given.items() if value]
+    if ignored:
+        raise Any2PointError(f"{', '.join(ignored)} needs --out FILE.parquet, got none.")
     results = commands.predict(options.model, options.files, options.backbone, options.top, options.batch_size)
     if options.json:
         print(json.dumps(results))
@@ -101,15 +118,16 @@ def embed(options: argparse.Namespace) -> None:
 def _run_batch_job(what: str, source: str, options: argparse.Namespace, **settings: Any) -> None:
     from accelerate import PartialState
 
-    from .batch_inference import run_job
-    from .batch_job import BatchJob
+    from .large_collections.batch_inference import run_job
+    from .large_collections.job import BatchJob
 
     options.interrupted = (
         f"interrupted. Finished shards are in {options.out}.shards; the same command goes on from there."
     )
     names = ("model", "out", "backbone", "split", "shard_size", "batch_size", "workers", "skip_bad")
-    job = BatchJob(what, source=source, **{name: getattr(options, name) for name in names}, **settings)
-    counts = run_job(job, engine=options.engine)
+    settings |= {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    job = BatchJob(what, source=source, **settings)
+    counts = run_job(job, engine=options.engine or "accelerate")
     if PartialState().is_main_process:
         skipped = f", {counts['skipped']} skipped (listed in {job.out.with_suffix('.bad.jsonl')})"
         print(f"{counts['clouds']} clouds written to {job.out}{skipped if counts['skipped'] else ''}")
@@ -147,7 +165,7 @@ def convert(options: argparse.Namespace) -> None:
 
 def reproduce(options: argparse.Namespace) -> None:
     """`any2point reproduce`."""
-    from . import reproduce, table_runs
+    from .paper_tables import reproduce, runs
 
     options.interrupted = f"interrupted. What is done is in {options.output}; the same command goes on with the rest."
     kinds = ("1d", "2d", "audio")
@@ -157,7 +175,7 @@ def reproduce(options: argparse.Namespace) -> None:
         options.data,
         {kind: getattr(options, f"backbone_{kind}") for kind in kinds},
         options.output,
-        budget=table_runs.make_budget(options.quick, **{name: getattr(options, name) for name in budget}),
+        budget=runs.make_budget(options.quick, **{name: getattr(options, name) for name in budget}),
         seeds=options.seeds,
         settings={kind: settings(getattr(options, f"set_{kind}")) for kind in kinds},
         modalities=options.only,

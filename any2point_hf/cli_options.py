@@ -70,7 +70,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rotate",
         choices=("x", "y", "z", "none"),
-        help="augment by rotation about this axis (default: the recipe's, none)",
+        help="augment by rotation about this axis (default: the recipe's, none; z for the built-in shapes)",
     )
     parser.add_argument("--jitter", type=float, help="augment by noise of this deviation (default: the recipe's, 0)")
     parser.add_argument(
@@ -90,11 +90,11 @@ def add_batch_job(parser: argparse.ArgumentParser, out_required: bool) -> None:
     parser.add_argument("--batch-size", type=positive(int), default=32, help="clouds at once (default 32)")
     parser.add_argument("--out", type=Path, required=out_required, metavar="FILE.parquet", help="file to write")
     parser.add_argument("--split", help="split of a dataset (default: test if there is one, else the only one)")
-    parser.add_argument("--shard-size", type=positive(int), default=1024, help="clouds of a shard (default 1024)")
-    parser.add_argument("--workers", type=count, default=0, help="processes that read files (default 0: none)")
+    parser.add_argument("--shard-size", type=positive(int), help="clouds of a shard (default 1024)")
+    parser.add_argument("--workers", type=count, help="processes that read files (default 0: none)")
     parser.add_argument("--skip-bad", action="store_true", help="list clouds that cannot be used and go on")
     parser.add_argument(
-        "--engine", choices=("accelerate", "ray"), default="accelerate", help="what shares out the shards"
+        "--engine", choices=("accelerate", "ray"), help="what shares out the shards (default accelerate)"
     )
 
 
@@ -183,6 +183,8 @@ def recipe(options: argparse.Namespace) -> Any:
         augmentation["scale"] = tuple(options.scale)
     if options.rotate is not None:
         augmentation["rotation_axis"] = None if options.rotate == "none" else options.rotate
+    elif options.data == "shapes" and base.augmentation.rotation_axis is None:
+        augmentation["rotation_axis"] = "z"  # their heading means nothing
     return changed(base, **changes, augmentation=replace(base.augmentation, **augmentation))
 
 

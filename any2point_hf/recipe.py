@@ -63,8 +63,9 @@ class Recipe:
         _require(1 <= self.surplus_points < math.inf, "surplus_points must be at least 1", self.surplus_points)
         precisions = ("float32", "bfloat16", "float16")
         _require(self.precision in precisions, f"precision must be one of {', '.join(precisions)}", self.precision)
-        unknown = ", ".join(name for name in self.config if name not in Any2PointConfig.__annotations__)
-        _require(not unknown, "config must hold fields of Any2PointConfig", unknown)
+        known = [name for name in Any2PointConfig.__annotations__ if not name.startswith("backbone")]
+        unknown = ", ".join(name for name in self.config if name not in known)
+        _require(not unknown, "config must hold fields of Any2PointConfig other than the backbone's", unknown)
 
     def settings(self) -> dict[str, Any]:
         """What a run records of its recipe, as JSON has it; the config's fields are in the adapter's own."""
@@ -86,8 +87,7 @@ def read_recipe(source: str | os.PathLike[str]) -> Recipe:
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
         names = sorted(file.stem for file in RECIPES.glob("*.yaml"))
-        close = difflib.get_close_matches(str(source), names, n=1)
-        meant = f" Did you mean {close[0]}?" if close else ""
+        meant = _did_you_mean(str(source), names)
         _require(str(source) in names, f"a recipe is one of {', '.join(names)}, or a path to a .yaml", source, meant)
         path = RECIPES / f"{source}.yaml"
     _require(path.is_file(), "a recipe must be an existing file", str(path.absolute()), " Check the path.")
@@ -116,6 +116,8 @@ def _recipe(values: Any) -> Recipe:
         augmentation = values["augmentation"] or {}
         _require(isinstance(augmentation, dict), "augmentation must be a mapping of names to values", augmentation)
         _check_values(augmentation, Augmentation())
+        if augmentation.get("rotation_axis") == "none":
+            augmentation = augmentation | {"rotation_axis": None}
         if "scale" in augmentation:
             augmentation = augmentation | {"scale": tuple(augmentation["scale"])}
         values = values | {"augmentation": Augmentation(**augmentation)}
@@ -126,19 +128,25 @@ def _check_values(values: dict[str, Any], defaults: Recipe | Augmentation) -> No
     """Names that there are, and numbers where the default is one."""
     names = [part.name for part in fields(defaults)]
     for name, value in values.items():
-        _require(name in names, f"a field must be one of {', '.join(names)}", name)
+        _require(name in names, f"a field must be one of {', '.join(names)}", name, _did_you_mean(name, names))
         default = getattr(defaults, name)
         if isinstance(default, bool):
             _require(isinstance(value, bool), f"{name} must be true or false", value)
         elif isinstance(default, int) and name != "epochs":
-            _require(_is_number(value) and value == int(value), f"{name} must be an integer", value)
+            _require(_is_number(value) and isinstance(value, int), f"{name} must be an integer", value)
         elif isinstance(default, (int, float)):
-            _require(_is_number(value), f"{name} must be a number", value, " YAML takes 5e-4 for a word: write 5.0e-4.")
+            hint = " YAML takes 5e-4 for a word: write 5.0e-4." if isinstance(value, str) else ""
+            _require(_is_number(value), f"{name} must be a number", value, hint)
         elif isinstance(default, tuple):
             whole = isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
             _require(whole, f"{name} must be [lowest, highest], two numbers", value)
         elif isinstance(default, Mapping):
             _require(isinstance(value, Mapping), f"{name} must be a mapping of names to values", value)
+
+
+def _did_you_mean(name: object, names: list[str]) -> str:
+    close = difflib.get_close_matches(str(name), names, n=1)
+    return f" Did you mean {close[0]}?" if close else ""
 
 
 def _is_number(value: object) -> bool:

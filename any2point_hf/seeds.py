@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .modeling.errors import Any2PointError
+from .whole_files import write_whole
 
 SEEDS_FILE = "seeds.json"
 
@@ -28,6 +29,10 @@ def train_with_seeds(
     Raises:
         Any2PointError: the folder's runs had other settings.
     """
+    if output.exists() and not output.is_dir():
+        raise Any2PointError(f"--output must be a folder, and {output} is a file.")
+    if any(output.glob("checkpoint-*")):
+        raise Any2PointError(f"{output} holds a training of a single seed. Choose another folder for --seeds.")
     file = output / SEEDS_FILE
     runs: dict[str, dict[str, float]] = {}
     settings = json.loads(json.dumps(settings))
@@ -58,9 +63,5 @@ def _summary(runs: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
 
 
 def _write(file: Path, settings: dict[str, Any], runs: dict[str, dict[str, float]]) -> None:
-    """Beside it, then in its place, so that a kill leaves no half file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_suffix(".tmp")
     content = {"settings": settings, "runs": runs, "summary": _summary(runs)}
-    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    beside.replace(file)
+    write_whole(file, json.dumps(content, indent=2) + "\n")

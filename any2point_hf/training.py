@@ -147,7 +147,7 @@ def make_trainer(
         use_cpu=recipe.precision == "bfloat16" and not torch.cuda.is_available(),  # as transformers wants it said
         eval_strategy="epoch",
         save_strategy="epoch",
-        save_total_limit=1,
+        save_total_limit=2 if "validation" in dataset else 1,  # the last one, and the best one
         load_best_model_at_end="validation" in dataset,
         metric_for_best_model=BEST_METRIC if "validation" in dataset else None,
         logging_strategy="epoch",

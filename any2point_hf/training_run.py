@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from transformers import Trainer, set_seed
 
 from .cpu_memory import keep_freed_memory
 from .data import load_point_cloud_dataset
+from .data.fingerprint import data_fingerprint
 from .data.validation import hold_out_validation
 from .modeling.configuration_any2point import Any2PointConfig
 from .modeling.errors import Any2PointError, CheckpointError
@@ -21,8 +21,8 @@ from .modeling.modeling_any2point_classification import Any2PointForPointCloudCl
 from .processing_any2point import Any2PointProcessor
 from .recipe import Recipe, changed
 from .training import BEST_METRIC, make_trainer
+from .whole_files import write_whole
 
-SHAPES = "shapes"
 RUN_FILE = "training_run.json"
 # What must not change between a run and its resumption, besides what is written to RUN_FILE.
 _RESUMED = {*Any2PointConfig.__annotations__, "id2label"} - {"backbone_config"}
@@ -45,7 +45,7 @@ def train(
     """Fine-tunes an adapter and writes it, with its processor, to a folder.
 
     Args:
-        data: of `load_point_cloud_dataset`. The built-in shapes, whose heading means nothing, are turned about z.
+        data: of `load_point_cloud_dataset`.
         backbone: Hub id or folder.
         output: folder for the adapter; the checkpoint of the last epoch is kept beside it.
         config_fields: further fields of Any2PointConfig, on top of the recipe's.
@@ -76,8 +76,6 @@ def train(
             "--resume, or choose another folder."
         )
     recipe = changed(recipe or Recipe(), **changes)
-    if data == SHAPES:
-        recipe = replace(recipe, augmentation=replace(recipe.augmentation, rotation_axis="z"))
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
     with PartialState(cpu=on_cpu).main_process_first():  # what one process writes to the cache the others read
         dataset = load_point_cloud_dataset(data)  # the same clouds whatever the seed, and the same as evaluate's
@@ -85,20 +83,23 @@ def train(
             dataset = hold_out_validation(dataset, validation_share)
     set_seed(seed)
     config = _config(backbone, dataset, {**recipe.config, **(config_fields or {})})
-    run = {"data": data, "seed": seed, "validation_share": validation_share} | recipe.settings()
+    run = {"data_fingerprint": data_fingerprint(dataset), "seed": seed, "validation_share": validation_share}
+    run |= recipe.settings()
     del run["epochs"]  # a run may be made longer
-    checkpoint = _last_checkpoint(output, config, run) if resume else None
+    checkpoint = _last_checkpoint(output, config, run, recipe.epochs) if resume else None
+    output.mkdir(parents=True, exist_ok=True)  # now, if it cannot be
     model = Any2PointForPointCloudClassification(config)
     processor = Any2PointProcessor(config.num_points, recipe.scale_to_unit_sphere, seed)
     trainer = make_trainer(model, processor, dataset, output, recipe, seed=seed, workers=workers, loggers=loggers)
     if trainer.is_world_process_zero():
-        output.mkdir(parents=True, exist_ok=True)
-        (output / RUN_FILE).write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+        write_whole(output / RUN_FILE, json.dumps({"data": data} | run, indent=2) + "\n")
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except RuntimeError as error:
         if "inline_container" in str(error):  # how torch.save tells of a full disk
             raise OSError(f"a checkpoint could not be written to {output}; is the disk full?") from error
+        if "PytorchStreamReader" in str(error):
+            raise CheckpointError(f"{checkpoint} is damaged: {error}. Delete it, and train anew.") from error
         raise
     metrics = _metrics(trainer)
     # Under FSDP every process holds a part of the tensors, and all of them have to help to gather them.
@@ -140,12 +141,16 @@ def _metrics(trainer: Trainer) -> dict[str, float]:
     }
 
 
-def _last_checkpoint(output: Path, config: Any2PointConfig, run: dict[str, Any]) -> str:
-    """The newest whole checkpoint; one that was being written when the process was killed has no trainer_state.json."""
-    checkpoints = [file.parent for file in output.glob("checkpoint-*/trainer_state.json")]
+def _last_checkpoint(output: Path, config: Any2PointConfig, run: dict[str, Any], epochs: float) -> str:
+    """The newest whole checkpoint."""
+    checkpoints = {folder: epoch for folder in output.glob("checkpoint-*") if (epoch := _epoch(folder)) is not None}
     if not checkpoints:
         raise CheckpointError(f"--resume needs a checkpoint in {output}, and there is none. Train without --resume.")
     newest = max(checkpoints, key=lambda folder: int(folder.name.rpartition("-")[2]))
+    if checkpoints[newest] > epochs:
+        raise CheckpointError(
+            f"--epochs must be at least the {checkpoints[newest]:g} that {newest} has trained, got {epochs:g}."
+        )
     recorded = Any2PointConfig.from_pretrained(newest).to_dict() | json.loads((output / RUN_FILE).read_text())
     wanted = {name: value for name, value in config.to_dict().items() if name in _RESUMED} | run
     different = [name for name, value in wanted.items() if recorded.get(name) != value]
@@ -156,3 +161,11 @@ def _last_checkpoint(output: Path, config: Any2PointConfig, run: dict[str, Any])
             + ". Give the same ones, or train in another folder."
         )
     return str(newest)
+
+
+def _epoch(checkpoint: Path) -> float | None:
+    """How far a checkpoint has come; None if it was being written when the process was killed."""
+    try:
+        return json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["epoch"]
+    except (OSError, ValueError, KeyError):
+        return None

@@ -71,8 +71,8 @@ class AnonymousMemory(threading.Thread):
 
 def measure(folder: Path) -> None:
     """Embeds the clouds in this process and prints what it took."""
-    from any2point_hf.batch_inference import run_job
-    from any2point_hf.batch_job import BatchJob
+    from any2point_hf.large_collections.batch_inference import run_job
+    from any2point_hf.large_collections.job import BatchJob
 
     anonymous = AnonymousMemory()
     anonymous.start()

@@ -319,6 +319,29 @@ def test_two_sources_cannot_go_to_one_file(run_command, adapter, tmp_path):
     assert (result.code, result.err) == (2, "error: --out takes one folder or dataset, got 2. Give their folder.\n")
 
 
+def test_options_of_a_collection_need_a_place_for_the_results(run_command, adapter, folder_of_clouds):
+    result = run_command("predict", folder_of_clouds, "--model", adapter)
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "is a folder. Give --out FILE.parquet" in result.err
+    result = run_command("predict", "a.ply", "--model", adapter, "--skip-bad", "--engine", "ray")
+    assert (result.code, result.err) == (2, "error: --skip-bad, --engine needs --out FILE.parquet, got none.\n")
+
+
+def test_built_in_shapes_are_turned_unless_told_otherwise(run_train, used):
+    for arguments, axis in (((), "z"), (("--rotate", "none"), None), (("--rotate", "x"), "x")):
+        run_train(*arguments, data="shapes")
+        assert used.pop().recipe.augmentation.rotation_axis == axis
+
+
+def test_what_is_asked_of_a_table_needs_its_backbone(run_command, bert, two_classes, tmp_path):
+    arguments = ("--table", "6", "--data", two_classes.path, "--backbone-1d", bert, "--output", tmp_path / "tables")
+    for option, value in (("--only", "2d"), ("--set-2d", "adapter_dim=4")):
+        result = run_command("reproduce", *arguments, "--quick", option, value)
+        assert (result.code, result.err.count("\n")) == (2, 1)
+        assert "needs --backbone-2d" in result.err
+    assert not (tmp_path / "tables").exists()
+
+
 def test_a_table_of_the_paper(run_command, bert, two_classes, tmp_path):
     output = tmp_path / "tables"
     arguments = ("--data", two_classes.path, "--backbone-1d", bert, "--backbone-2d", bert, "--output", output)

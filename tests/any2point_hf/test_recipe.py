@@ -59,6 +59,7 @@ def test_a_recipe_of_ones_own(write):
     assert recipe.augmentation == Augmentation(jitter=0.01)
     assert recipe.config == {"adapter_dim": 8}
     assert read_recipe(write("")) == Recipe()
+    assert read_recipe(write("augmentation: {rotation_axis: none}")) == Recipe()
 
 
 def test_changes():
@@ -69,10 +70,15 @@ def test_changes():
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("epoch: 3", "a field must be one of epochs, .*got 'epoch'"),
+        ("epoch: 3", "a field must be one of epochs, .*got 'epoch'. Did you mean epochs?"),
         ("learning_rate: 5e-4", "learning_rate must be a number, got '5e-4'. YAML takes 5e-4 for a word: write 5.0e-4"),
         ("epochs: 0", "epochs must be positive and finite, got 0"),
         ("batch_size: 2.5", "batch_size must be an integer, got 2.5"),
+        ("batch_size: 8.0", "batch_size must be an integer, got 8.0"),
+        ("batch_size: .inf", "batch_size must be an integer, got inf"),
+        ("gradient_accumulation: .nan", "gradient_accumulation must be an integer, got nan"),
+        ("learning_rate: .nan", "learning_rate must be positive and finite, got nan"),
+        ("config: {backbone: foo}", "fields of Any2PointConfig other than the backbone's, got 'backbone'"),
         ("batch_size: true", "batch_size must be an integer, got True"),
         ("scale_to_unit_sphere: 1", "scale_to_unit_sphere must be true or false, got 1"),
         ("precision: half", "precision must be one of float32, bfloat16, float16, got 'half'"),
@@ -83,7 +89,7 @@ def test_changes():
         ("augmentation: {scale: [2, 1]}", "low to high, got 2 to 1"),
         ("augmentation: {rotate: z}", "a field must be one of scale, shift, .*got 'rotate'"),
         ("augmentation: [1]", r"augmentation must be a mapping of names to values, got \[1\]"),
-        ("config: {adapter_size: 8}", "config must hold fields of Any2PointConfig, got 'adapter_size'"),
+        ("config: {adapter_size: 8}", "config must hold fields of Any2PointConfig .*, got 'adapter_size'"),
         ("config: 3", "config must be a mapping of names to values, got 3"),
         ("- 1", r"a recipe must be a mapping of names to values, got \[1\]"),
         ("epochs: [", "own.yaml must be YAML: "),

@@ -55,7 +55,7 @@ def test_on_the_command_line(run_train, tmp_path):
     assert result.code == 0, result.err
     runs = json.loads((tmp_path / "trained" / SEEDS_FILE).read_text())["runs"]
     assert set(runs) == {"0", "5"}
-    assert result.out.splitlines()[-1].startswith("2 seeds (last epoch, test split): accuracy ")
+    assert result.out.splitlines()[-1].startswith("seeds 0, 5: accuracy on the test split 0.")
     for seed in (0, 5):
         folder = tmp_path / "trained" / f"seed-{seed}"
         assert (folder / "model.safetensors").is_file()

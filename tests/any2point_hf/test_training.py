@@ -20,6 +20,7 @@ from any2point_hf.modeling import (
     Any2PointConfig,
     Any2PointError,
     Any2PointForPointCloudClassification,
+    CheckpointError,
     ConfigurationError,
     DatasetError,
 )
@@ -705,3 +706,70 @@ def test_the_best_epoch_is_chosen_on_the_validation_split(two_classes, bert, tmp
     assert result["best_epoch_accuracy"] == tests[best]
     assert len(saved) == 5  # of four epochs, and the end
     assert_same(load_file(tmp_path / "out" / "model.safetensors"), saved[best])
+
+
+def test_a_finished_training_with_a_validation_split_is_made_longer(two_classes, bert, tmp_path, monkeypatch):
+    """The last checkpoint is kept beside the best one, so no epoch is trained twice."""
+
+    def run(epochs, **options):
+        arguments = (str(two_classes.path), str(bert), tmp_path / "out", FIELDS)
+        return training_run.train(*arguments, epochs=epochs, batch_size=6, validation_share=0.25, **options)
+
+    run(3)
+    kept = sorted(int(folder.name.rpartition("-")[2]) for folder in (tmp_path / "out").glob("checkpoint-*"))
+    assert kept[-1] == 6
+    assert len(kept) <= 2
+    steps = []
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            steps.append(state.global_step)
+
+    make = training_run.make_trainer
+
+    def watched(*arguments, **options):
+        trainer = make(*arguments, **options)
+        trainer.add_callback(Watch())
+        return trainer
+
+    monkeypatch.setattr(training_run, "make_trainer", watched)
+    result = run(4, resume=True)
+    assert steps == [6, 7]
+    assert 1 <= result["best_epoch"] <= 4
+
+
+def test_resuming_notices_other_data_under_the_same_name(two_classes, bert, tmp_path):
+    path = tmp_path / "data.npz"
+    arrays = two_classes.arrays()
+    np.savez(path, **arrays)
+    training_run.train(str(path), str(bert), tmp_path / "out", FIELDS, epochs=1, batch_size=8)
+    arrays["points"][3, 5] += 0.25
+    np.savez(path, **arrays)
+    with pytest.raises(CheckpointError, match="data_fingerprint was"):
+        training_run.train(str(path), str(bert), tmp_path / "out", FIELDS, epochs=2, batch_size=8, resume=True)
+
+
+def test_resuming_from_another_name_of_the_data(two_classes, bert, tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    training_run.train(str(two_classes.path), str(bert), folder, FIELDS, epochs=1, batch_size=8)
+    monkeypatch.chdir(two_classes.path.parent)
+    training_run.train(two_classes.path.name, str(bert), folder, FIELDS, epochs=2, batch_size=8, resume=True)
+
+
+def test_resuming_with_fewer_epochs_is_refused(two_classes, bert, tmp_path):
+    arguments = (str(two_classes.path), str(bert), tmp_path / "out", FIELDS)
+    training_run.train(*arguments, epochs=2, batch_size=8)
+    with pytest.raises(
+        CheckpointError, match=r"--epochs must be at least the 2 that .*checkpoint-4 has trained, got 1"
+    ):
+        training_run.train(*arguments, epochs=1, batch_size=8, resume=True)
+
+
+@pytest.mark.parametrize(("file", "content"), [("trainer_state.json", ""), ("optimizer.pt", None)])
+def test_torn_checkpoints(two_classes, bert, tmp_path, file, content):
+    arguments = (str(two_classes.path), str(bert), tmp_path / "out", FIELDS)
+    training_run.train(*arguments, epochs=1, batch_size=8)
+    torn = tmp_path / "out" / "checkpoint-2" / file
+    torn.write_bytes(torn.read_bytes()[:100] if content is None else content.encode())
+    with pytest.raises(CheckpointError, match=r"there is none|checkpoint-2 is damaged"):
+        training_run.train(*arguments, epochs=2, batch_size=8, resume=True)

@@ -9,11 +9,11 @@ from typing import Any
 
 from transformers.utils import cached_file
 
-from .collection_sources import open_collection
-from .collections_of_clouds import CloudCollection
-from .modeling.configuration_any2point import recorded_path
-from .modeling.errors import Any2PointError, CheckpointError, PointCloudError
+from ..modeling.configuration_any2point import recorded_path
+from ..modeling.errors import Any2PointError, CheckpointError, PointCloudError
+from .clouds import CloudCollection
 from .shard_files import ShardFiles
+from .sources import open_collection
 
 TASKS = ("embed", "predict")
 _ADAPTER_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
@@ -79,7 +79,6 @@ def open_job(job: BatchJob) -> tuple[CloudCollection, ShardFiles]:
         raise Any2PointError(f"--out must lie outside of the folder that is read, got {job.out}. Choose another place.")
     settings: dict[str, Any] = {
         "task": job.task,
-        "model": job.model,
         "adapter": _fingerprint(job.model),
         "backbone": job.backbone,
         "source": collection.source,

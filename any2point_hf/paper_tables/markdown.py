@@ -1,13 +1,13 @@
 """The markdown of one of the paper's tables with our figures beside the paper's."""
 
 import math
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .paper_tables import PaperTable
+from ..whole_files import write_whole
+from .tables import PaperTable
 
 MISSING = "–"  # noqa: RUF001
 Records = Mapping[tuple[int, str], Sequence[dict[str, Any]]]  # of a row's number and the heading of an accuracy
@@ -52,9 +52,7 @@ def write_table(
         lines.append(_line([*cells, _means(measured, "minutes", 1, 1)]))
     lines += ["", *(f"- {fact}" for fact in [*facts, *(row.note for row in table.rows if row.note)])]
     lines += [f"- {_standard_error(records, num_test_clouds)}", ""]
-    beside = file.with_suffix(f".{os.getpid()}.tmp")
-    beside.write_text("\n".join(lines), encoding="utf-8")
-    beside.replace(file)
+    write_whole(file, "\n".join(lines))
 
 
 def _line(cells: Sequence[str]) -> str:

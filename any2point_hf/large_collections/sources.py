@@ -11,13 +11,13 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
-from .collections_of_clouds import CloudCollection, DatasetOfClouds, FolderOfClouds
-from .data import load_point_cloud_dataset
-from .data.modelnet import is_modelnet
-from .data.scanobjectnn import is_scanobjectnn
-from .data.shapenetpart import is_shapenetpart
-from .modeling.errors import DatasetError
-from .point_cloud_files import POINT_CLOUD_EXTENSIONS
+from ..data import load_point_cloud_dataset
+from ..data.modelnet import is_modelnet
+from ..data.scanobjectnn import is_scanobjectnn
+from ..data.shapenetpart import is_shapenetpart
+from ..modeling.errors import DatasetError
+from ..point_cloud_files import POINT_CLOUD_EXTENSIONS
+from .clouds import CloudCollection, DatasetOfClouds, FolderOfClouds
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -81,7 +81,7 @@ def _find_clouds(root: Path) -> Iterator[pa.Array]:
     """The point-cloud files of each folder in turn, by name, as paths in the root with forward slashes."""
     for folder, names in _walk(root):
         inside = "" if folder == root else folder.relative_to(root).as_posix() + "/"
-        clouds = [inside + name for name in names if _is_cloud(name) and (folder / name).is_file()]
+        clouds = [inside + name for name in names if _is_cloud(name) and not (folder / name).is_dir()]
         if clouds:
             try:
                 yield pa.array(clouds, pa.string())
@@ -117,7 +117,7 @@ def _files(path: Path) -> Iterator[Path]:
 def _fingerprint(root: Path, files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        state = file.stat()
+        state = file.stat() if file.exists() else file.lstat()  # a link to nowhere is a bad cloud
         digest.update(f"{os.path.relpath(file, root)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode(errors="replace"))
     return digest.hexdigest()[:16]
 

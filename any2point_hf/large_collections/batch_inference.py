@@ -12,9 +12,9 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
-from .batch_job import BatchJob, open_job
-from .commands import load
-from .modeling.errors import Any2PointError
+from ..commands import load
+from ..modeling.errors import Any2PointError
+from .job import BatchJob, open_job
 from .shard_inference import run_shard
 
 ENGINES = ("accelerate", "ray")

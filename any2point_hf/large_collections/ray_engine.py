@@ -9,10 +9,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .batch_job import BatchJob, open_job
-from .collections_of_clouds import CloudCollection
-from .commands import load
-from .modeling.errors import Any2PointError
+from ..commands import load
+from ..modeling.errors import Any2PointError
+from .clouds import CloudCollection
+from .job import BatchJob, open_job
 from .shard_files import ShardFiles
 from .shard_inference import run_shard
 

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from any2point_hf.batch_inference import run_job
-from any2point_hf.batch_job import BatchJob
+from any2point_hf.large_collections.batch_inference import run_job
+from any2point_hf.large_collections.job import BatchJob
+from any2point_hf.large_collections.ray_engine import ShardWorker, run_with_ray
 from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification
 from any2point_hf.modeling.errors import Any2PointError
 from any2point_hf.processing_any2point import Any2PointProcessor
-from any2point_hf.ray_engine import ShardWorker, run_with_ray
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

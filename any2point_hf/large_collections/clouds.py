@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset
 
-from .modeling.errors import DatasetError
-from .point_checks import MINIMUM_DISTINCT_POINTS, check_points
-from .point_cloud_files import read_point_cloud
+from ..modeling.errors import DatasetError
+from ..point_checks import MINIMUM_DISTINCT_POINTS, check_points
+from ..point_cloud_files import read_point_cloud
 
 
 class CloudCollection(ABC):

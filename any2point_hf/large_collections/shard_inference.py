@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
-from .batch_job import BatchJob
-from .collections_of_clouds import CloudCollection
-from .modeling.errors import PointCloudError
-from .processing_any2point import Any2PointProcessor
+from ..modeling.errors import PointCloudError
+from ..processing_any2point import Any2PointProcessor
+from .clouds import CloudCollection
+from .job import BatchJob
 from .shard_files import ShardFiles
 
 

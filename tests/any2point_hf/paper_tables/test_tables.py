@@ -2,8 +2,8 @@ import pytest
 
 from any2point_hf.modeling.configuration_any2point import Any2PointConfig
 from any2point_hf.modeling.errors import Any2PointError
-from any2point_hf.paper_tables import TABLES, find_table, fit_row
-from any2point_hf.tuning_baselines import METHODS
+from any2point_hf.paper_tables.tables import TABLES, find_table, fit_row
+from any2point_hf.paper_tables.tuning_baselines import METHODS
 
 
 @pytest.mark.parametrize(

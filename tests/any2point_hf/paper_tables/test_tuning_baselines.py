@@ -9,7 +9,7 @@ from any2point_hf.modeling.backbone_detector import backbone_spec
 from any2point_hf.modeling.configuration_any2point import Any2PointConfig
 from any2point_hf.modeling.errors import Any2PointError, UnsupportedBackboneError
 from any2point_hf.modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
-from any2point_hf.tuning_baselines import apply_method, attention_projections, check_method
+from any2point_hf.paper_tables.tuning_baselines import apply_method, attention_projections, check_method
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

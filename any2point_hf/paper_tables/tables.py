@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .modeling.errors import Any2PointError
+from ..modeling.errors import Any2PointError
 from .tuning_baselines import LORA_RANK, PROMPTS_PER_BLOCK
 
 PAPER_BLOCKS = 12  # of the backbones of Table 7, whose depths are scaled to others

@@ -10,10 +10,10 @@ from transformers import BertConfig, BertModel, Dinov2Config, Dinov2Model
 from any2point_hf.modeling.errors import Any2PointError, DatasetError
 from any2point_hf.modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from any2point_hf.modeling.presets import SCAN
-from any2point_hf.paper_tables import TABLES
-from any2point_hf.reproduce import balanced_choice, reproduce
-from any2point_hf.table_runs import Budget, Runs, base_fields, make_budget
-from any2point_hf.tuning_baselines import METHODS, apply_method
+from any2point_hf.paper_tables.reproduce import balanced_choice, reproduce
+from any2point_hf.paper_tables.runs import Budget, Runs, base_fields, make_budget
+from any2point_hf.paper_tables.tables import TABLES
+from any2point_hf.paper_tables.tuning_baselines import METHODS, apply_method
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Value
 
-from any2point_hf.collection_sources import open_collection
+from any2point_hf.large_collections.sources import open_collection
 from any2point_hf.modeling.errors import DatasetError, PointCloudError
 from any2point_hf.point_cloud_files import read_point_cloud
 
@@ -220,7 +220,7 @@ def test_a_data_set_of_the_hub(tmp_path, monkeypatch):
         asked.append((name, split))
         return make_dataset() if split else DatasetDict(train=make_dataset(2), test=make_dataset(3))
 
-    monkeypatch.setattr("any2point_hf.collection_sources.load_dataset", load_dataset)
+    monkeypatch.setattr("any2point_hf.large_collections.sources.load_dataset", load_dataset)
     monkeypatch.chdir(tmp_path)
     whole, split = open_collection("org/clouds"), open_collection("org/clouds", "train")
     assert asked == [("org/clouds", None), ("org/clouds", "train")]

@@ -16,7 +16,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .modeling.errors import Any2PointError
+from ..modeling.errors import Any2PointError
 
 RUN_FILE = "run.json"
 _METADATA = b"any2point_run"
@@ -42,7 +42,7 @@ class ShardFiles:
         self.num_shards = num_shards
         if out.exists():
             self._check(_read_settings(out), out)
-        elif (self.folder / RUN_FILE).is_file():
+        elif any(self.folder.glob("*.parquet")):
             self._check(json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8")), self.folder)
 
     def _check(self, earlier: dict[str, Any], place: Path) -> None:

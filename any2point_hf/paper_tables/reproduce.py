@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict
 
-from .cpu_memory import keep_freed_memory
-from .data import load_point_cloud_dataset
-from .modeling.configuration_any2point import recorded_path
-from .modeling.errors import Any2PointError, DatasetError
-from .paper_tables import PaperTable, find_table
-from .reproduced_table import write_table
-from .table_runs import Budget, Run, Runs
+from ..cpu_memory import keep_freed_memory
+from ..data import load_point_cloud_dataset
+from ..modeling.configuration_any2point import recorded_path
+from ..modeling.errors import Any2PointError, DatasetError
+from ..whole_files import write_whole
+from .markdown import write_table
+from .runs import Budget, Run, Runs
+from .tables import PaperTable, find_table
 from .tuning_baselines import check_method
 
 FOLDER_FILE = "settings.json"
@@ -65,13 +66,13 @@ def reproduce(
     paper_table, output, budget = find_table(table), Path(output), budget or Budget()
     backbones = {name: recorded_path(backbone) for name, backbone in backbones.items() if backbone}
     _check_backbones(table, paper_table, backbones)
+    _check_asked(modalities or (), settings or {}, backbones)
     for row in paper_table.rows:
         check_method(row.method)
-    data = data if data == "shapes" else os.path.abspath(data)
     extra_fields = {name: dict((settings or {}).get(name, {})) for name in backbones}
-    folder = {"data": data, "budget": asdict(budget), "backbones": backbones, "settings": extra_fields}
-    _check_folder(output, folder)
     runs = Runs(data, _load(data, budget.train_clouds), backbones, extra_fields, budget, output / "runs")
+    folder = {"data": runs.fingerprint, "budget": asdict(budget), "backbones": backbones, "settings": extra_fields}
+    _check_folder(output, folder)
     plans = {
         (number, heading, modality, seed): runs.plan(row, modality, seed)
         for seed in seeds
@@ -160,11 +161,23 @@ def _check_backbones(number: int, table: PaperTable, backbones: Mapping[str, str
         raise Any2PointError(f"table {number} needs {options}: Hub id or folder of a frozen transformer; got none.")
 
 
+def _check_asked(
+    modalities: Sequence[str], settings: Mapping[str, Mapping[str, Any]], backbones: Mapping[str, str]
+) -> None:
+    """What is asked of a modality needs its backbone."""
+    asked = {f"--only {name}": name for name in modalities} | {
+        f"--set-{name}": name for name in settings if settings[name]
+    }
+    for option, name in asked.items():
+        if name not in backbones:
+            raise Any2PointError(f"{option} needs --backbone-{name}: Hub id or folder of a transformer; got none.")
+
+
 def _check_folder(output: Path, folder: dict[str, Any]) -> None:
     """Tables of one folder are to be comparable, so they have one data set, budget and set of backbones."""
     if output.exists() and not output.is_dir():
         raise Any2PointError(f"--output must be a folder, and {output} is a file.")
-    earlier, changed = _earlier(output), []
+    earlier, changed = _earlier(output) if any(output.glob("runs/*.json")) else {}, []
     for name, values in json.loads(json.dumps(folder)).items() if earlier else ():
         parts = values if isinstance(values, dict) else {name: values}
         before = earlier[name] if isinstance(values, dict) else {name: earlier[name]}
@@ -188,8 +201,4 @@ def _joined(output: Path, folder: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
-    """Beside it, then in its place, so that a kill leaves no half file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_suffix(f".{os.getpid()}.tmp")
-    beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    beside.replace(file)
+    write_whole(file, json.dumps(content, indent=2) + "\n")

@@ -14,17 +14,18 @@ import transformers
 from datasets import DatasetDict
 from transformers import set_seed
 
-from .modeling.backbone_detector import backbone_spec
-from .modeling.backbone_specs import num_blocks
-from .modeling.configuration_any2point import Any2PointConfig
-from .modeling.modeling_any2point import record_backbone
-from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
-from .modeling.presets import MODELNET, PRESETS, SCAN
-from .modeling.projection_choice import make_projection
-from .paper_tables import Row, fit_row
-from .processing_any2point import Any2PointProcessor
-from .recipe import Recipe, changed, read_recipe
-from .training import make_trainer
+from ..data.fingerprint import data_fingerprint
+from ..modeling.backbone_detector import backbone_spec
+from ..modeling.backbone_specs import num_blocks
+from ..modeling.configuration_any2point import Any2PointConfig
+from ..modeling.modeling_any2point import record_backbone
+from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
+from ..modeling.presets import MODELNET, PRESETS, SCAN
+from ..modeling.projection_choice import make_projection
+from ..processing_any2point import Any2PointProcessor
+from ..recipe import Recipe, changed, read_recipe
+from ..training import make_trainer
+from .tables import Row, fit_row
 from .tuning_baselines import apply_method, check_method
 
 PUBLISHED = {"1d": "clip-text", "2d": "dinov2", "audio": "imagebind-audio"}  # whose presets a modality starts from
@@ -99,7 +100,7 @@ class Runs:
     """Makes and trains the runs of rows that share data, backbones and budget.
 
     Args:
-        data: what the data set was loaded from, for the records.
+        data: what the data set was loaded from.
         dataset: splits `train`, cut to the budget, and `test`.
         backbones: Hub id or folder by modality.
         extra_fields: of Any2PointConfig by modality, under those of the rows.
@@ -117,6 +118,7 @@ class Runs:
         folder: Path,
     ) -> None:
         self.data, self.dataset, self.backbones, self.budget, self.folder = data, dataset, backbones, budget, folder
+        self.fingerprint = data_fingerprint(dataset)
         names = dataset["train"].features["label"].names
         self.labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
         self.on_scans = set(names) == set(SCAN.class_names)
@@ -148,7 +150,7 @@ class Runs:
         settings = {
             "method": row.method,
             "config": _unlike_defaults(config),
-            "data": self.data,
+            "data": self.fingerprint,
             "train_clouds": len(self.dataset["train"]),
             "recipe": self.recipe.settings(),
             "seed": seed,

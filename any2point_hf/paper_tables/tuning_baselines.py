@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from .modeling.backbone_specs import BackboneSpec, find
-from .modeling.errors import Any2PointError, UnsupportedBackboneError
-from .modeling.initialization import reset_token
-from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
+from ..modeling.backbone_specs import BackboneSpec, find
+from ..modeling.errors import Any2PointError, UnsupportedBackboneError
+from ..modeling.initialization import reset_token
+from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 
 PROMPTS_PER_BLOCK = 10  # 0.1 M on 12 blocks of width 768: with the tokenizer's 0.3 the paper's 0.4 M
 LORA_RANK = 8  # 0.6 M on q, k, v and output of these blocks: with the tokenizer's 0.3 the paper's 0.9 M

@@ -16,14 +16,14 @@ import pytest
 import torch
 from datasets import Array2D, ClassLabel, Dataset, Features, Value
 
-from any2point_hf import batch_inference
-from any2point_hf.batch_inference import run_job
-from any2point_hf.batch_job import BatchJob
 from any2point_hf.commands import load
+from any2point_hf.large_collections import batch_inference
+from any2point_hf.large_collections.batch_inference import run_job
+from any2point_hf.large_collections.job import BatchJob
+from any2point_hf.large_collections.shard_files import ShardFiles
 from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification
 from any2point_hf.modeling.errors import Any2PointError, CheckpointError, PointCloudError
 from any2point_hf.processing_any2point import Any2PointProcessor
-from any2point_hf.shard_files import ShardFiles
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -182,9 +182,9 @@ def test_a_stopped_run_goes_on_without_repeating_a_shard(job, tmp_path, monkeypa
 KILLED = """
 import os, signal, sys
 import pyarrow.parquet as pq
-from any2point_hf import shard_files
-from any2point_hf.batch_inference import run_job
-from any2point_hf.batch_job import BatchJob
+from any2point_hf.large_collections import shard_files
+from any2point_hf.large_collections.batch_inference import run_job
+from any2point_hf.large_collections.job import BatchJob
 
 class KillingParquet:
     calls = 0
@@ -233,6 +233,20 @@ def test_a_complete_run_is_left_as_it_is(job, tmp_path, monkeypatch):
     assert pq.read_table(made.out)["id"].to_pylist() == ["of someone else"]
 
 
+def test_a_moved_adapter_goes_on_and_a_run_that_finished_nothing_binds_nobody(job, model, tmp_path, monkeypatch):
+    begun = job(model=str(shutil.copytree(model, tmp_path / "other_model")))
+    with monkeypatch.context() as patch:
+        note_shards(patch, stop_at=0)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(begun)
+    begun = dataclasses.replace(begun, shard_size=5)
+    with monkeypatch.context() as patch:
+        note_shards(patch, stop_at=1)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(begun)
+    assert run_job(dataclasses.replace(begun, model=str(model)))["clouds"] == COUNT
+
+
 def test_shards_of_other_settings_are_not_mixed(job, model, source, tmp_path, monkeypatch):
     other_model = shutil.copytree(model, tmp_path / "other_model")
     other_source = shutil.copytree(source, tmp_path / "other_source")
@@ -250,7 +264,6 @@ def test_shards_of_other_settings_are_not_mixed(job, model, source, tmp_path, mo
 
     differs("shard_size", shard_size=5)
     differs("backbone", backbone="another/backbone")
-    differs("model", model=str(model))
     with pytest.raises(Any2PointError, match="task was 'embed', is 'predict', top was None, is 3"):
         run_job(dataclasses.replace(begun, task="predict"))
     config = json.loads((other_model / "preprocessor_config.json").read_text())
@@ -326,8 +339,8 @@ def test_nothing_but_bad_clouds(job, tmp_path, task):
 PROCESS = """
 import sys
 from accelerate import PartialState
-from any2point_hf import batch_inference
-from any2point_hf.batch_job import BatchJob
+from any2point_hf.large_collections import batch_inference
+from any2point_hf.large_collections.job import BatchJob
 
 run_shard = batch_inference.run_shard
 def noting(*arguments):
