@@ -374,7 +374,11 @@ def test_an_interrupt_that_is_dropped_comes_again(run_command, monkeypatch):
 
     monkeypatch.setattr(commands, "info", info)
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)  # pytest's own would fail the test
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # libraries of other tests may have their own
     start = time.monotonic()
-    result = run_command("info", "--preset", "clip-text-scan")
+    try:
+        result = run_command("info", "--preset", "clip-text-scan")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (result.code, result.err) == (2, "error: interrupted.\n")
     assert time.monotonic() - start < 15
