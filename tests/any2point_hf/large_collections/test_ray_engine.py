@@ -27,7 +27,7 @@ COUNT = 16
 @pytest.fixture(scope="module")
 def cluster():
     """Two workers, each with a CPU; their tests' module is not importable there, so classes travel by value."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}  # a busy machine would starve nice ones
     ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
     pytest.importorskip("ray.data", reason="the extra `ray` is not installed")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
