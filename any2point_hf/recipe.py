@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 
@@ -15,6 +15,7 @@ from .modeling.configuration_any2point import Any2PointConfig
 from .modeling.errors import ConfigurationError
 
 RECIPES = Path(__file__).parent / "recipes"
+Settings = TypeVar("Settings")
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,13 @@ def read_recipe(source: str | os.PathLike[str]) -> Recipe:
         raise ConfigurationError(f"{path}: {error}") from error
 
 
-def changed(recipe: Recipe, **changes: Any) -> Recipe:
-    """The recipe with other values; None leaves a field as it is.
+def changed(settings: Settings, **changes: Any) -> Settings:
+    """A dataclass, such as a recipe, with other values; None leaves a field as it is.
 
     Raises:
         ConfigurationError: a value that is out of its range.
     """
-    return replace(recipe, **{name: value for name, value in changes.items() if value is not None})
+    return replace(settings, **{name: value for name, value in changes.items() if value is not None})
 
 
 def _recipe(values: Any) -> Recipe:

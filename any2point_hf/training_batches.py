@@ -65,14 +65,7 @@ class BatchAugmentation(TrainerCallback):
         self.augmentation, self.num_points, self.seed = augmentation, num_points, seed
         self.epoch = 0
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_train_begin(self, *_: Any, model: nn.Module, **kwargs: Any) -> None:
         """Attaches the hook, in place of one that an interrupted training left."""
         detach(model)
         _ATTACHED[model] = model.register_forward_pre_hook(self, with_kwargs=True)
@@ -83,14 +76,7 @@ class BatchAugmentation(TrainerCallback):
         """Takes the epoch, also one that a resumption starts in the middle."""
         self.epoch = int(state.epoch or 0)
 
-    def on_train_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_train_end(self, *_: Any, model: nn.Module, **kwargs: Any) -> None:
         """Takes the hook away."""
         detach(model)
 

@@ -2,8 +2,8 @@
 
 python benchmarks/data_wait.py --data DATA --backbone BACKBONE [--workers 2] [--steps 20]
 
-Prints the share of the time between two steps that the training loop spends in the loader (issue's bound: 5 % with two
-workers on a CPU), and the augmentation's share of a step; exits with 1 if the waiting is above the bound.
+Prints the share of the time between two steps that the training loop spends in the loader (bound: 5 %, with two workers
+on a CPU), and the augmentation's share of a step; exits with 1 if the waiting is above the bound.
 """
 
 import argparse

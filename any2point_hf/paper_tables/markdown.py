@@ -9,7 +9,7 @@ from typing import Any
 from ..whole_files import write_whole
 from .tables import PaperTable
 
-MISSING = "–"  # noqa: RUF001
+MISSING = "\N{EN DASH}"
 Records = Mapping[tuple[int, str], Sequence[dict[str, Any]]]  # of a row's number and the heading of an accuracy
 
 

@@ -5,7 +5,7 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,7 @@ QUICK = Budget(
 
 def make_budget(quick: bool = False, **overrides: Any) -> Budget:
     """The published budget, or the one for a CPU, with whatever is not None in its place."""
-    given = {name: value for name, value in overrides.items() if value is not None}
-    return replace(QUICK if quick else Budget(), **given)
+    return changed(QUICK if quick else Budget(), **overrides)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ Unusual here: nothing becomes a PeftModel, because the backbone's forward is nev
 blocks, and prompts enter and leave by hooks on them. Adapter-only checkpoints know nothing of the three.
 """
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -33,13 +34,10 @@ def check_method(method: str, spec: BackboneSpec | None = None) -> None:
         Any2PointError: peft is needed and not installed.
         UnsupportedBackboneError: the family's blocks cannot be given prompts.
     """
-    if method in _OF_PEFT:
-        try:
-            import peft  # noqa: F401
-        except ImportError as error:
-            raise Any2PointError(
-                "prompt tuning and LoRA need the peft library, which is not installed: pip install 'peft>=0.17'"
-            ) from error
+    if method in _OF_PEFT and importlib.util.find_spec("peft") is None:
+        raise Any2PointError(
+            "prompt tuning and LoRA need the peft library, which is not installed: pip install 'peft>=0.17'"
+        )
     if method == "prompt" and spec is not None and (spec.in_blocks is not None or spec.neutral is not None):
         raise UnsupportedBackboneError(
             "prompt tuning needs blocks that take tokens alone, and this backbone's also take positions or masks of "

@@ -11,9 +11,8 @@ import any2point_hf.modeling
 LIGHT = """
 import sys
 import any2point_hf, any2point_hf.cli
-heavy = [name for name in ("torch", "datasets", "numpy", "transformers.models.auto") if name in sys.modules]
-assert not heavy, heavy
-assert set(any2point_hf.__all__) <= set(dir(any2point_hf))
+print([name for name in ("torch", "datasets", "numpy", "transformers.models.auto") if name in sys.modules])
+print(set(any2point_hf.__all__) - set(dir(any2point_hf)))
 """
 OURS_FIRST = """
 import any2point_hf
@@ -71,7 +70,7 @@ def saved(tmp_path_factory, bert):
 
 
 def test_importing_the_package_costs_nothing(run_python):
-    run_python(LIGHT)
+    assert run_python(LIGHT).split("\n")[:2] == ["[]", "set()"]  # nothing heavy is imported, no public name is missing
 
 
 @pytest.mark.parametrize("order", [OURS_FIRST, AUTO_FIRST, MODELING_FIRST, HALF_OF_AUTO_FIRST])

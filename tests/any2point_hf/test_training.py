@@ -1,6 +1,7 @@
 """Fine-tuning with the stock Trainer."""
 
 import itertools
+import json
 import math
 import warnings
 from types import SimpleNamespace
@@ -754,6 +755,8 @@ def test_resuming_from_another_name_of_the_data(two_classes, bert, tmp_path, mon
     training_run.train(str(two_classes.path), str(bert), folder, FIELDS, epochs=1, batch_size=8)
     monkeypatch.chdir(two_classes.path.parent)
     training_run.train(two_classes.path.name, str(bert), folder, FIELDS, epochs=2, batch_size=8, resume=True)
+    assert [checkpoint.name for checkpoint in folder.glob("checkpoint-*")] == ["checkpoint-4"]
+    assert json.loads((folder / training_run.RUN_FILE).read_text())["data"] == two_classes.path.name
 
 
 def test_resuming_with_fewer_epochs_is_refused(two_classes, bert, tmp_path):
