@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .modeling.presets import PRESETS, find_preset
+from ..modeling.presets import PRESETS, find_preset
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """What decides how it is trained; `None` stands for the recipe's own value."""
-    names = ", ".join(sorted(file.stem for file in (Path(__file__).parent / "recipes").glob("*.yaml")))
+    names = ", ".join(sorted(file.stem for file in (Path(__file__).parents[1] / "recipes").glob("*.yaml")))
     parser.add_argument(
         "--recipe",
         metavar="NAME",
@@ -80,21 +80,6 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         "--keep-scale",
         action=argparse.BooleanOptionalAction,
         help="do not scale clouds to the unit sphere (default: the recipe's, or scale them)",
-    )
-
-
-def add_batch_job(parser: argparse.ArgumentParser, out_required: bool) -> None:
-    """How a large collection is worked through."""
-    parser.add_argument("--model", required=True, help="folder or Hub id of the adapter")
-    parser.add_argument("--backbone", help="Hub id or folder instead of the recorded backbone")
-    parser.add_argument("--batch-size", type=positive(int), default=32, help="clouds at once (default 32)")
-    parser.add_argument("--out", type=Path, required=out_required, metavar="FILE.parquet", help="file to write")
-    parser.add_argument("--split", help="split of a dataset (default: test if there is one, else the only one)")
-    parser.add_argument("--shard-size", type=positive(int), help="clouds of a shard (default 1024)")
-    parser.add_argument("--workers", type=count, help="processes that read files (default 0: none)")
-    parser.add_argument("--skip-bad", action="store_true", help="list clouds that cannot be used and go on")
-    parser.add_argument(
-        "--engine", choices=("accelerate", "ray"), help="what shares out the shards (default accelerate)"
     )
 
 
@@ -139,7 +124,7 @@ def config_fields(options: argparse.Namespace) -> dict[str, Any]:
     """The fields of Any2PointConfig that the command line sets, on top of those of its preset and its recipe."""
     fields = dict(find_preset(options.preset).config) if options.preset else {}
     if getattr(options, "recipe", None):
-        from .recipe import read_recipe
+        from ..recipe import read_recipe
 
         fields |= read_recipe(options.recipe).config
     given = {"num_points": options.num_points, "num_neighbors": options.num_neighbors}
@@ -153,8 +138,8 @@ def settings(texts: list[str]) -> dict[str, Any]:
     Raises:
         Any2PointError: one is not of that form, or no field has its name.
     """
-    from .modeling.configuration_any2point import Any2PointConfig
-    from .modeling.errors import Any2PointError
+    from ..modeling.configuration_any2point import Any2PointConfig
+    from ..modeling.errors import Any2PointError
 
     fields = {}
     for setting in texts:
@@ -170,7 +155,7 @@ def settings(texts: list[str]) -> dict[str, Any]:
 
 def recipe(options: argparse.Namespace) -> Any:
     """The recipe that the command line names, or its preset's, with what the options change."""
-    from .recipe import Recipe, changed, read_recipe
+    from ..recipe import Recipe, changed, read_recipe
 
     named = options.recipe or (find_preset(options.preset).dataset.recipe if options.preset else None)
     base = read_recipe(named) if named else Recipe()
@@ -190,7 +175,7 @@ def recipe(options: argparse.Namespace) -> Any:
 
 def backbone(options: argparse.Namespace) -> str:
     """The backbone that the command line names, or its preset's."""
-    from .modeling.errors import Any2PointError
+    from ..modeling.errors import Any2PointError
 
     preset = find_preset(options.preset) if options.preset else None
     named = options.backbone or (preset and preset.backbone)

@@ -1,0 +1,79 @@
+"""The command line: `any2point COMMAND`, each command a file of this folder.
+
+A command's file has `HELP`, `add_arguments(parser)` and `run(options)`. Every error that a user can cause is one line
+on standard error and exit code 2, without a traceback.
+"""
+
+import _thread
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from . import convert, embed, evaluate, info, predict, reproduce, train
+
+COMMANDS = (train, evaluate, predict, embed, info, convert, reproduce)  # in the order of --help
+FAULT_OF_INPUT = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    options = _parser().parse_args(arguments)
+    from huggingface_hub.errors import StrictDataclassError
+
+    from ..modeling.errors import Any2PointError
+
+    interrupts: list[int] = []
+
+    def note_interrupt(number: int, _: Any) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    def interrupt_again(unraisable: Any) -> None:
+        """Where an exception cannot be raised, such as inside pyarrow, Python drops it: the interrupt comes again."""
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            threading.Timer(0.05, _thread.interrupt_main).start()
+        else:
+            sys.__unraisablehook__(unraisable)
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handles_interrupts = in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if handles_interrupts:
+        signal.signal(signal.SIGINT, note_interrupt)
+        sys.unraisablehook = interrupt_again
+    try:
+        options.run(options)
+    except (Exception, KeyboardInterrupt) as error:
+        if interrupts or isinstance(error, KeyboardInterrupt):  # libraries may turn it into an error of their own
+            return _fault(getattr(options, "interrupted", "interrupted."))
+        if isinstance(error, StrictDataclassError):  # transformers' wrapper; the rule is in its cause
+            return _fault(str(error.__cause__ or error))
+        if isinstance(error, Any2PointError):
+            return _fault(str(error))
+        if isinstance(error, OSError):
+            return _fault(f"the system refused: {error}. Check the path, its permissions and the space on the disk.")
+        raise
+    finally:
+        if handles_interrupts:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            sys.unraisablehook = sys.__unraisablehook__
+    return 0
+
+
+def _fault(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return FAULT_OF_INPUT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="any2point", description="Understand 3D point clouds with the transformers you already have."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        subparser = commands.add_parser(command.__name__.rpartition(".")[2], help=command.HELP)
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
+    return parser

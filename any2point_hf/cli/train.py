@@ -1,0 +1,98 @@
+"""`any2point train`: one adapter, or one with each of several seeds."""
+
+import argparse
+import os
+from pathlib import Path
+
+from .options import add_data, add_recipe, add_setting, backbone, config_fields, count, positive, recipe, seed, seeds
+
+HELP = "fine-tune a frozen backbone on point clouds"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    add_data(parser)
+    add_setting(parser)
+    parser.add_argument("--output", type=Path, required=True, help="folder for the adapter and its checkpoints")
+    add_recipe(parser)
+    which_seeds = parser.add_mutually_exclusive_group()
+    which_seeds.add_argument("--seed", type=seed, default=0, help="of start values, order and augmentation (default 0)")
+    which_seeds.add_argument(
+        "--seeds",
+        type=seeds,
+        metavar="N,N,...",
+        help="train once with each into --output/seed-N, and report mean and deviation; what is done is not repeated",
+    )
+    parser.add_argument(
+        "--validation-share",
+        type=positive(float),
+        metavar="SHARE",
+        help="hold this share of the training clouds out and keep the epoch that is best on them (default: no choice)",
+    )
+    parser.add_argument("--workers", type=count, default=0, help="processes that load batches (default 0: none)")
+    parser.add_argument(
+        "--log",
+        action="append",
+        default=[],
+        choices=("tensorboard", "trackio", "wandb"),
+        help="log to this tool of yours (may be repeated; nothing is sent anywhere otherwise)",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Calls one function and prints what it returns."""
+    from ..data import load_point_cloud_dataset
+    from ..data.fingerprint import data_fingerprint
+    from ..modeling.errors import Any2PointError
+    from ..seeds import train_with_seeds
+    from ..training_run import train as train_adapter
+
+    options.interrupted = (
+        f"interrupted. The checkpoint of the last whole epoch, if there was one, is in {options.output}; go on from it "
+        "with --resume."
+    )
+    chosen, fields, frozen = recipe(options), config_fields(options), backbone(options)
+
+    def train_once(seed: int, output: Path) -> dict[str, float]:
+        return train_adapter(
+            options.data,
+            frozen,
+            output,
+            fields,
+            chosen,
+            seed=seed,
+            validation_share=options.validation_share,
+            workers=options.workers,
+            loggers=options.log,
+            resume=options.resume and any(output.glob("checkpoint-*")) if options.seeds else options.resume,
+        )
+
+    if options.seeds:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise Any2PointError("--seeds trains in one process, got several. Launch one training with each --seed.")
+        given = {"data_fingerprint": data_fingerprint(load_point_cloud_dataset(options.data)), "backbone": frozen}
+        given |= {"validation_share": options.validation_share}
+        given |= {"config": fields} | chosen.settings()
+        summary = train_with_seeds(options.seeds, options.output, given, train_once)
+        called = {"accuracy": "last epoch", "best_epoch_accuracy": "best epoch on the validation split"}
+        values = "; ".join(
+            f"{summary[name]['mean']:.4f} ± {summary[name]['deviation']:.4f} ({text})"
+            for name, text in called.items()
+            if name in summary
+        )
+        seeds = ", ".join(map(str, options.seeds))
+        print(f"seeds {seeds}: accuracy on the test split {values}, written to {options.output}")
+        return
+    metrics = train_once(options.seed, options.output)
+    if "adapter_megabytes" not in metrics:  # one process of many: the first one says it
+        return
+    best = (
+        f"{metrics['best_epoch_accuracy']:.4f} (epoch {metrics['best_epoch']:g}, the best on the validation split), "
+        if "best_epoch" in metrics
+        else ""
+    )
+    print(
+        f"accuracy {metrics['accuracy']:.4f} (last epoch, test split), {best}adapter "
+        f"{metrics['adapter_megabytes']:.2f} MB written to {options.output}"
+    )
