@@ -16,8 +16,8 @@ import numpy as np
 from .data.augmentation import Augmentation
 from .data.shapes import SHAPE_NAMES, make_cloud
 from .modeling.errors import BackboneLoadError
+from .pictures.matplotlib_pictures import draw_point_clouds
 from .training_run import train
-from .visualization import draw_point_clouds
 
 OUTPUT = Path("demo_output")
 EPOCHS = 6

@@ -21,8 +21,6 @@ from ..modeling.modeling_any2point import Any2PointModel, Any2PointModelOutput
 from ..modeling.point_ops import nearest_neighbors
 from ..modeling.positions_in_blocks import BiasOnGrid, BiasOnLine
 
-NUM_CLUSTERS = 3  # of the paper's figure 6
-
 _SWITCHING = threading.Lock()
 
 
@@ -105,7 +103,7 @@ def cls_attention(model: PreTrainedModel, points: np.ndarray | Tensor) -> tuple[
 def cls_similarity(model: PreTrainedModel, points: np.ndarray | Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Cosine similarity of the CLS token with the point tokens, after every block.
 
-    Each block's output goes through the final norm, where there is one, as the last block's does on its way to the head.
+    Each block's output goes through the final norm, if there is one, as the last block's does before it is pooled.
 
     Args:
         model: an Any2Point model, with or without a head.
@@ -125,45 +123,6 @@ def cls_similarity(model: PreTrainedModel, points: np.ndarray | Tensor) -> tuple
             states = final_norm(states)
     similarities = F.cosine_similarity(states[:, :1].float(), states[:, 1:].float(), dim=-1)
     return _array(outputs.point_centers[0]), _array(similarities)
-
-
-def clusters(values: np.ndarray, count: int = NUM_CLUSTERS) -> np.ndarray:
-    """Clusters of numbers: those with the smallest sum of squared distances from their means (1D k-means).
-
-    In one dimension a cluster is an interval, so that the best ones are found exactly, without a random start.
-
-    Args:
-        values: [G] float.
-        count: at most so many clusters, at least 1; equal values are never parted.
-
-    Returns:
-        [G] int64, 0 for the cluster of the lowest values.
-    """
-    places, where, repeats = np.unique(np.asarray(values, np.float64), return_inverse=True, return_counts=True)
-    count = min(count, len(places))
-    zero = np.zeros(1)
-    sizes = np.concatenate([zero, repeats.cumsum()])
-    sums = np.concatenate([zero, (repeats * places).cumsum()])
-    squares = np.concatenate([zero, (repeats * places**2).cumsum()])
-
-    def spread(start: np.ndarray, stop: int) -> np.ndarray:
-        """Of the places from each start to before stop."""
-        return squares[stop] - squares[start] - (sums[stop] - sums[start]) ** 2 / (sizes[stop] - sizes[start])
-
-    # best[stop]: the least spread of the places before stop in as many clusters as the round's number
-    best = np.concatenate([zero, [spread(np.array([0]), stop)[0] for stop in range(1, len(places) + 1)]])
-    first = np.zeros((count, len(places) + 1), np.int64)  # where the last of those clusters starts
-    for number in range(1, count):
-        shorter, best = best, np.full_like(best, np.inf)
-        for stop in range(number + 1, len(places) + 1):
-            starts = np.arange(number, stop)
-            totals = shorter[starts] + spread(starts, stop)
-            best[stop], first[number, stop] = totals.min(), starts[totals.argmin()]
-    labels, stop = np.zeros(len(places), np.int64), len(places)
-    for number in range(count - 1, -1, -1):
-        labels[first[number, stop] : stop] = number
-        stop = first[number, stop]
-    return labels[where.reshape(-1)]
 
 
 def position_similarity(model: PreTrainedModel, points: np.ndarray | Tensor, token: int) -> PositionSimilarity:

@@ -1,0 +1,97 @@
+"""A picture before it is drawn: clouds side by side, the numbers on them and what the numbers are.
+
+It is drawn twice, by matplotlib (`matplotlib_pictures.py`) and by plotly (`interactive_pictures.py`), which take all
+they show from here.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..modeling.errors import Any2PointError
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+FORMATS = (".png", ".html")
+CATEGORY_COLORS = ("#0072b2", "#e69f00", "#cc79a7")  # of Okabe and Ito, apart for every kind of colour vision
+COLOR_SCALE = "viridis"  # perceptually uniform, and safe for colour blindness
+BACKGROUND_COLOR = "#b8bec6"
+MARK_COLOR = "#d55e00"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One cloud of a picture.
+
+    Args:
+        title: above it.
+        points: [N, 3], z up.
+        values: [N], a number or the index of a category for each point.
+        limits: the values at both ends of the colour scale.
+        hover: [N] texts that the interactive picture shows at each point; by default the values.
+        background: [K, 3] further points, in grey.
+        marked: [J, 3] places to be ringed.
+    """
+
+    title: str
+    points: np.ndarray
+    values: np.ndarray
+    limits: tuple[float, float]
+    hover: tuple[str, ...] | None = None
+    background: np.ndarray | None = None
+    marked: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Clouds with numbers on their points.
+
+    Args:
+        title: what is shown.
+        label: what the numbers are, with their unit.
+        panels: at least one.
+        categories: what the values 0, 1, … stand for, where they are categories.
+        columns: panels a row where they stand side by side.
+    """
+
+    title: str
+    label: str
+    panels: tuple[Panel, ...]
+    categories: tuple[str, ...] = ()
+    columns: int = 4
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Writes a still picture (.png) or one to turn and to page through (.html, which needs no network).
+
+        Args:
+            path: its extension names the format; its folder is made.
+
+        Returns:
+            The path.
+
+        Raises:
+            Any2PointError: the extension is neither.
+        """
+        path = Path(path)
+        if path.suffix.lower() not in FORMATS:
+            raise Any2PointError(f"a picture must be a file ending in {' or '.join(FORMATS)}, got {str(path)!r}.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix.lower() == ".png":
+            from .matplotlib_pictures import write_png
+
+            write_png(self, path)
+        else:
+            from .interactive_pictures import write_html
+
+            write_html(self, path)
+        return path
+
+    def interactive(self) -> "Figure":
+        """A plotly figure, which notebooks show when it is a cell's last line."""
+        from .interactive_pictures import picture_figure
+
+        return picture_figure(self)
