@@ -18,7 +18,7 @@ _HOME = {
     **dict.fromkeys(("load_point_cloud_dataset", "load_scanobjectnn", "load_modelnet", "load_shapenetpart"), "data"),
     "compute_metrics": "training",
     "make_trainer": "training",
-    "draw_point_clouds": "visualization",
+    "draw_point_clouds": "pictures.matplotlib_pictures",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]
