@@ -12,11 +12,20 @@ from .modeling.configuration_any2point import Any2PointConfig
 from .modeling.errors import Any2PointError, CheckpointError, DatasetError
 from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from .processing_any2point import Any2PointProcessor
-from .training import accuracies, process_split
+from .training import accuracies, confusion_matrix, process_split
 
 
 def load(model: str, backbone: str | None = None) -> tuple[Any2PointForPointCloudClassification, Any2PointProcessor]:
-    """An adapter on its backbone, on the GPU if there is one, and its processor."""
+    """An adapter on its backbone, on the GPU if there is one, and its processor.
+
+    Args:
+        model: folder or Hub id of the adapter.
+        backbone: Hub id or folder instead of the recorded one.
+
+    Raises:
+        CheckpointError: there is no such adapter, it does not fit the backbone, or its processor is missing.
+        BackboneLoadError: the backbone cannot be loaded.
+    """
     loaded = Any2PointForPointCloudClassification.from_pretrained(model, backbone=backbone)
     try:
         processor = Any2PointProcessor.from_pretrained(model)
@@ -32,6 +41,15 @@ def evaluate(
     model: str, data: str, backbone: str | None = None, split: str = "test", batch_size: int = 32
 ) -> dict[str, Any]:
     """`accuracy`, `mean_class_accuracy`, `per_class` (class name to accuracy) and `num_clouds` of a split.
+
+    Besides them `confusion`: a row of counts for each class in the order of `per_class`, a column for each answer.
+
+    Args:
+        model: folder or Hub id of the adapter.
+        data: of `load_point_cloud_dataset`; its classes must be among the model's, in any order.
+        backbone: Hub id or folder instead of the recorded one.
+        split: of the dataset.
+        batch_size: clouds at a time; the result does not depend on it.
 
     Raises:
         Any2PointError: whatever of the input does not fit, such as classes that the model does not know.
@@ -51,15 +69,27 @@ def evaluate(
     clouds = process_split(dataset[split], processor, processor.num_points)
     labels = np.array([known[class_names[int(label)]] for label in clouds["labels"]])
     logits = [_logits(loaded, rows["points"]) for rows in clouds.iter(batch_size)]
-    result = accuracies(torch.cat(logits).argmax(dim=-1).numpy(), labels, len(known))
+    predictions = torch.cat(logits).argmax(dim=-1).numpy()
+    result = accuracies(predictions, labels, len(known))
     names = [loaded.config.id2label[index] for index in range(len(known))]
-    return result | {"per_class": dict(zip(names, result["per_class"], strict=True)), "num_clouds": len(labels)}
+    return result | {
+        "per_class": dict(zip(names, result["per_class"], strict=True)),
+        "confusion": confusion_matrix(predictions, labels, len(known)).tolist(),
+        "num_clouds": len(labels),
+    }
 
 
 def predict(
     model: str, files: Sequence[str], backbone: str | None = None, top: int = 3, batch_size: int = 32
 ) -> list[dict[str, Any]]:
     """For each file: `file` and `classes`, a list of `label` and `probability`, the most probable first.
+
+    Args:
+        model: folder or Hub id of the adapter.
+        files: paths of point clouds or meshes.
+        backbone: Hub id or folder instead of the recorded one.
+        top: how many classes of each.
+        batch_size: clouds at a time; the result does not depend on it.
 
     Raises:
         Any2PointError: whatever of the input does not fit.

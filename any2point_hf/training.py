@@ -88,8 +88,24 @@ def accuracies(predictions: np.ndarray, labels: np.ndarray, num_classes: int) ->
     return {"accuracy": float(correct.mean()), "mean_class_accuracy": float(np.mean(present)), "per_class": per_class}
 
 
+def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """How many clouds of each class (row) were taken for each class (column), [classes, classes] int.
+
+    Args:
+        predictions: [n] int.
+        labels: [n] int.
+        num_classes: classes of the model.
+    """
+    counts = np.bincount(labels * num_classes + predictions, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
 def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
-    """`accuracy` and `mean_class_accuracy` for the Trainer."""
+    """`accuracy` and `mean_class_accuracy` for the Trainer.
+
+    Args:
+        evaluation: logits [n, classes], or a tuple that starts with them, and labels [n].
+    """
     logits = evaluation.predictions[0] if isinstance(evaluation.predictions, tuple) else evaluation.predictions
     result = accuracies(logits.argmax(axis=-1), evaluation.label_ids, logits.shape[-1])
     return {"accuracy": result["accuracy"], "mean_class_accuracy": result["mean_class_accuracy"]}

@@ -145,10 +145,13 @@ class Any2PointConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers; an Auto class' argument `backbone` goes on to the model, which may take a module."""
+        """As in transformers; a model's argument `backbone` among an Auto class' or a pipeline's may be a module."""
         if not kwargs.get("return_unused_kwargs") or "backbone" not in kwargs:
+            module_config = getattr(kwargs.get("backbone"), "config", None)
+            if module_config is not None:
+                kwargs["backbone"] = recorded_path(module_config.name_or_path) or None
             return super().from_dict(config_dict, **kwargs)
-        backbone = kwargs.pop("backbone")
+        backbone = kwargs.pop("backbone")  # goes on to the model
         config, unused = super().from_dict(config_dict, **kwargs)
         return config, unused | {"backbone": backbone}
 
@@ -191,6 +194,12 @@ class Any2PointConfig(PreTrainedConfig):
         """Names the backbone that a module was loaded from, or none for a module with weights of its own."""
         self.backbone = recorded_path(backbone_config.name_or_path) or None
         self.backbone_revision = None
+
+    def unlike_defaults(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, besides those of the backbone."""
+        plain = type(self)()
+        names = [name for name in Any2PointConfig.__annotations__ if not name.startswith("backbone")]
+        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(plain, name)}
 
     def adapted_blocks(self, num_blocks: int) -> list[int]:
         """Indices of the blocks that carry adapters, out of `num_blocks`.

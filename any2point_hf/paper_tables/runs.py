@@ -30,7 +30,6 @@ from .tuning_baselines import apply_method, check_method
 
 PUBLISHED = {"1d": "clip-text", "2d": "dinov2", "audio": "imagebind-audio"}  # whose presets a modality starts from
 OF_PUBLISHED_CANVAS = ("plane", "cell_size")  # defaults give the same on the published backbones, and fit others
-NOT_RECORDED = ("backbone_config", "backbone_revision")
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ class Runs:
         make_projection(config, spec)
         settings = {
             "method": row.method,
-            "config": _unlike_defaults(config),
+            "config": config.unlike_defaults() | {"backbone": config.backbone, "num_labels": config.num_labels},
             "data": self.fingerprint,
             "train_clouds": len(self.dataset["train"]),
             "recipe": self.recipe.settings(),
@@ -198,12 +197,3 @@ def base_fields(modality: str, on_scans: bool, budget: Budget) -> dict[str, Any]
     fields = {name: value for name, value in published.items() if name not in OF_PUBLISHED_CANVAS}
     fields["num_points"] = budget.num_points
     return fields if budget.num_neighbors is None else fields | {"num_neighbors": budget.num_neighbors}
-
-
-def _unlike_defaults(config: Any2PointConfig) -> dict[str, Any]:
-    """The config's fields that differ from their defaults, with its backbone and number of classes."""
-    plain = Any2PointConfig()
-    names = [name for name in Any2PointConfig.__annotations__ if name not in NOT_RECORDED and hasattr(plain, name)]
-    values = {name: getattr(config, name) for name in names}
-    differing = {name: value for name, value in values.items() if value != getattr(plain, name)}
-    return differing | {"num_labels": config.num_labels}

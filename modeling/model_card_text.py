@@ -1,0 +1,238 @@
+"""The sections of a model card, in markdown."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .model_description import ModelDescription
+
+ATTENTION_ACROSS_BATCH = """## Its answer for a cloud depends on the clouds beside it
+
+The released CLIP code, whose arithmetic this model computes (`released_compatibility=True`), runs attention **across the
+batch**: token t of a cloud attends to token t of the other clouds of the batch, never to its own cloud's tokens. Alone,
+a cloud is outside what this model was trained for; the published accuracy was taken in batches of 64 unshuffled test
+clouds. For one answer a cloud, train the preset anew in the default mode."""
+
+CITATION = """## Citation
+
+```bibtex
+@article{tang2024any2point,
+  title   = {Any2Point: Empowering Any-modality Large Models for Efficient 3D Understanding},
+  author  = {Tang, Yiwen and Zhang, Ray and Liu, Jiaming and Guo, Zoey and Wang, Dong and Wang, Zhigang and
+             Zhao, Bin and Zhang, Shanghang and Gao, Peng and Li, Hongsheng and Li, Xuelong},
+  journal = {arXiv preprint arXiv:2404.07989},
+  year    = {2024}
+}
+```"""
+
+_MODALITIES = {
+    "1d": "1D, a language model: points take its positions on virtual lines",
+    "2d": "2D, a model of images or spectrograms: points take its positions on virtual planes",
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the weights of an epoch reached on a split.
+
+    Args:
+        weights: which ones, such as "last epoch".
+        split: such as "test".
+        accuracy: share of its clouds whose class was found.
+        mean_class_accuracy: mean of the classes' accuracies.
+        is_of_this_adapter: whether these weights are the ones that were saved.
+    """
+
+    weights: str
+    split: str
+    accuracy: float
+    mean_class_accuracy: float
+    is_of_this_adapter: bool = True
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What a card says of a training.
+
+    Args:
+        dataset: name of the data, without directories.
+        fingerprint: of the clouds; the data's revision in the metadata.
+        splits: name to number of clouds.
+        evaluations: rows of the table of results.
+        per_class: class name to number of clouds in the test split and accuracy on them (None without clouds).
+        recipe: how it was trained, as YAML.
+        command: what started it, without directories.
+        language: of the command, "bash" or "python".
+        remarks: further sentences on the training, such as its seed.
+        dataset_id: of the data on the Hub, if they are there.
+        backbone_commit: the Hub's commit that the backbone was loaded from, if it is known.
+        pictures: title to path within the repository.
+    """
+
+    dataset: str
+    fingerprint: str
+    splits: Mapping[str, int]
+    evaluations: Sequence[Evaluation]
+    per_class: Mapping[str, tuple[int, float | None]]
+    recipe: str
+    command: str
+    language: str = "bash"
+    remarks: Sequence[str] = ()
+    dataset_id: str | None = None
+    backbone_commit: str | None = None
+    pictures: Mapping[str, str] = field(default_factory=dict)
+
+
+def introduction(description: ModelDescription) -> str:
+    """What the model is."""
+    what = "A classifier of 3D point clouds" if description.class_names else "Features of 3D point clouds"
+    head = f" ({description.trained_without_head:,} without the head)" if description.class_names else ""
+    return (
+        f"{what}: an adapter by the method of [Any2Point](https://arxiv.org/abs/2404.07989) for "
+        f"{_backbone(description)}. It holds {description.trained:,} trained parameters{head}, "
+        f"{description.num_bytes / 1e6:.2f} MB with the batch norms' statistics, and nothing of the backbone, which "
+        "stays frozen and is loaded beside it."
+    )
+
+
+def facts(description: ModelDescription, revision: str | None) -> str:
+    """A table of what it is made of, and the settings that are not the usual ones."""
+    rows = {
+        "Backbone": f"{_backbone(description)}, {_revision(description, revision)}",
+        "Family": f"`{description.family}`: {description.depth} blocks, width {description.width}",
+        "Modality": _MODALITIES[description.modality],
+        "Points a cloud": f"{description.num_points:,}",
+        "Classes": f"{len(description.class_names)}: {', '.join(description.class_names)}",
+        "Licence": _licence(description),
+    }
+    if not description.class_names:
+        del rows["Classes"]
+    settings = ", ".join(f"`{name}={value!r}`" for name, value in description.settings.items())
+    return (
+        table(("", ""), rows.items())
+        + "\n\nSettings that differ from the defaults of `Any2PointConfig`: "
+        + (f"{settings}." if settings else "none.")
+    )
+
+
+def usage(description: ModelDescription, name: str) -> str:
+    """How to load and run it, in Python and, if it classifies, on the command line."""
+    backbone = json.dumps(description.backbone or "BACKBONE", ensure_ascii=False)
+    argument = "" if description.is_found else f", backbone={backbone}"
+    lines = [
+        f"from any2point_hf import {description.class_name}, Any2PointProcessor",
+        "",
+        f"model = {description.class_name}.{loading(name)}{argument})",
+        f"processor = Any2PointProcessor.{loading(name)})",
+        'outputs = model(**processor(["chair.ply"]))',
+    ]
+    if not description.class_names:
+        blocks = [_code("python", *lines, "print(outputs.pooler_output.shape)")]
+    else:
+        command = f"any2point predict chair.ply {option(name)}"
+        if not description.is_found:
+            command += f" --backbone {shlex.quote(description.backbone or 'BACKBONE')}"
+        answer = "print(model.config.id2label[int(outputs.logits[0].argmax())])"
+        blocks = [_code("python", *lines, answer), _code("bash", command)]
+    if description.backbone is None:
+        blocks.append("`BACKBONE` is the backbone that it was trained on; no name was recorded for it.")
+    elif description.base_model is None:
+        blocks.append(f"`{description.backbone}` is a folder with the backbone that it was trained on.")
+    return "\n\n".join(["## How to use it", *blocks])
+
+
+def loading(name: str) -> str:
+    """The part of the Python code that names the model."""
+    return f"from_pretrained({json.dumps(name, ensure_ascii=False)}"
+
+
+def option(name: str) -> str:
+    """The part of the command line that names the model."""
+    return f"--model {shlex.quote(name)}"
+
+
+def results(training: TrainingFacts) -> str:
+    """Accuracies, those of each class, and the pictures."""
+    rows = [
+        (
+            evaluation.weights + (" (**this adapter**)" if evaluation.is_of_this_adapter else ""),
+            evaluation.split,
+            f"{evaluation.accuracy:.4f}",
+            f"{evaluation.mean_class_accuracy:.4f}",
+        )
+        for evaluation in training.evaluations
+    ]
+    classes = [
+        (name, f"{count:,}", "none" if accuracy is None else f"{accuracy:.4f}")
+        for name, (count, accuracy) in training.per_class.items()
+    ]
+    parts = [
+        "## Results",
+        f"On `{training.dataset}`, without voting:",
+        table(("weights", "split", "accuracy", "mean class accuracy"), rows),
+        "This adapter on each class of the test split:",
+        table(("class", "clouds", "accuracy"), classes),
+        *(f"![{title}]({path})" for title, path in training.pictures.items()),
+    ]
+    return "\n\n".join(parts)
+
+
+def training_section(training: TrainingFacts) -> str:
+    """Data, command and recipe."""
+    splits = ", ".join(f"{name} {count:,}" for name, count in training.splits.items())
+    parts = [
+        "## Training",
+        f"Data: `{training.dataset}`, clouds in the splits: {splits} (fingerprint `{training.fingerprint}`).",
+        _code(training.language, training.command),
+        " ".join([*training.remarks, "The recipe, as a file for `--recipe`:"]),
+        _code("yaml", training.recipe.strip()),
+    ]
+    return "\n\n".join(parts)
+
+
+def limitations(description: ModelDescription, training: TrainingFacts | None) -> str:
+    """What it cannot do."""
+    points = [
+        "It does nothing without its frozen backbone, and fits this one alone; another revision or another model of the "
+        "same shape gives other answers.",
+        "Clouds must be prepared as in its training: use the processor of this repository.",
+    ]
+    if description.class_names:
+        points.append("It always answers with one of its classes, whatever the cloud is.")
+    if training is None:
+        points.append("This card was written without its training: data and accuracy are not known here.")
+    else:
+        points.append("Its accuracy was measured on the data above; on clouds of another sensor expect less.")
+    return "## Limitations\n\n" + "\n".join(f"- {point}" for point in points)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _code(language: str, *lines: str) -> str:
+    return "\n".join([f"```{language}", *lines, "```"])
+
+
+def _backbone(description: ModelDescription) -> str:
+    if description.base_model is not None:
+        return f"[`{description.base_model}`](https://huggingface.co/{description.base_model})"
+    return f"`{description.backbone}`" if description.backbone else "a backbone without a name"
+
+
+def _revision(description: ModelDescription, revision: str | None) -> str:
+    if description.base_model is None:
+        return "which is not known to be on the Hub"
+    return f"revision `{revision}`" if revision else "no revision was recorded"
+
+
+def _licence(description: ModelDescription) -> str:
+    if not description.licence:
+        return "not known: none is stated where the backbone was loaded from"
+    stated = description.licence.get("license_name", description.licence["license"])
+    stated = ", ".join(stated) if isinstance(stated, list) else stated
+    link = description.licence.get("license_link")
+    return (f"[{stated}]({link})" if link else f"`{stated}`") + ", inherited from the backbone"
