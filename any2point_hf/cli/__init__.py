@@ -12,15 +12,16 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from . import convert, embed, evaluate, info, predict, reproduce, train
+from . import convert, demo, embed, evaluate, info, predict, reproduce, train
 
-COMMANDS = (train, evaluate, predict, embed, info, convert, reproduce)  # in the order of --help
+COMMANDS = (train, evaluate, predict, embed, info, convert, reproduce, demo)  # in the order of --help
 FAULT_OF_INPUT = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     options = _parser().parse_args(arguments)
+    options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     from huggingface_hub.errors import StrictDataclassError
 
     from ..modeling.errors import Any2PointError

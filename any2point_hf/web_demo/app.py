@@ -1,0 +1,163 @@
+"""The page: a cloud on the left; on the right its classes, and where the model looks painted on its points.
+
+Unusual here: the figure holds all blocks, and the slider chooses among them in the browser, so that the cloud stays as
+it was turned and nothing of a visitor is kept on the server.
+"""
+
+import html
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import plotly.graph_objects as go
+from gradio_client.utils import is_http_url_like
+
+from ..data.shapes import SHAPE_NAMES
+from ..modeling.errors import Any2PointError
+from ..pictures.interactive_pictures import cloud_figure, picture_figure
+from ..pictures.picture import Panel, Picture
+from ..point_cloud_files import POINT_CLOUD_EXTENSIONS
+from .inference import MAX_POINTS, Adapter, Prediction, classify, example_cloud, read_upload
+
+TITLE = "Any2Point: 3D point clouds through frozen transformers"
+TOP_CLASSES = 5
+UPLOADS_LIVE_SECONDS = 900
+WAITING = 32  # clouds in the queue; later ones are told that it is full
+
+INTRODUCTION = f"""# {TITLE}
+
+A transformer trained on text, images or sound, left as it is, classifies 3D clouds with the help of a small adapter.
+Choose a shape or upload your own, drag to turn it, and move the slider to see which points each block of the
+transformer attends to.
+"""
+
+CSS = """
+.gradio-container { max-width: 1180px !important; margin: auto; }
+#message p { margin: 0; padding: .6rem .8rem; border-radius: 8px; border: 1px solid var(--border-color-primary); }
+#message [role=alert] { border-color: #d55e00; border-left-width: 6px; overflow-wrap: anywhere; }
+#cloud .js-plotly-plot { height: min(56vh, 460px) !important; }
+:focus-visible { outline: 2px solid var(--color-accent); outline-offset: 2px; }
+"""
+
+SHOW_BLOCK = """(block) => {
+    const plot = document.querySelector("#cloud .js-plotly-plot");
+    if (plot) window.Plotly.restyle(plot, {visible: plot.data.map((_, index) => index === block - 1)});
+}"""
+
+
+def build_page(adapters: Mapping[str, Adapter], max_megabytes: int) -> gr.Blocks:
+    """The page over these adapters; its events run one after the other, in the order of their arrival.
+
+    Args:
+        adapters: by the name that visitors choose, at least one.
+        max_megabytes: of an upload, as the server limits it; the page says so.
+    """
+
+    def show(name: str, example: str, variation: int, upload: str | None, block: int) -> tuple:
+        return _results(adapters[name], name, example, variation, upload, block)
+
+    def show_example(name: str, example: str, variation: int, block: int) -> tuple:
+        return None, *_results(adapters[name], name, example, variation, None, block)
+
+    names = list(adapters)
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, UPLOADS_LIVE_SECONDS)) as page:
+        gr.Markdown(INTRODUCTION)
+        variation = gr.State(0)
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                name = gr.Dropdown(names, value=names[0], label="Adapter", visible=len(names) > 1)
+                example = gr.Radio(list(SHAPE_NAMES), value="chair", label="A built-in shape")
+                another = gr.Button("Another of these", size="sm")
+                upload = gr.File(
+                    label=f"Or a cloud or mesh of yours (up to {max_megabytes} MB, {MAX_POINTS:,} points)",
+                    file_types=list(POINT_CLOUD_EXTENSIONS),
+                    height=140,
+                )
+                upload.async_move_resource_to_block_cache = _only_uploads(upload.async_move_resource_to_block_cache)
+            with gr.Column(scale=3, min_width=300):
+                message = gr.HTML(elem_id="message")
+                classes = gr.Label(label="Classes", num_top_classes=TOP_CLASSES, elem_id="classes")
+                cloud = gr.Plot(label="Where the model looks", show_label=False, elem_id="cloud")
+                block = gr.Slider(
+                    1, 2, 1, step=1, label="Attention in block", visible=False, elem_id="block", buttons=[]
+                )
+        results = [classes, cloud, block, message]
+        options: dict[str, Any] = {
+            "trigger_mode": "always_last",
+            "concurrency_limit": 1,
+            "concurrency_id": "model",
+            "api_visibility": "private",
+            "show_progress_on": [cloud],
+        }
+        own = [page.load, name.input, upload.upload, upload.clear]
+        gr.on(own, show, [name, example, variation, upload, block], results, **options)
+        chosen = {"inputs": [name, example, variation, block], "outputs": [upload, *results], **options}
+        example.input(show_example, **chosen)
+        another.click(lambda count: count + 1, variation, variation, api_visibility="private").then(
+            show_example, **chosen
+        )
+        block.input(None, block, js=SHOW_BLOCK)
+    return page.queue(max_size=WAITING, api_open=False)
+
+
+def _only_uploads(move: Any) -> Any:
+    """Keeps a forged request from having the server download an address instead of reading an upload."""
+
+    async def move_upload(path: Any) -> Any:
+        if path is not None and is_http_url_like(str(path)):
+            raise gr.Error("only uploaded files are read.", print_exception=False)
+        return await move(path)
+
+    return move_upload
+
+
+def _results(adapter: Adapter, name: str, example: str, variation: int, upload: str | None, block: int) -> tuple:
+    """What the page shows of one cloud: classes, figure, the slider, and what was done or is wrong."""
+    start = time.perf_counter()
+    try:
+        points = example_cloud(example, variation) if upload is None else read_upload(upload, adapter.processor.seed)
+        prediction = classify(adapter, points)
+    except Any2PointError as error:
+        return None, None, gr.update(), _message(str(error), is_error=True)
+    attention = prediction.attention
+    num_blocks = 0 if attention is None else len(attention)
+    block = min(max(int(block), 1), num_blocks) if num_blocks else 1
+    slider = gr.update(maximum=max(num_blocks, 2), value=block, visible=num_blocks > 1)
+    source = f"built-in {example}" if upload is None else _file_name(upload)
+    text = (
+        f"{name}: {source}, {len(points):,} points of which the model sees {adapter.processor.num_points:,}; "
+        f"{time.perf_counter() - start:.2f} s."
+    )
+    return prediction.probabilities, _figure(prediction, block), slider, _message(text)
+
+
+def _file_name(path: str) -> str:
+    return Path(path).name
+
+
+def _message(text: str, *, is_error: bool = False) -> str:
+    """Text in the page, which screen readers speak; names of files are a visitor's, and no HTML."""
+    return f'<p role="{"alert" if is_error else "status"}">{html.escape(text)}</p>'
+
+
+def _figure(prediction: Prediction, block: int) -> go.Figure:
+    """The points coloured by attention, a trace a block of which one is seen; by height where there is none."""
+    points, attention = prediction.points, prediction.attention
+    if attention is None:
+        figure = cloud_figure(points, points[:, 2], "", label="height")
+    else:
+        panels = tuple(Panel("", points, row, (float(row.min()), float(row.max()))) for row in attention)
+        figure = picture_figure(Picture("", "share of attention", panels))
+    for index, trace in enumerate(figure.data):
+        trace.visible = index == block - 1 or attention is None
+    figure.update_layout(
+        title=None,
+        sliders=(),
+        paper_bgcolor="rgba(0,0,0,0)",  # of the page, light or dark
+        font_color="#808890",
+        margin={"l": 0, "r": 0, "t": 8, "b": 8},
+        modebar={"remove": ["zoom3d", "pan3d", "tableRotation", "orbitRotation", "resetCameraLastSave3d"]},
+    )
+    return figure

@@ -1,0 +1,187 @@
+"""What the web page computes, without the page: loading adapters, reading uploads, classifying a cloud.
+
+Unusual here: what strangers upload is bounded twice, by its bytes (by the server) and by its points once unpacked
+(here), and no message names a folder of this machine.
+"""
+
+import threading
+import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..commands import load
+from ..data.shapes import SHAPE_NAMES, make_cloud
+from ..modeling.configuration_any2point import Any2PointConfig
+from ..modeling.errors import PointCloudError, UnsupportedBackboneError
+from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
+from ..pictures.measures import cls_attention, on_points
+from ..point_checks import MINIMUM_DISTINCT_POINTS, check_points
+from ..point_cloud_files import read_point_cloud
+from ..processing_any2point import Any2PointProcessor
+
+MAX_POINTS = 100_000
+"""The most points of an uploaded cloud: farthest point sampling takes seconds from there on."""
+
+MAX_UNPACKED_BYTES = 100_000_000  # of an .npz, which may be a thousand times its file
+EXAMPLE_POINTS = SHOWN_POINTS = 4096
+EXAMPLE_SEED = 1  # not that of the built-in data set
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A model that the page offers.
+
+    Args:
+        model: on its backbone, which adapters of the same backbone share.
+        processor: of its clouds.
+    """
+
+    model: Any2PointForPointCloudClassification
+    processor: Any2PointProcessor
+    one_at_a_time: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is shown of one cloud.
+
+    Args:
+        points: [N, 3] float32, of the whole cloud, N ≤ `SHOWN_POINTS`; the model sees as many as its processor says.
+        probabilities: class name to probability, the most probable first.
+        attention: [blocks, N] float32, CLS's share of attention at each point; None where the backbone's attention
+            weights cannot be had.
+    """
+
+    points: np.ndarray
+    probabilities: dict[str, float]
+    attention: np.ndarray | None
+
+
+def load_adapters(models: Sequence[str], backbone: str | None = None) -> dict[str, Adapter]:
+    """Loads adapters; those that record the same backbone share one copy of it.
+
+    Args:
+        models: folders or Hub ids.
+        backbone: Hub id or folder, instead of the one that each adapter records.
+
+    Returns:
+        By the name that the page shows: the Hub id or the folder's own name, numbered where it is not the only one.
+
+    Raises:
+        Any2PointError: an adapter or its backbone cannot be loaded.
+    """
+    adapters: dict[str, Adapter] = {}
+    backbones: dict[tuple[str | None, ...], torch.nn.Module] = {}
+    names: Counter[str] = Counter()
+    for source in models:
+        record = _backbone_record(source, backbone)
+        model, processor = load(source, backbones.get(record, backbone))
+        backbones.setdefault(record, model.backbone)
+        name = Path(source).resolve().name if Path(source).is_dir() else source
+        names[name] += 1
+        adapters[name if names[name] == 1 else f"{name} ({names[name]})"] = Adapter(model, processor)
+    return adapters
+
+
+def _backbone_record(source: str, override: str | None) -> tuple[str | None, ...]:
+    """What decides the weights of an adapter's backbone."""
+    try:
+        config = Any2PointConfig.from_pretrained(source)
+    except (OSError, ValueError, TypeError):
+        return (source,)  # shared with no other; loading it tells what is wrong
+    if override is not None:
+        return override, None, config.modality
+    return config.backbone, config.backbone_revision, config.modality
+
+
+def example_cloud(shape: str, variation: int = 0) -> np.ndarray:
+    """One of the built-in shapes that no training on them has seen.
+
+    Args:
+        shape: one of `SHAPE_NAMES`.
+        variation: 0, 1, … for other proportions of it.
+
+    Returns:
+        [EXAMPLE_POINTS, 3] float32.
+    """
+    index = SHAPE_NAMES.index(shape) + len(SHAPE_NAMES) * variation
+    return make_cloud("test", index, EXAMPLE_POINTS, EXAMPLE_SEED)
+
+
+def read_upload(path: str | Path, seed: int = 0) -> np.ndarray:
+    """Reads an uploaded cloud or mesh; errors name the file, not where it lies on this machine.
+
+    Args:
+        path: a file of a format that `read_point_cloud` knows.
+        seed: of the samples of a mesh.
+
+    Returns:
+        [N, 3] float32, N ≤ `MAX_POINTS`.
+
+    Raises:
+        PointCloudError: it cannot be read, holds no usable cloud, or too large a one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise PointCloudError(f"{path.name} is no longer on the server, which keeps uploads briefly. Upload it again.")
+    _check_unpacked_size(path)
+    try:
+        points = read_point_cloud(path, seed=seed)
+    except PointCloudError as error:
+        raise PointCloudError(str(error).replace(str(path), path.name)) from error
+    if len(points) > MAX_POINTS:
+        step = -(-len(points) // MAX_POINTS)
+        raise PointCloudError(
+            f"a cloud on this page has at most {MAX_POINTS:,} points, {path.name} has {len(points):,}. Keep one point "
+            f"in {step}, or run any2point predict on your own machine."
+        )
+    return check_points(points, path.name, minimum_distinct=MINIMUM_DISTINCT_POINTS)
+
+
+def _check_unpacked_size(path: Path) -> None:
+    """A small .npz can hold arrays that fill the memory; reading one never goes beyond the sizes that it declares."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+    except zipfile.BadZipFile:
+        return  # no archive, or a damaged one, of which its reader will tell
+    if size > MAX_UNPACKED_BYTES:
+        raise PointCloudError(
+            f"an archive on this page unpacks to at most {MAX_UNPACKED_BYTES:,} bytes, {path.name} to {size:,}. Save "
+            "fewer points in it."
+        )
+
+
+def classify(adapter: Adapter, points: np.ndarray) -> Prediction:
+    """Classes of one cloud, and where the model looks.
+
+    Args:
+        adapter: which model.
+        points: [N, 3] in any unit.
+
+    Raises:
+        Any2PointError: the points are no usable cloud.
+    """
+    prepared = adapter.processor(points)["points"]
+    model, shown = adapter.model, _shown(adapter.processor, points)
+    with adapter.one_at_a_time, torch.no_grad():
+        logits = model(prepared.to(model.device)).logits[0].float().cpu()
+        try:
+            attention = on_points(shown, *cls_attention(model, prepared[0]))
+        except UnsupportedBackboneError:
+            attention = None
+    best = logits.softmax(dim=-1).sort(descending=True)
+    names = [model.config.id2label[index] for index in best.indices.tolist()]
+    return Prediction(shown, dict(zip(names, best.values.tolist(), strict=True)), attention)
+
+
+def _shown(processor: Any2PointProcessor, points: np.ndarray) -> np.ndarray:
+    """Evenly many of the cloud's points, in the frame of those that the model sees."""
+    whole = Any2PointProcessor(max(len(points), processor.num_points), processor.scale_to_unit_sphere)
+    step = -(-len(points) // SHOWN_POINTS)
+    return whole(points, return_tensors="np")["points"][0][: len(points) : step]
