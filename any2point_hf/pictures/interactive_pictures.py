@@ -67,10 +67,11 @@ def write_html(picture: Picture, path: Path) -> None:
     page = picture_figure(picture).to_html(
         include_plotlyjs=True,
         div_id="picture",
-        default_height="96vh",
+        default_height="100vh",
         config={"displaylogo": False, "responsive": True},
     )
-    write_whole(path, page.replace("<head>", f"<head><title>{html.escape(picture.title)}</title>", 1))
+    head = f"<head><title>{html.escape(picture.title)}</title><style>body {{margin: 0; overflow: hidden}}</style>"
+    write_whole(path, page.replace("<head>", head, 1))
 
 
 def _traces(picture: Picture, panel: Panel) -> list[go.Scatter3d]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize
+from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 
 from .picture import BACKGROUND_COLOR, CATEGORY_COLORS, COLOR_SCALE, MARK_COLOR, Panel, Picture
@@ -39,7 +39,7 @@ def draw_point_clouds(
     figure, all_axes = _figure(len(clouds), columns)
     for index, (cloud, title) in enumerate(zip(clouds, titles, strict=True)):
         cloud = np.asarray(cloud, dtype=np.float32)
-        _scatter(all_axes[index], cloud, c=cloud[:, 2], cmap=COLOR_SCALE)
+        _scatter(all_axes[index], cloud, c=cloud[:, 2], cmap="viridis")
         _finish(all_axes[index], cloud, title, "black" if colors is None else colors[index])
     figure.savefig(path, dpi=DOTS_PER_INCH)
 
@@ -61,18 +61,20 @@ def write_png(picture: Picture, path: Path) -> None:
     figure.savefig(path, dpi=DOTS_PER_INCH)
 
 
-def _figure(num_panels: int, columns: int) -> tuple[Figure, list[Any]]:
+def _figure(num_panels: int, columns: int | None) -> tuple[Figure, list[Any]]:
     """A figure and its axes; the object-oriented interface needs no screen and leaves pyplot's state alone."""
-    rows, columns = -(-num_panels // columns), min(columns, num_panels)
+    columns = min(num_panels, columns or next((few for few in (4, 3, 5) if num_panels % few == 0), 4))
+    rows = -(-num_panels // columns)
     figure = Figure(figsize=(PANEL_INCHES * columns, PANEL_INCHES * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, [figure.add_subplot(rows, columns, index + 1, projection="3d") for index in range(num_panels)]
+    options = {"projection": "3d", "computed_zorder": False}  # what is drawn later lies in front
+    return figure, [figure.add_subplot(rows, columns, index + 1, **options) for index in range(num_panels)]
 
 
 def _colors(picture: Picture, panel: Panel) -> dict[str, Any]:
     """The colour map and norm of a panel's values."""
     if not picture.categories:
-        return {"cmap": COLOR_SCALE, "norm": Normalize(*panel.limits)}
+        return {"cmap": LinearSegmentedColormap.from_list("scale", COLOR_SCALE), "norm": Normalize(*panel.limits)}
     count = len(picture.categories)
     return {
         "cmap": ListedColormap(CATEGORY_COLORS[:count]),
@@ -84,10 +86,11 @@ def _draw(axes: Any, panel: Panel, colors: dict[str, Any]) -> None:
     everything = panel.points
     if panel.background is not None:
         everything = np.concatenate([panel.points, panel.background])
-        _scatter(axes, panel.background, color=BACKGROUND_COLOR, s=1)
-    _scatter(axes, panel.points, c=panel.values, s=14 if len(panel.points) <= FEW_POINTS else 3, **colors)
+        _scatter(axes, panel.background, color=BACKGROUND_COLOR, s=1, zorder=1)
+    size = 14 if len(panel.points) <= FEW_POINTS else 3
+    _scatter(axes, panel.points, c=panel.values, s=size, zorder=2, **colors)
     if panel.marked is not None:
-        _scatter(axes, panel.marked, s=160, facecolors="none", edgecolors=MARK_COLOR, linewidths=2)
+        _scatter(axes, panel.marked, s=130, facecolors="none", edgecolors=MARK_COLOR, linewidths=2, zorder=3)
     _finish(axes, everything, panel.title, "black")
 
 

@@ -18,9 +18,20 @@ if TYPE_CHECKING:
 
 FORMATS = (".png", ".html")
 CATEGORY_COLORS = ("#0072b2", "#e69f00", "#cc79a7")  # of Okabe and Ito, apart for every kind of colour vision
-COLOR_SCALE = "viridis"  # perceptually uniform, and safe for colour blindness
+# Magma without its ends, from pale to dark on white: perceptually uniform, and read alike by every colour vision.
+COLOR_SCALE = (
+    "#fec68a",
+    "#fd9467",
+    "#f2645c",
+    "#d2426f",
+    "#a8327d",
+    "#7c2382",
+    "#52137c",
+    "#271258",
+    "#06051a",
+)
 BACKGROUND_COLOR = "#b8bec6"
-MARK_COLOR = "#d55e00"
+MARK_COLOR = "#0072b2"
 
 
 @dataclass(frozen=True)
@@ -55,14 +66,14 @@ class Picture:
         label: what the numbers are, with their unit.
         panels: at least one.
         categories: what the values 0, 1, … stand for, where they are categories.
-        columns: panels a row where they stand side by side.
+        columns: panels a row where they stand side by side; by default as fills the rows.
     """
 
     title: str
     label: str
     panels: tuple[Panel, ...]
     categories: tuple[str, ...] = ()
-    columns: int = 4
+    columns: int | None = None
 
     def save(self, path: str | os.PathLike) -> Path:
         """Writes a still picture (.png) or one to turn and to page through (.html, which needs no network).

@@ -1,0 +1,112 @@
+"""`any2point visualize`."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from .options import count
+
+HELP = "pictures of a model at work on a cloud: attention, similarity, clusters, tokens"
+KINDS = ("attention", "similarity", "clusters", "tokens")
+OF_BLOCKS = ("attention", "clusters")
+BUILT_IN = "shapes:"
+BUILT_IN_POINTS = 8192
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Its options."""
+    parser.add_argument(
+        "cloud",
+        metavar="CLOUD",
+        help=".ply .off .obj .stl .pcd .xyz .txt .npy .npz; or a built-in shape, such as shapes:chair",
+    )
+    parser.add_argument("--model", required=True, help="folder or Hub id of an adapter")
+    parser.add_argument("--backbone", help="Hub id or folder to put it on (default: the one it was trained on)")
+    parser.add_argument(
+        "--kind",
+        choices=KINDS,
+        required=True,
+        help="attention: what the CLS token attends to; similarity: how alike positional encodings are to a token's; "
+        "clusters: tokens by their similarity to the CLS token; tokens: where each view puts them",
+    )
+    parser.add_argument(
+        "--block", type=_block, metavar="N|all", help="of attention and clusters, 0 for the first block (default all)"
+    )
+    parser.add_argument("--token", type=count, metavar="N", help="of similarity, 0 for the first token (default 0)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        action="append",
+        metavar="PATH",
+        help="FILE.png, FILE.html or a folder for both (may be repeated; default: both, in the current folder)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Calls one function and prints what it returns."""
+    from dataclasses import replace
+
+    from .. import commands
+    from ..modeling.errors import Any2PointError
+    from ..pictures import kinds
+
+    if options.block is not None and options.kind not in OF_BLOCKS:
+        raise Any2PointError(f"--block belongs to {' and '.join(OF_BLOCKS)}, got --kind {options.kind}. Leave it out.")
+    if options.token is not None and options.kind != "similarity":
+        raise Any2PointError(f"--token belongs to similarity, got --kind {options.kind}. Leave it out.")
+    name, cloud = _cloud(options.cloud)
+    files = _files(options.out or [Path()], f"{name}-{options.kind}")
+    model, processor = commands.load(options.model, options.backbone)
+    arguments: dict[str, Any] = {}
+    if options.kind in OF_BLOCKS:
+        arguments["block"] = None if options.block == "all" else options.block
+    elif options.kind == "similarity":
+        arguments["token"] = options.token or 0
+    draw = getattr(kinds, f"draw_{options.kind}")
+    picture = draw(model, processor, cloud, **arguments)
+    picture = replace(picture, title=f"{picture.title}: {name}")
+    for file in files:
+        picture.save(file)
+    if options.json:
+        print(json.dumps({"cloud": options.cloud, "kind": options.kind, "files": [str(file) for file in files]}))
+        return
+    for file in files:
+        print(f"written to {file}")
+
+
+def _block(text: str) -> int | str:
+    return text if text == "all" else count(text)
+
+
+_block.__name__ = "block"  # what argparse calls it
+
+
+def _cloud(text: str) -> tuple[str, Any]:
+    """A name, and a built-in shape's points or the path of a file."""
+    if not text.startswith(BUILT_IN):
+        return Path(text).stem, text
+    from ..data.shapes import SHAPE_NAMES, make_cloud
+    from ..modeling.errors import DatasetError
+
+    name = text.removeprefix(BUILT_IN)
+    if name not in SHAPE_NAMES:
+        raise DatasetError(f"{text!r} names no built-in shape; there are {', '.join(SHAPE_NAMES)}.")
+    return name, make_cloud("test", SHAPE_NAMES.index(name), BUILT_IN_POINTS, seed=0)
+
+
+def _files(outs: list[Path], name: str) -> list[Path]:
+    """The files to write: those named, and both formats in a folder."""
+    from ..modeling.errors import Any2PointError
+    from ..pictures.picture import FORMATS
+
+    files: list[Path] = []
+    for out in outs:
+        if out.suffix.lower() in FORMATS:
+            files.append(out)
+        elif out.suffix and not out.is_dir():
+            raise Any2PointError(f"--out takes a file ending in {' or '.join(FORMATS)}, or a folder, got {out}.")
+        else:
+            files += [out / f"{name}{extension}" for extension in FORMATS]
+    return files
