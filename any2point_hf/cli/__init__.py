@@ -12,9 +12,9 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from . import convert, demo, embed, evaluate, info, predict, reproduce, train
+from . import convert, demo, embed, evaluate, info, predict, reproduce, train, visualize
 
-COMMANDS = (train, evaluate, predict, embed, info, convert, reproduce, demo)  # in the order of --help
+COMMANDS = (train, evaluate, predict, embed, info, convert, reproduce, visualize, demo)  # in the order of --help
 FAULT_OF_INPUT = 2
 
 
