@@ -19,6 +19,7 @@ _HOME = {
     "compute_metrics": "training",
     "make_trainer": "training",
     "draw_point_clouds": "pictures.matplotlib_pictures",
+    **dict.fromkeys(("draw_attention", "draw_clusters", "draw_similarity", "draw_tokens"), "pictures.kinds"),
 }
 
 __all__ = ["__version__", *sorted(_HOME)]
