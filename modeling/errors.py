@@ -27,3 +27,7 @@ class CheckpointError(Any2PointError):
 
 class DatasetError(Any2PointError):
     """A dataset with a wrong layout, unknown classes or labels out of range."""
+
+
+class HubError(Any2PointError):
+    """A Hub that did not answer, refused, or broke off; what was there before, on either side, is whole."""
