@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint format bench wheel clean
+.PHONY: demo test lint format docs serve-docs bench wheel clean
 
 $(VENV)/.installed: pyproject.toml setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,12 @@ format: $(VENV)/.installed
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
 
+docs: $(VENV)/.installed
+	$(RUN) -m mkdocs build --strict
+
+serve-docs: $(VENV)/.installed
+	$(RUN) -m mkdocs serve
+
 bench: $(VENV)/.installed
 	$(RUN) benchmarks/cold_start.py
 
@@ -33,4 +39,4 @@ wheel: $(VENV)/.installed
 	$(RUN) -m build
 
 clean:
-	rm -rf $(VENV) build dist demo_output *.egg-info
+	rm -rf $(VENV) build dist demo_output site *.egg-info

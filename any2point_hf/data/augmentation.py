@@ -55,7 +55,12 @@ class Augmentation:
             raise ConfigurationError(f"rotation_axis must be x, y, z or none, got {self.rotation_axis!r}.")
 
     def __call__(self, points: Tensor, keys: Tensor) -> Tensor:
-        """Augmented points, in the input's dtype and on its device; the same for the same cloud and key."""
+        """Augmented points, in the input's dtype and on its device; the same for the same cloud and key.
+
+        Args:
+            points: [B, N, 3] floating.
+            keys: [B] int64, what the draws of each cloud follow from.
+        """
         if self.jitter:
             noise = normal(keys, _JITTER, points[0].numel()).clamp(-_JITTER_LIMIT, _JITTER_LIMIT)
             points = points + self.jitter * noise.to(points.dtype).view_as(points)
