@@ -8,7 +8,7 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import Trainer, set_seed
 
 from .cpu_memory import keep_freed_memory
@@ -17,13 +17,17 @@ from .data.fingerprint import data_fingerprint
 from .data.validation import hold_out_validation
 from .modeling.configuration_any2point import Any2PointConfig
 from .modeling.errors import Any2PointError, CheckpointError
+from .modeling.model_card_text import Evaluation
+from .modeling.model_description import describe
 from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from .processing_any2point import Any2PointProcessor
 from .recipe import Recipe, changed
-from .training import BEST_METRIC, make_trainer
+from .training import BEST_METRIC, accuracies, confusion_matrix, make_trainer
+from .training_card import training_facts, write_training_card
 from .whole_files import write_whole
 
 RUN_FILE = "training_run.json"
+METRICS = ("accuracy", "mean_class_accuracy")
 # What must not change between a run and its resumption, besides what is written to RUN_FILE.
 _RESUMED = {*Any2PointConfig.__annotations__, "id2label"} - {"backbone_config"}
 
@@ -40,9 +44,10 @@ def train(
     workers: int = 0,
     loggers: Sequence[str] = (),
     resume: bool = False,
+    command: Sequence[str] | None = None,
     **changes: Any,
 ) -> dict[str, float]:
-    """Fine-tunes an adapter and writes it, with its processor, to a folder.
+    """Fine-tunes an adapter and writes it, with its processor and its model card, to a folder.
 
     Args:
         data: of `load_point_cloud_dataset`.
@@ -55,6 +60,7 @@ def train(
         workers: processes that load batches beside the training.
         loggers: such as "tensorboard".
         resume: go on from the last checkpoint in `output`.
+        command: arguments of the command line that is running, for the model card; by default it shows Python.
         changes: fields of the recipe to change, such as `epochs=10`.
 
     Returns:
@@ -89,6 +95,7 @@ def train(
     checkpoint = _last_checkpoint(output, config, run, recipe.epochs) if resume else None
     output.mkdir(parents=True, exist_ok=True)  # now, if it cannot be
     model = Any2PointForPointCloudClassification(config)
+    description = describe(model) if PartialState().is_main_process else None  # now, before it is sharded
     processor = Any2PointProcessor(config.num_points, recipe.scale_to_unit_sphere, seed)
     trainer = make_trainer(model, processor, dataset, output, recipe, seed=seed, workers=workers, loggers=loggers)
     if trainer.is_world_process_zero():
@@ -101,13 +108,18 @@ def train(
         if "PytorchStreamReader" in str(error):
             raise CheckpointError(f"{checkpoint} is damaged: {error}. Delete it, and train anew.") from error
         raise
-    metrics = _metrics(trainer)
+    tested = trainer.predict(_test_clouds(trainer))  # of the weights that are saved
+    answers = (tested.predictions.argmax(axis=-1), tested.label_ids, config.num_labels)
+    metrics, evaluations = _results(trainer, accuracies(*answers))
     # Under FSDP every process holds a part of the tensors, and all of them have to help to gather them.
     gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if trainer.is_world_process_zero():
         model.save_pretrained(output, state_dict=gathered)
         processor.save_pretrained(output)
         metrics["adapter_megabytes"] = (output / "model.safetensors").stat().st_size / 1e6
+        confusion = confusion_matrix(*answers)
+        facts = training_facts(trainer, dataset, recipe, {"data": data} | run, evaluations, confusion, command)
+        write_training_card(output, description, facts, trainer.state.log_history, confusion)
     trainer.accelerator.wait_for_everyone()
     return metrics
 
@@ -122,23 +134,41 @@ def _config(backbone: str, dataset: DatasetDict, fields: dict[str, Any]) -> Any2
     )
 
 
-def _metrics(trainer: Trainer) -> dict[str, float]:
-    """Of the last epoch, and of the best one where there is a validation split to choose it by."""
+def _test_clouds(trainer: Trainer) -> Dataset:
+    return trainer.eval_dataset["test"] if isinstance(trainer.eval_dataset, dict) else trainer.eval_dataset
+
+
+def _results(trainer: Trainer, of_saved: dict[str, Any]) -> tuple[dict[str, float], list[Evaluation]]:
+    """The metrics of the last epoch, and of the best one where there is a validation split to choose it by.
+
+    Args:
+        trainer: when it is done.
+        of_saved: `accuracies` of the saved weights on the test split.
+
+    Returns:
+        What `train` returns, and the same as rows for the model card.
+    """
+    saved = [of_saved[name] for name in METRICS]
+    last = f"epoch {trainer.state.epoch:g}, the last"
     if not isinstance(trainer.eval_dataset, dict):
-        metrics = trainer.evaluate()
-        return {name: metrics[f"eval_{name}"] for name in ("accuracy", "mean_class_accuracy")}
+        return dict(zip(METRICS, saved, strict=True)), [Evaluation(last, "test", *saved)]
     history = trainer.state.log_history
     validations = [entry for entry in history if BEST_METRIC in entry]
     tests = [entry for entry in history if "eval_test_accuracy" in entry]
-    accuracies = [entry[BEST_METRIC] for entry in validations]
-    best = accuracies.index(max(accuracies))  # the first of equals, as the Trainer takes it
-    return {
-        "accuracy": tests[-1]["eval_test_accuracy"],
-        "mean_class_accuracy": tests[-1]["eval_test_mean_class_accuracy"],
+    scores = [entry[BEST_METRIC] for entry in validations]
+    best = scores.index(max(scores))  # the first of equals, as the Trainer takes it
+    of_last = [tests[-1][f"eval_test_{name}"] for name in METRICS]
+    on_validation = [validations[best][f"eval_validation_{name}"] for name in METRICS]
+    metrics = dict(zip(METRICS, of_last, strict=True)) | {
         "best_epoch": validations[best]["epoch"],
-        "validation_accuracy": accuracies[best],
+        "validation_accuracy": scores[best],
         "best_epoch_accuracy": tests[best]["eval_test_accuracy"],
     }
+    kept = f"epoch {validations[best]['epoch']:g}, the best on the validation split"
+    rows = [Evaluation(kept, "test", *saved), Evaluation(kept, "validation", *on_validation)]
+    if tests[best] is not tests[-1]:
+        rows.append(Evaluation(last, "test", *of_last, is_of_this_adapter=False))
+    return metrics, rows
 
 
 def _last_checkpoint(output: Path, config: Any2PointConfig, run: dict[str, Any], epochs: float) -> str:

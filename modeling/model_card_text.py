@@ -9,10 +9,10 @@ from .model_description import ModelDescription
 
 ATTENTION_ACROSS_BATCH = """## Its answer for a cloud depends on the clouds beside it
 
-The released CLIP code, whose arithmetic this model computes (`released_compatibility=True`), runs attention **across the
-batch**: token t of a cloud attends to token t of the other clouds of the batch, never to its own cloud's tokens. Alone,
-a cloud is outside what this model was trained for; the published accuracy was taken in batches of 64 unshuffled test
-clouds. For one answer a cloud, train the preset anew in the default mode."""
+The released CLIP code, whose arithmetic this model computes, runs attention **across the batch**: token t of a cloud
+attends to token t of the other clouds of the batch, never to its own cloud's tokens. Alone, a cloud is outside what
+this model was trained for; the published accuracy was taken in batches of 64 unshuffled test clouds. For one answer a
+cloud, train the preset anew in the default mode."""
 
 CITATION = """## Citation
 
@@ -194,8 +194,8 @@ def training_section(training: TrainingFacts) -> str:
 def limitations(description: ModelDescription, training: TrainingFacts | None) -> str:
     """What it cannot do."""
     points = [
-        "It does nothing without its frozen backbone, and fits this one alone; another revision or another model of the "
-        "same shape gives other answers.",
+        "It does nothing without its frozen backbone, and fits this one alone: with another revision, or another model "
+        "of the same shape, its answers are others.",
         "Clouds must be prepared as in its training: use the processor of this repository.",
     ]
     if description.class_names:

@@ -66,6 +66,7 @@ def run(options: argparse.Namespace) -> None:
             workers=options.workers,
             loggers=options.log,
             resume=options.resume and any(output.glob("checkpoint-*")) if options.seeds else options.resume,
+            command=options.arguments,
         )
 
     if options.seeds:

@@ -42,6 +42,7 @@ def test_a_data_set_with_its_classes_in_another_order_is_mapped_by_name(adapter,
     result = commands.evaluate(str(adapter), str(tmp_path / "swapped.npz"))
     assert result["accuracy"] == 0.0
     assert result["per_class"] == {"ball": 0.0, "disc": 0.0}
+    assert result["confusion"] == [[0, 4], [4, 0]]
 
 
 def test_a_data_set_with_only_some_of_the_classes(adapter, two_classes, tmp_path):
@@ -54,6 +55,7 @@ def test_a_data_set_with_only_some_of_the_classes(adapter, two_classes, tmp_path
         "accuracy": 1.0,
         "mean_class_accuracy": 1.0,
         "per_class": {"ball": None, "disc": 1.0},
+        "confusion": [[0, 0], [0, 4]],
         "num_clouds": 4,
     }
 
@@ -105,6 +107,8 @@ def test_a_trained_folder_holds_the_adapter_its_processor_and_a_checkpoint(adapt
         "preprocessor_config.json",
         "training_run.json",
         "checkpoint-60",
+        "README.md",
+        "images",
     }
     config = json.loads((adapter / "config.json").read_text())
     assert config["id2label"] == {"0": "ball", "1": "disc"}
