@@ -1,7 +1,7 @@
 """Any2Point for Hugging Face: understand 3D point clouds with the transformers you already have.
 
-Names are loaded when first used, and the Auto classes of transformers learn of ours when they are first imported, so
-that this import costs next to nothing.
+Names are loaded when first used, and the Auto classes and pipelines of transformers learn of ours when they are first
+imported, so that this import costs next to nothing.
 """
 
 import importlib
@@ -14,6 +14,9 @@ __version__ = "0.1.0"
 _HOME = {
     **dict.fromkeys(modeling.__all__, "modeling"),
     "Any2PointProcessor": "processing_any2point",
+    "AutoModelForPointCloudClassification": "auto_model",
+    "PointCloudClassificationPipeline": "pipeline_point_cloud_classification",
+    "PointCloudFeatureExtractionPipeline": "pipeline_point_cloud_feature_extraction",
     "read_point_cloud": "point_cloud_files",
     **dict.fromkeys(("load_point_cloud_dataset", "load_scanobjectnn", "load_modelnet", "load_shapenetpart"), "data"),
     "compute_metrics": "training",

@@ -1,6 +1,6 @@
-"""Makes transformers' Auto classes know ours, without importing them.
+"""Makes transformers' Auto classes and `pipeline` know ours, without importing them.
 
-Unusual here: importing the Auto classes takes seconds, so `import any2point_hf` only leaves word of what to do when
+Unusual here: importing these takes seconds, so `import any2point_hf` only leaves word of what to do when
 somebody imports them; what is imported already is told at once.
 """
 
@@ -31,12 +31,18 @@ def _register_processor(auto_module: ModuleType) -> None:
     getattr(auto_module, name).register(Any2PointConfig, Any2PointProcessor, exist_ok=True)
 
 
+def _register_pipelines(_: ModuleType) -> None:
+    for name in ("pipeline_point_cloud_classification", "pipeline_point_cloud_feature_extraction"):
+        importlib.import_module(f"any2point_hf.{name}")
+
+
 _AUTO = "transformers.models.auto."
 _AFTER_IMPORT: dict[str, Callable[[ModuleType], None]] = {
     _AUTO + "configuration_auto": _register_config,
     _AUTO + "modeling_auto": _register_models,
     _AUTO + "processing_auto": _register_processor,
     _AUTO + "feature_extraction_auto": _register_processor,
+    "transformers.pipelines": _register_pipelines,
 }
 
 
@@ -55,7 +61,7 @@ class _RegisteringLoader(Loader):
 
 
 class _AutoClassFinder(MetaPathFinder):
-    """Finds the Auto modules as the other finders do, and gives them a loader that registers."""
+    """Finds these modules as the other finders do, and gives them a loader that registers."""
 
     def __init__(self) -> None:
         self.waiting = dict(_AFTER_IMPORT)
@@ -71,7 +77,7 @@ class _AutoClassFinder(MetaPathFinder):
 
 
 def register_auto_classes() -> None:
-    """Registers config, models and processor with the Auto classes, now or when they are imported."""
+    """Registers config, models, processor and pipelines with transformers, now or when its modules are imported."""
     finder = _AutoClassFinder()
     for name, register in _AFTER_IMPORT.items():
         module = sys.modules.get(name)
