@@ -19,7 +19,7 @@ from ..modeling.errors import Any2PointError
 from ..pictures.interactive_pictures import cloud_figure, picture_figure
 from ..pictures.picture import Panel, Picture
 from ..point_cloud_files import POINT_CLOUD_EXTENSIONS
-from .inference import MAX_POINTS, Adapter, Prediction, classify, example_cloud, read_upload
+from .inference import Adapter, Prediction, classify, example_cloud, read_upload
 
 TITLE = "Any2Point: 3D point clouds through frozen transformers"
 TOP_CLASSES = 5
@@ -29,15 +29,16 @@ WAITING = 32  # clouds in the queue; later ones are told that it is full
 INTRODUCTION = f"""# {TITLE}
 
 A transformer trained on text, images or sound, left as it is, classifies 3D clouds with the help of a small adapter.
-Choose a shape or upload your own, drag to turn it, and move the slider to see which points each block of the
-transformer attends to.
+Choose a shape or upload your own ({" ".join(POINT_CLOUD_EXTENSIONS)}), drag to turn it, and move the slider to see
+which points each block of the transformer attends to.
 """
 
 CSS = """
 .gradio-container { max-width: 1180px !important; margin: auto; }
 #message p { margin: 0; padding: .6rem .8rem; border-radius: 8px; border: 1px solid var(--border-color-primary); }
 #message [role=alert] { border-color: #d55e00; border-left-width: 6px; overflow-wrap: anywhere; }
-#cloud .js-plotly-plot { height: min(56vh, 460px) !important; }
+#classes .confidence-set { margin-bottom: .2rem; }
+#cloud .js-plotly-plot { height: min(56vh, 460px, 96vw) !important; }
 :focus-visible { outline: 2px solid var(--color-accent); outline-offset: 2px; }
 """
 
@@ -71,9 +72,9 @@ def build_page(adapters: Mapping[str, Adapter], max_megabytes: int) -> gr.Blocks
                 example = gr.Radio(list(SHAPE_NAMES), value="chair", label="A built-in shape")
                 another = gr.Button("Another of these", size="sm")
                 upload = gr.File(
-                    label=f"Or a cloud or mesh of yours (up to {max_megabytes} MB, {MAX_POINTS:,} points)",
+                    label=f"Or your own, up to {max_megabytes} MB",
                     file_types=list(POINT_CLOUD_EXTENSIONS),
-                    height=140,
+                    height=170,
                 )
                 upload.async_move_resource_to_block_cache = _only_uploads(upload.async_move_resource_to_block_cache)
             with gr.Column(scale=3, min_width=300):
@@ -152,12 +153,14 @@ def _figure(prediction: Prediction, block: int) -> go.Figure:
         figure = picture_figure(Picture("", "share of attention", panels))
     for index, trace in enumerate(figure.data):
         trace.visible = index == block - 1 or attention is None
+    bar = {"orientation": "h", "len": 0.7, "thickness": 10, "y": -0.1, "title_side": "top"}
+    hover = "%{marker.color:.4f}<extra></extra>"  # instead of a text for each point, the larger part of the figure
+    figure.update_traces(marker_colorbar=bar, text=None, hovertemplate=hover)
+    figure.layout.sliders = []
     figure.update_layout(
         title=None,
-        sliders=(),
-        paper_bgcolor="rgba(0,0,0,0)",  # of the page, light or dark
-        font_color="#808890",
-        margin={"l": 0, "r": 0, "t": 8, "b": 8},
+        scene_domain_y=[0.1, 1],
+        margin={"l": 0, "r": 0, "t": 0, "b": 0},
         modebar={"remove": ["zoom3d", "pan3d", "tableRotation", "orbitRotation", "resetCameraLastSave3d"]},
     )
     return figure

@@ -80,7 +80,7 @@ def _launch(page: "gradio.Blocks", host: str, port: int, share: bool, max_megaby
             server_port=port,
             share=share,
             max_file_size=f"{max_megabytes}mb",
-            app_kwargs={"middleware": [Middleware(ClosedRoutes)], "docs_url": None, "redoc_url": None},
+            app_kwargs={"middleware": [Middleware(ClosedRoutes)], "openapi_url": None},
             theme=gradio.themes.Soft(
                 primary_hue="teal", font=gradio.themes.Font("system-ui"), font_mono=gradio.themes.Font("monospace")
             ),
