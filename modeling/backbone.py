@@ -101,7 +101,11 @@ def _load_error(backbone: str, error: Exception | str) -> BackboneLoadError:
 
 
 def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
-    """A backbone with random weights (its config copied, because transformers writes into it)."""
+    """A backbone with random weights.
+
+    Args:
+        config: the backbone's own; it is copied, because transformers writes into it.
+    """
     config, auto_class = copy.deepcopy(config), _auto_class(config)
     return auto_class.from_config(config) if hasattr(auto_class, "from_config") else auto_class(config)
 
@@ -142,6 +146,7 @@ def freeze_backbone(backbone: nn.Module, spec: BackboneSpec, layer_norm_eps: flo
         if getattr(module, "sliding_window", None) is not None:
             module.sliding_window = None
         if layer_norm_eps is not None and isinstance(module, nn.LayerNorm):
+            module.own_eps = getattr(module, "own_eps", module.eps)  # for the next adapter on these modules
             module.eps = layer_norm_eps
 
 

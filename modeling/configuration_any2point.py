@@ -8,6 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from .errors import ConfigurationError, UnsupportedBackboneError
+from .hub_names import pull_options, pulled_folder
 from .presets import find_preset
 
 SMALLEST_CLOUD = 64  # points that the tokenizer's three halvings need
@@ -57,6 +58,7 @@ class Any2PointConfig(PreTrainedConfig):
         layer_norm_eps: overrides the eps of the layer norms in the backbone's blocks.
         final_norm_eps: overrides the eps of the final norm.
         released_compatibility: compute what the authors' released code computes (method.md 6), for their checkpoints.
+        lora: whether the checkpoint has a LoRA of the backbone in its subfolder `lora`; written when it is saved.
 
     Raises:
         StrictDataclassError: a value of the wrong type or out of range (its rule is in the message).
@@ -107,6 +109,7 @@ class Any2PointConfig(PreTrainedConfig):
     layer_norm_eps: float | None = None
     final_norm_eps: float | None = None
     released_compatibility: bool = False
+    lora: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.backbone is not None:
@@ -142,6 +145,23 @@ class Any2PointConfig(PreTrainedConfig):
         if "id2label" not in fields:
             fields.setdefault("num_labels", len(preset.dataset.class_names))
         return cls(**fields)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
+        """As in transformers, of a folder, Hub id or bare name.
+
+        Args:
+            pretrained_model_name_or_path: see `pulled_folder` in `hub_names.py`.
+            kwargs: of `PreTrainedConfig.from_pretrained`.
+
+        Raises:
+            CheckpointError: the name exists nowhere.
+            HubError: the Hub does not answer, refuses or breaks off, and the config is not in the cache.
+        """
+        if not os.path.isfile(pretrained_model_name_or_path):
+            options = pull_options(kwargs)
+            pretrained_model_name_or_path = pulled_folder(pretrained_model_name_or_path, ("config.json",), **options)
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -10,7 +10,7 @@ which would corrupt a backbone made inside `__init__`), and it is never part of 
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ from .final_norm import make_final_norm, start_final_norm
 from .guided_adapter import Bottleneck, GuidedAggregation, LocalAttention, Neighborhoods
 from .initialization import reset_token
 from .input_checks import check_batch
+from .mixed_batch import forward_mixed
 from .point_tokenizer import PointTokenizer
 from .position_encoding import LearnableEncoding, sinusoidal_encoding
 from .pretrained_model import Any2PointPreTrainedModel
@@ -104,7 +105,15 @@ class Any2PointModel(Any2PointPreTrainedModel):
         BackboneLoadError: the backbone cannot be loaded.
     """
 
-    _keys_to_ignore_on_load_unexpected = (r"^classifier\.",)  # a task model's checkpoint holds a base model
+    _keys_to_ignore_on_load_unexpected = (  # a task model's checkpoint holds a base model
+        *Any2PointPreTrainedModel._keys_to_ignore_on_load_unexpected,
+        r"^classifier\.",
+    )
+    adapter_attributes = (
+        *Any2PointPreTrainedModel.adapter_attributes,
+        *("spec", "modality", "adapted_blocks", "position_encoding", "call_block", "must_warn", "lora"),
+        *("learnable_encoding", "cls_position", "local_attention", "final_norm"),  # where they are None
+    )
 
     def __init__(self, config: Any2PointConfig, backbone: nn.Module | None = None, attach: bool = True) -> None:
         config = record_backbone(config, backbone)
@@ -142,7 +151,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         self.call_block = released.call_block_across_batch if across_batch else call_block
         self.must_warn = across_batch  # once, when it is first run in eval mode
         self.gradient_checkpointing = False
-        self.backbone = None
+        self.backbone, self.lora = None, None
         self.post_init()
         if attach:
             self.load_and_attach_backbone(backbone)
@@ -252,7 +261,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             encoding = sinusoidal_encoding(centers, self.cls_token.shape[-1])
         else:
             encoding = self.projection.encode(coordinates, self.spec.table(self.backbone))
-        cls_position = self.cls_position.expand(len(centers), -1, -1)
+        cls_position = self.cls_position.expand(centers.shape[0], -1, -1)
         return torch.cat([cls_position, encoding.to(cls_position.dtype)], dim=1)
 
     def block_arguments(self, coordinates: Tensor) -> BlockArguments:
@@ -283,6 +292,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        adapter_names: Sequence[str] | None = None,
     ) -> Any2PointModelOutput:
         """Encodes point clouds.
 
@@ -291,11 +301,16 @@ class Any2PointModel(Any2PointPreTrainedModel):
             output_hidden_states: whether to return the tokens before and after every block.
             output_attentions: whether to return the blocks' attention weights; needs eager attention.
             return_dict: False for a tuple.
+            adapter_names: the adapter of each cloud, by name; by default the active one for all.
 
         Raises:
             PointCloudError: points of another shape, too few, not floating or not finite.
+            Any2PointError: a name is unknown, or there are more or fewer names than clouds.
             ValueError: attentions of a backbone whose attention is not eager.
         """
+        if adapter_names is not None:
+            options = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+            return forward_mixed(self, points, adapter_names, **options)
         check_batch(points)
         if self.must_warn and not self.training:
             self.must_warn = False
@@ -309,7 +324,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         arguments = self.block_arguments(coordinates)
         neighborhoods = self.find_neighborhoods(centers, coordinates)
 
-        hidden = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens.to(self.cls_token.dtype)], dim=1)
+        hidden = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens.to(self.cls_token.dtype)], dim=1)
         if positions is not None and config.position_injection != "blocks":
             hidden = hidden + positions
         if self.spec.input_norm is not None:

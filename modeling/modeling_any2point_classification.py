@@ -1,5 +1,6 @@
 """Point cloud classification: an Any2Point model and the head of method.md 4."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .batch_norm import BatchNorm1d
 from .configuration_any2point import Any2PointConfig
 from .input_checks import check_labels
+from .mixed_batch import forward_mixed
 from .modeling_any2point import Any2PointModel, record_backbone
 from .pretrained_model import Any2PointPreTrainedModel
 
@@ -79,6 +81,7 @@ class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        adapter_names: Sequence[str] | None = None,
     ) -> PointCloudClassifierOutput:
         """Classifies point clouds.
 
@@ -88,11 +91,17 @@ class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
             output_hidden_states: as in `Any2PointModel`.
             output_attentions: as in `Any2PointModel`.
             return_dict: False for a tuple.
+            adapter_names: the adapter of each cloud, by name; by default the active one for all. Logits are then as
+                wide as the widest head, and −inf beyond an adapter's own classes.
 
         Raises:
             PointCloudError: points of another shape, too few, not floating or not finite.
+            Any2PointError: a name is unknown, or there are more or fewer names than clouds.
             ValueError: a label outside the classes.
         """
+        if adapter_names is not None:
+            options = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+            return forward_mixed(self, points, adapter_names, labels, **options)
         if labels is not None:
             check_labels(labels, self.config.num_labels)
         outputs = self.any2point(

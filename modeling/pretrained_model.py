@@ -5,11 +5,13 @@ the old one and then put in its place, so that a kill while saving never leaves 
 """
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import CommitInfo
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -18,20 +20,40 @@ from transformers import PreTrainedModel
 from .backbone import DOWNLOAD_OPTIONS, load_backbone
 from .configuration_any2point import Any2PointConfig, recorded_path
 from .errors import CheckpointError, UnsupportedBackboneError
+from .hub_names import pull_options, pulled_folder
+from .hub_push import push_files, pushed_files
 from .initialization import reset_linear
+from .lora import (
+    LORA_FILES,
+    LORA_FOLDER,
+    LORA_TENSORS,
+    LoraMethods,
+    find_lora_files,
+    load_lora_weights,
+    lora_layers,
+    read_lora_config,
+    save_lora,
+)
+from .model_card import model_card
+from .several_adapters import SeveralAdapters, backbone_record
+
+_FILES = ("config.json", "model.safetensors")
+_PUSH_OPTIONS = ("commit_message", "private", "token", "revision", "create_pr")
 
 
-class Any2PointPreTrainedModel(PreTrainedModel):
+class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):
     """What `Any2PointModel` and its task models share: start values, freezing, adapter-only checkpoints."""
 
     config_class = Any2PointConfig
     base_model_prefix = "any2point"
     main_input_name = "points"
+    input_modalities = ("points",)
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _keys_to_ignore_on_load_unexpected = (re.escape(LORA_TENSORS),)  # they are loaded from PEFT's own file
 
     @property
     def dtype(self) -> torch.dtype:
@@ -39,23 +61,41 @@ class Any2PointPreTrainedModel(PreTrainedModel):
         return next(p.dtype for name, p in self.named_parameters() if not _of_backbone(name))
 
     def train(self, mode: bool = True) -> "Any2PointPreTrainedModel":
-        """Switches the adapters' mode; the backbone stays in eval mode."""
+        """Switches the adapters' mode; the backbone stays in eval mode.
+
+        Args:
+            mode: whether to train.
+        """
         super().train(mode)
         if self.base_model.backbone is not None:
             self.base_model.backbone.eval()
+            for layer in lora_layers(self.base_model.backbone) if self.base_model.lora is not None else ():
+                layer.train(mode)  # its dropout
         return self
 
     def get_input_embeddings(self) -> None:
         """None: points are embedded by the tokenizer. accelerate's FSDP asks for it."""
 
     def attach_backbone(self, backbone: nn.Module) -> None:
-        """Puts the frozen backbone under the adapters."""
+        """Puts the frozen backbone under the adapters.
+
+        Args:
+            backbone: shared, not copied; its weights are frozen.
+
+        Raises:
+            CheckpointError: the backbone's family, width or depth is not the recorded one.
+            UnsupportedBackboneError: its family is not in the table, and it fails the self-test.
+        """
         self.base_model.attach_backbone(backbone)
         self.ignore_backbone_on_save()
 
     def ignore_backbone_on_save(self) -> None:
         """Tells transformers and its Trainer which keys are absent from a checkpoint on purpose."""
-        self._keys_to_ignore_on_save = {name for name in self.state_dict() if _of_backbone(name)}
+        self._keys_to_ignore_on_save = {name for name in self.state_dict() if not self._is_stored(name)}
+
+    def _is_stored(self, name: str) -> bool:
+        """Whether a tensor is part of the checkpoint; LoRA's are, as the Trainer resumes from nothing else."""
+        return not _of_backbone(name) or (self.base_model.lora is not None and LORA_TENSORS in name)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -71,6 +111,7 @@ class Any2PointPreTrainedModel(PreTrainedModel):
         save_directory: str | os.PathLike,
         is_main_process: bool = True,
         state_dict: dict[str, Tensor] | None = None,
+        push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
         """Writes `config.json` and `model.safetensors` with trained tensors and running statistics only.
@@ -79,25 +120,82 @@ class Any2PointPreTrainedModel(PreTrainedModel):
             save_directory: made if it is missing.
             is_main_process: whether this process writes.
             state_dict: of the whole model, if it had to be gathered; the backbone's tensors in it are left out.
-            kwargs: of `PreTrainedModel.save_pretrained`.
+            push_to_hub: whether to push it as well, to the folder's name or `repo_id`.
+            kwargs: of `PreTrainedModel.save_pretrained`, or of `push_to_hub`.
 
         Raises:
             OSError: the folder cannot be written, or the disk is full; what was there before is whole.
+            HubError: it could be saved, but not pushed.
         """
+        if push_to_hub:
+            options = {name: kwargs.pop(name) for name in _PUSH_OPTIONS if name in kwargs}
+            repo_id = kwargs.pop("repo_id", Path(save_directory).name)
         state_dict = self.state_dict() if state_dict is None else state_dict
-        state_dict = {name: tensor for name, tensor in state_dict.items() if not _of_backbone(name)}
+        of_backbone = {name.partition("backbone.")[2]: part for name, part in state_dict.items() if _of_backbone(name)}
+        state_dict = {name: tensor for name, tensor in state_dict.items() if self._is_stored(name)}
+        self.config.lora = self.base_model.lora is not None
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
-        kwargs.setdefault("repo_id", directory.name)
-        if not kwargs.get("push_to_hub"):
-            del kwargs["repo_id"]
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as beside:
+            if self.config.lora and is_main_process:
+                save_lora(self.base_model.backbone, of_backbone, Path(beside) / LORA_FOLDER)
             try:
                 super().save_pretrained(beside, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
             except SafetensorError as error:  # how safetensors tells of a full disk
                 raise OSError(f"{directory} could not be written; is the disk full?") from error
-            for file in Path(beside).iterdir():
-                os.replace(file, directory / file.name)
+            for file in [file for file in Path(beside).rglob("*") if file.is_file()]:
+                target = directory / file.relative_to(beside)
+                target.parent.mkdir(exist_ok=True)
+                os.replace(file, target)
+            if not self.config.lora and is_main_process:  # of a model that was saved here before
+                for name in LORA_FILES:
+                    (directory / LORA_FOLDER / name).unlink(missing_ok=True)
+        if push_to_hub and is_main_process:
+            self._push_folder(directory, repo_id, **options)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload model",
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> CommitInfo:
+        """Pushes config, tensors and a model card to the Hub in one commit.
+
+        Args:
+            repo_id: `user/name`, or a bare name for the namespace `ANY2POINT_NAMESPACE` or the logged-in user's.
+            commit_message: of the commit.
+            private: whether a new repository is; by default what its owner has set.
+            token: of the Hub; by default the logged-in user's.
+            revision: branch to push to, made if it is not there.
+            create_pr: open a pull request instead of committing.
+
+        Returns:
+            The commit, a string that is its URL.
+
+        Raises:
+            HubError: the Hub does not answer, refuses or breaks off; the repository is as it was.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return self._push_folder(
+                Path(folder),
+                repo_id,
+                commit_message=commit_message,
+                private=private,
+                token=token,
+                revision=revision,
+                create_pr=create_pr,
+            )
+
+    def _push_folder(
+        self, folder: Path, repo_id: str, commit_message: str = "Upload model", **options: Any
+    ) -> CommitInfo:
+        card = str(model_card(self, repo_id))
+        return push_files(pushed_files(folder), repo_id, card=card, commit_message=commit_message, **options)
 
     @classmethod
     def from_pretrained(
@@ -112,7 +210,7 @@ class Any2PointPreTrainedModel(PreTrainedModel):
         """Loads an adapter, then puts it on its backbone.
 
         Args:
-            pretrained_model_name_or_path: folder or Hub id of the adapter.
+            pretrained_model_name_or_path: folder, Hub id or bare name of the adapter (`hub_names.py`).
             model_args: of `PreTrainedModel.from_pretrained`.
             backbone: a module, Hub id or folder instead of the recorded one. A module is shared, not copied: its
                 weights are frozen, its own hooks stay.
@@ -120,7 +218,8 @@ class Any2PointPreTrainedModel(PreTrainedModel):
             strict: whether a missing or wrongly shaped tensor is an error; if not, it gets a start value (for a new
                 head on another set of classes).
             kwargs: of `PreTrainedModel.from_pretrained`; `device_map`, `dtype`, `token`, `cache_dir`,
-                `local_files_only`, `force_download` and `attn_implementation` also apply to the backbone.
+                `local_files_only`, `force_download` and `attn_implementation` also apply to the backbone, `revision`
+                does not.
 
         Returns:
             The model in eval mode.
@@ -129,14 +228,19 @@ class Any2PointPreTrainedModel(PreTrainedModel):
             CheckpointError: no such adapter, truncated, not an Any2Point adapter, tensors missing, unexpected or
                 wrongly shaped, or made for another backbone.
             BackboneLoadError: the backbone cannot be loaded.
+            HubError: the Hub does not answer, refuses or breaks off, and the adapter is not in the cache.
         """
         want_info = kwargs.pop("output_loading_info", False)
+        pulling = pull_options(kwargs)
+        folder = pulled_folder(pretrained_model_name_or_path, _FILES, **pulling)
+        kwargs.pop("revision", None)  # of the adapter, and not of its backbone
         try:
             model, info = super().from_pretrained(
-                pretrained_model_name_or_path,
+                folder,
                 *model_args,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
+                use_safetensors=True,
                 **kwargs,
             )
         except (OSError, TypeError, SafetensorError, StrictDataclassError, UnsupportedBackboneError) as error:
@@ -146,12 +250,23 @@ class Any2PointPreTrainedModel(PreTrainedModel):
                 f"was copied whole, and the network. The loader said: {error}"
             ) from error
         _check_loaded(pretrained_model_name_or_path, info, strict)
+        model._checkpoint_record = backbone_record(model.config)
+        lora_folder, lora_config = None, None
+        if model.config.lora:
+            names = [f"{LORA_FOLDER}/{file}" for file in LORA_FILES]
+            lora_folder = pulled_folder(pretrained_model_name_or_path, names, **pulling)
+            lora_folder = find_lora_files(lora_folder, pulling.get("subfolder", ""))
+            lora_config = read_lora_config(lora_folder)
+        model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         if isinstance(backbone, nn.Module):
             model.config.record_module(backbone.config)
         else:
             options = {name: kwargs[name] for name in (*DOWNLOAD_OPTIONS, "device_map", "dtype") if name in kwargs}
             backbone = _recorded_backbone(model.config, backbone, options | (backbone_kwargs or {}))
         model.attach_backbone(backbone)
+        if lora_folder is not None:
+            model.add_lora(lora_config)
+            load_lora_weights(model.base_model.backbone, lora_folder)
         attention = kwargs.get("attn_implementation")
         if attention is not None:
             model.base_model.backbone.set_attn_implementation(attention)
@@ -173,6 +288,11 @@ def _recorded_backbone(
         raise CheckpointError(
             "this adapter's backbone had random weights, which a checkpoint does not store. Pass the same backbone as "
             "backbone=<module or folder>."
+        )
+    if config.backbone.startswith("./") and not os.path.isdir(config.backbone):
+        raise CheckpointError(
+            f"this adapter was pushed from a machine where its backbone is a folder, {config.backbone[2:]!r}, and "
+            "there is none of that name here. Pass the same backbone as backbone=<Hub id or folder>."
         )
     return load_backbone(config.backbone, config.backbone_revision, config.modality, **options)
 

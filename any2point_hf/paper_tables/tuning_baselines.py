@@ -5,20 +5,19 @@ are the method's. Adapter tuning needs nothing here: it is our bottleneck with `
 LoRA use the `peft` library, which is needed for these two alone.
 
 Unusual here: nothing becomes a PeftModel, because the backbone's forward is never run; LoRA's layers stand in the
-blocks, and prompts enter and leave by hooks on them. Adapter-only checkpoints know nothing of the three.
+blocks, and prompts enter and leave by hooks on them. Checkpoints know nothing of a full fine-tuning or of prompts.
 """
 
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from ..modeling.backbone_specs import BackboneSpec, find
-from ..modeling.errors import Any2PointError, UnsupportedBackboneError
+from ..modeling.errors import UnsupportedBackboneError
 from ..modeling.initialization import reset_token
+from ..modeling.lora import require_peft
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 
 PROMPTS_PER_BLOCK = 10  # 0.1 M on 12 blocks of width 768: with the tokenizer's 0.3 the paper's 0.4 M
@@ -34,10 +33,8 @@ def check_method(method: str, spec: BackboneSpec | None = None) -> None:
         Any2PointError: peft is needed and not installed.
         UnsupportedBackboneError: the family's blocks cannot be given prompts.
     """
-    if method in _OF_PEFT and importlib.util.find_spec("peft") is None:
-        raise Any2PointError(
-            "prompt tuning and LoRA need the peft library, which is not installed: pip install 'peft>=0.17'"
-        )
+    if method in _OF_PEFT:
+        require_peft("prompt tuning and LoRA need")
     if method == "prompt" and spec is not None and (spec.in_blocks is not None or spec.neutral is not None):
         raise UnsupportedBackboneError(
             "prompt tuning needs blocks that take tokens alone, and this backbone's also take positions or masks of "
@@ -70,35 +67,11 @@ def unfreeze_backbone(model: Any2PointForPointCloudClassification) -> None:
         find(model.backbone, path).requires_grad_(True)
 
 
-def attention_projections(backbone: nn.Module, spec: BackboneSpec) -> list[str]:
-    """Names, from the backbone, of the linear layers of every block that are not in its feed-forward branch.
-
-    Raises:
-        UnsupportedBackboneError: there are none.
-    """
-    names = []
-    for index, block in enumerate(find(backbone, spec.blocks)):
-        for name, module in block.named_modules():
-            is_feed_forward = any(f"{name}.".startswith(f"{part}.") for part in spec.feed_forward)
-            if isinstance(module, (nn.Linear, Conv1D)) and not is_feed_forward:
-                names.append(f"{spec.blocks}.{index}.{name}")
-    if not names:
-        raise UnsupportedBackboneError(
-            f"LoRA needs linear layers in the backbone's attention, and the blocks of {backbone.config.model_type!r} "
-            "have none outside their feed-forward branch."
-        )
-    return names
-
-
 def insert_lora(model: Any2PointForPointCloudClassification, rank: int = LORA_RANK) -> None:
     """LoRA (Hu et al. 2021): W + B A for every linear layer of the attention, W frozen, B zero at the start."""
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import LoraConfig
 
-    backbone = model.backbone
-    names = attention_projections(backbone, model.any2point.spec)
-    transposed = isinstance(find(backbone, names[0]), Conv1D)  # GPT-2's layers hold their weights so
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names, fan_in_fan_out=transposed)
-    inject_adapter_in_model(config, backbone)
+    model.add_lora(LoraConfig(r=rank, lora_alpha=rank))
 
 
 class InsertPrompts:

@@ -8,8 +8,9 @@ from transformers import BertConfig, Dinov2Config, GPT2Config, LlamaConfig, T5Co
 from any2point_hf.modeling.backbone_detector import backbone_spec
 from any2point_hf.modeling.configuration_any2point import Any2PointConfig
 from any2point_hf.modeling.errors import Any2PointError, UnsupportedBackboneError
+from any2point_hf.modeling.lora import attention_projections
 from any2point_hf.modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
-from any2point_hf.paper_tables.tuning_baselines import apply_method, attention_projections, check_method
+from any2point_hf.paper_tables.tuning_baselines import apply_method, check_method
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
