@@ -55,6 +55,9 @@ class SeveralAdapters:
     def adapter_config(self, adapter_name: str) -> Any2PointConfig:
         """The config of an adapter, with the names of its classes.
 
+        Args:
+            adapter_name: the active one's or another's.
+
         Raises:
             Any2PointError: there is no such adapter.
         """
@@ -97,6 +100,9 @@ class SeveralAdapters:
 
         An optimiser knows the parameters it was made with: switch before a `Trainer` is made.
 
+        Args:
+            adapter_name: one of `adapter_names`.
+
         Raises:
             Any2PointError: there is no such adapter.
         """
@@ -113,6 +119,9 @@ class SeveralAdapters:
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Forgets an adapter and frees its memory.
+
+        Args:
+            adapter_name: one of `adapter_names`, but not the active one.
 
         Raises:
             Any2PointError: there is no such adapter, or it is the active one.

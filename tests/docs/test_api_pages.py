@@ -81,7 +81,7 @@ def functions_of(thing):
 
 
 def arguments(thing):
-    if (inspect.isclass(thing) and "__init__" not in vars(thing)) or dataclasses.is_dataclass(thing):
+    if dataclasses.is_dataclass(thing):
         fields = vars(thing).get("__annotations__", {})
         return {
             name for name, kind in fields.items() if name[0] != "_" and typing.get_origin(kind) is not typing.ClassVar

@@ -119,6 +119,9 @@ def small_world(tmp_path, monkeypatch, bert, two_classes):
     monkeypatch.setattr(data, "make_shapes", lambda seed=0: whole(20, 10, num_points=128, seed=seed))
     names = {"chair.ply": "chair.xyz", "scan.pcd": "scan.npy", "epochs=10": "epochs=1", "epochs=6": "epochs=1"}
     names |= dict.fromkeys(("sentence-transformers/all-MiniLM-L6-v2", "google-bert/bert-base-uncased"), bert.as_posix())
+    names["(enumerate(names)))"] = (
+        "(enumerate(names)), num_points=64, num_neighbors=8)"  # where an example leaves both out
+    )
 
     def run(code, namespace):
         for name, stand_in in names.items():
