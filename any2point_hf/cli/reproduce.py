@@ -1,51 +1,106 @@
-"""`any2point reproduce`."""
+"""`any2point reproduce`: one of the paper's tables, or its figures."""
 
 import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
-from .options import add_data, positive, seeds, settings
+import shtab
 
-HELP = "one of the paper's tables on your data and backbones"
+from .options import add_data, add_json, positive, seeds, settings
+
+HELP = "one of the paper's tables on your data and backbones, or its figures with your adapters"
+DESCRIPTION = """
+Trains the rows of one of the paper's ten tables, each once, and writes the table beside the paper's numbers; or draws
+figures 5, 6 and 7 with adapters of yours. What is done is kept in --output, and the same command goes on with the rest.
+"""
+EXAMPLES = """
+  any2point reproduce --table 4 --data shapes --backbone-1d google-bert/bert-base-uncased --output tables --quick
+  any2point reproduce --table 1 --data scanobjectnn/ --backbone-1d clip/ --backbone-2d dinov2/ --output tables
+  any2point reproduce --figures --data shapes --model text-adapter --model image-adapter --output figures
+"""
+
+OF_TABLES = ("epochs", "num_points", "num_neighbors", "train_clouds", "batch_size", "learning_rate", "quick", "only")
+OF_TABLES += tuple(f"{option}_{kind}" for kind in ("1d", "2d", "audio") for option in ("backbone", "set"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument("--table", type=int, required=True, metavar="1…10", help="number of the table")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--table", type=int, metavar="1…10", help="number of the table")
+    what.add_argument("--figures", action="store_true", help="figures 5, 6 and 7, of the adapters given with --model")
     add_data(parser)
-    parser.add_argument("--backbone-1d", help="Hub id or folder of a language model")
-    parser.add_argument("--backbone-2d", help="Hub id or folder of a vision model")
-    parser.add_argument("--backbone-audio", help="Hub id or folder of an audio model (Tables 1 and 6)")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the table and what was measured")
-    parser.add_argument("--seeds", type=seeds, default=[0], metavar="N,N,...", help="of every row (default 0)")
-    parser.add_argument("--quick", action="store_true", help="for a CPU: few epochs, points and training clouds")
-    parser.add_argument("--epochs", type=positive(float), help="passes over the data (default 300, quick 4)")
-    parser.add_argument("--num-points", type=positive(int), help="points a cloud (default 1024, quick 128)")
-    parser.add_argument("--num-neighbors", type=positive(int), help="K (default the preset's, quick 16)")
     parser.add_argument(
-        "--train-clouds", type=positive(int), help="at most so many, evenly of all classes (default all, quick 1000)"
-    )
-    parser.add_argument("--batch-size", type=positive(int), help="clouds a step (default 32)")
-    parser.add_argument("--learning-rate", type=positive(float), help="highest rate (default 5e-4, quick 1e-3)")
-    for modality in ("1d", "2d", "audio"):
-        parser.add_argument(
+        "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results and what was measured"
+    ).complete = shtab.DIRECTORY
+    add_json(parser)
+    parser.add_argument_group("figures").add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="ADAPTER",
+        help="folder or Hub id of a trained adapter, a column of the figures (may be repeated)",
+    ).complete = shtab.DIRECTORY
+    group = parser.add_argument_group("tables: backbones")
+    kinds = {"1d": "a language model", "2d": "a vision model", "audio": "an audio model (Tables 1 and 6)"}
+    for modality, kind in kinds.items():
+        group.add_argument(
+            f"--backbone-{modality}", metavar="BACKBONE", help=f"folder or Hub id of {kind}"
+        ).complete = shtab.DIRECTORY
+    for modality in kinds:
+        group.add_argument(
             f"--set-{modality}",
             action="append",
             default=[],
             metavar="FIELD=VALUE",
             help=f"a field of Any2PointConfig with the {modality} backbone, such as plane=[32,32] (may be repeated)",
         )
-    parser.add_argument(
+    group.add_argument(
         "--only",
         action="append",
-        choices=("1d", "2d", "audio"),
+        choices=tuple(kinds),
         help="train these rows now, the others another time (may be repeated)",
+    )
+    _add_budget(parser.add_argument_group("tables: training"))
+
+
+def _add_budget(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--seeds", type=seeds, default=[0], metavar="N,N,...", help="of every row (default 0)")
+    group.add_argument("--quick", action="store_true", help="for a CPU: few epochs, points and training clouds")
+    group.add_argument(
+        "--epochs", type=positive(float), metavar="N", help="passes over the data (default 300, quick 4)"
+    )
+    group.add_argument("--num-points", type=positive(int), metavar="N", help="points a cloud (default 1024, quick 128)")
+    group.add_argument("--num-neighbors", type=positive(int), metavar="N", help="K (default the preset's, quick 16)")
+    group.add_argument(
+        "--train-clouds",
+        type=positive(int),
+        metavar="N",
+        help="at most so many, evenly of all classes (default all, quick 1000)",
+    )
+    group.add_argument("--batch-size", type=positive(int), metavar="N", help="clouds a step (default 32)")
+    group.add_argument(
+        "--learning-rate", type=positive(float), metavar="RATE", help="highest rate (default 5e-4, quick 1e-3)"
     )
 
 
-def run(options: argparse.Namespace) -> None:
-    """Calls one function and prints what it returns."""
+def run(options: argparse.Namespace) -> dict[str, Any] | None:
+    """Calls one function and prints or hands back what it returns."""
+    from ..modeling.errors import Any2PointError
+
+    command = shlex.join(["any2point", *sys.argv[1:]])
+    if options.figures:
+        from ..pictures.paper_figures import reproduce_figures
+
+        if not options.model:
+            raise Any2PointError("--figures needs --model: the folder or Hub id of a trained adapter; got none.")
+        ignored = [f"--{name.replace('_', '-')}" for name in OF_TABLES if getattr(options, name)]
+        if ignored:
+            raise Any2PointError(f"{', '.join(ignored)} belongs to --table, got --figures. Leave it out.")
+        return _say(options, reproduce_figures(options.data, options.model, options.output, command=command))
+    if options.model:
+        raise Any2PointError("--model belongs to --figures, got --table. Leave it out, or ask for the figures.")
     from ..paper_tables import reproduce, runs
 
     options.interrupted = f"interrupted. What is done is in {options.output}; the same command goes on with the rest."
@@ -60,6 +115,13 @@ def run(options: argparse.Namespace) -> None:
         seeds=options.seeds,
         settings={kind: settings(getattr(options, f"set_{kind}")) for kind in kinds},
         modalities=options.only,
-        command=shlex.join(["any2point", *sys.argv[1:]]),
+        command=command,
     )
+    return _say(options, file)
+
+
+def _say(options: argparse.Namespace, file: Path) -> dict[str, Any] | None:
+    if options.json:
+        return {"table": options.table, "file": str(file)}
     print(f"written to {file}")
+    return None

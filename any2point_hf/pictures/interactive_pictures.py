@@ -43,13 +43,19 @@ def picture_figure(picture: Picture) -> go.Figure:
     steps, start = [], 0
     for panel, traces in zip(picture.panels, shown, strict=True):
         visible = [start <= index < start + len(traces) for index in range(len(figure.data))]
-        steps.append({"label": panel.title, "method": "restyle", "args": [{"visible": visible}]})
+        steps.append(
+            {
+                "label": html.escape(panel.title.replace("\n", ", "), quote=False),
+                "method": "restyle",
+                "args": [{"visible": visible}],
+            }
+        )
         start += len(traces)
     for trace, visible in zip(figure.data, steps[0]["args"][0]["visible"], strict=True):
         trace.visible = visible
     hidden = {"visible": False}
     figure.update_layout(
-        title={"text": picture.title, "x": 0.5, "xanchor": "center", "font": {"size": 16}},
+        title={"text": html.escape(picture.title, quote=False), "x": 0.5, "xanchor": "center", "font": {"size": 16}},
         font={"family": FONT, "color": "#22272e"},
         paper_bgcolor="white",
         margin={"l": 10, "r": 10, "t": 56, "b": 10},
