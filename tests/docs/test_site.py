@@ -82,3 +82,10 @@ def test_the_search_knows_pages_and_public_names(site):
     assert {"quick_start.html", "backbones.html", "api/models.html#any2point_hf.Any2PointConfig"} <= locations
     found = {entry["location"] for entry in entries if "farthest point sampling" in entry["text"].lower()}
     assert "data.html#the-processor" in found
+
+
+def test_links_of_the_readme_resolve(root):
+    links = re.findall(r"\]\(([^)#\s]+)", (root / "README.md").read_text(encoding="utf-8"))
+    files = [link for link in links if not is_elsewhere(link)]
+    assert len(files) > 5
+    assert [link for link in files if not (root / link).exists()] == []
