@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from any2point_hf.conversion_scripts.conversion_output import exit_code, whole_folder
-from any2point_hf.conversion_scripts.converted_model_card import model_card
+from any2point_hf.conversion_scripts.converted_model_card import converted_model_card
 from any2point_hf.conversion_scripts.original_checkpoint import (
     OriginalCheckpoint,
     check_numbers,
@@ -72,7 +72,8 @@ def convert(checkpoint: Path, backbone: str, output: Path, setting: str | None =
     with whole_folder(output) as folder:
         model.save_pretrained(folder)
         Any2PointProcessor(config.num_points, PRESETS[found].dataset.scale_to_unit_sphere).save_pretrained(folder)
-        (folder / "README.md").write_text(model_card(found, model, backbone, output.resolve().name), encoding="utf-8")
+        card = converted_model_card(found, model, output.resolve().name)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         predicted = _check_reloaded(folder, model, module)
     print(

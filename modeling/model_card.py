@@ -27,7 +27,7 @@ def model_card(
         model: an Any2Point model, or its description.
         name: the Hub id or folder's name that it will be loaded by.
         training: what is known of its training, if anything is.
-        remarks: further sections, in markdown, before the limitations.
+        remarks: sections of its origin, in markdown, such as that of a conversion.
     """
     description = describe(model) if isinstance(model, PreTrainedModel) else model
     revision = description.revision or (training and training.backbone_commit)
@@ -37,9 +37,8 @@ def model_card(
         text.introduction(description),
         text.facts(description, revision),
         text.usage(description, name),
-        "" if training is None else text.results(training),
-        "" if training is None else text.training_section(training),
-        remarks,
+        *([] if training is None else [text.results(training), text.training_section(training)]),
+        remarks or ("" if training else text.UNKNOWN_TRAINING),
         text.limitations(description, training),
         text.ATTENTION_ACROSS_BATCH if description.attends_across_batch else "",
         text.CITATION,

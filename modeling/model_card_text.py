@@ -14,6 +14,10 @@ attends to token t of the other clouds of the batch, never to its own cloud's to
 this model was trained for; the published accuracy was taken in batches of 64 unshuffled test clouds. For one answer a
 cloud, train the preset anew in the default mode."""
 
+UNKNOWN_TRAINING = """## Results
+
+This card was written apart from the model's training: neither its data nor its accuracy are known here."""
+
 CITATION = """## Citation
 
 ```bibtex
@@ -200,9 +204,7 @@ def limitations(description: ModelDescription, training: TrainingFacts | None) -
     ]
     if description.class_names:
         points.append("It always answers with one of its classes, whatever the cloud is.")
-    if training is None:
-        points.append("This card was written without its training: data and accuracy are not known here.")
-    else:
+    if training is not None:
         points.append("Its accuracy was measured on the data above; on clouds of another sensor expect less.")
     return "## Limitations\n\n" + "\n".join(f"- {point}" for point in points)
 
@@ -231,7 +233,7 @@ def _revision(description: ModelDescription, revision: str | None) -> str:
 
 def _licence(description: ModelDescription) -> str:
     if not description.licence:
-        return "not known: none is stated where the backbone was loaded from"
+        return "not known, so none is stated"
     stated = description.licence.get("license_name", description.licence["license"])
     stated = ", ".join(stated) if isinstance(stated, list) else stated
     link = description.licence.get("license_link")
