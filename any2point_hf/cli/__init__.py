@@ -1,26 +1,45 @@
 """The command line: `any2point COMMAND`, each command a file of this folder.
 
-A command's file has `HELP`, `add_arguments(parser)` and `run(options)`. Every error that a user can cause is one line
-on standard error and exit code 2, without a traceback.
+A command's file has `HELP` (a line), `DESCRIPTION` (a paragraph), `EXAMPLES`, `add_arguments(parser)` and
+`run(options)`, which prints what people read, or with `--json` hands back one value instead. Every error that a user
+can cause is one line on standard error and exit code 2, without a traceback.
 """
 
 import _thread
 import argparse
+import contextlib
+import json
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
 
-from . import convert, demo, embed, evaluate, info, predict, reproduce, train, visualize
+import shtab
 
-COMMANDS = (train, evaluate, predict, embed, info, convert, reproduce, visualize, demo)  # in the order of --help
-FAULT_OF_INPUT = 2
+from .. import __version__
+from . import convert, demo, embed, evaluate, info, predict, push, reproduce, train, visualize
+from .parser import FAULT_OF_INPUT, Parser
+
+COMMANDS = (train, evaluate, predict, embed, info, push, convert, reproduce, visualize, demo)  # in the order of --help
+EPILOG = """
+examples:
+  any2point train --data shapes --backbone google-bert/bert-base-uncased --output my-adapter
+  any2point predict chair.ply scan.pcd --model my-adapter
+  any2point COMMAND --help
+
+exit codes:
+  0  done
+  1  a defect of any2point, with a traceback: please report it
+  2  something to be mended by you, or Ctrl-C: one line on standard error says what was wrong and what to do
+
+With --json, standard output is exactly one JSON value; progress, warnings and errors go to standard error.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     from huggingface_hub.errors import StrictDataclassError
 
@@ -45,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGINT, note_interrupt)
         sys.unraisablehook = interrupt_again
     try:
-        options.run(options)
+        _run(options)
     except (Exception, KeyboardInterrupt) as error:
         if interrupts or isinstance(error, KeyboardInterrupt):  # libraries may turn it into an error of their own
             return _fault(getattr(options, "interrupted", "interrupted."))
@@ -63,18 +82,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _run(options: argparse.Namespace) -> None:
+    if not getattr(options, "json", False):
+        options.run(options)
+        return
+    with contextlib.redirect_stdout(sys.stderr):  # what libraries print on the way
+        result = options.run(options)
+    if result is not None:  # one process of many: the first one says it
+        print(json.dumps(result))
+
+
 def _fault(message: str) -> int:
     print(f"error: {message}", file=sys.stderr)
     return FAULT_OF_INPUT
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="any2point", description="Understand 3D point clouds with the transformers you already have."
+def make_parser() -> Parser:
+    """The parser of all commands."""
+    parser = Parser(
+        prog="any2point",
+        description="Understand 3D point clouds with the transformers you already have.",
+        epilog=EPILOG,
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"any2point {__version__}", help="print the version")
+    shtab.add_argument_to(parser, help="print a script that completes commands, options and files in this shell")
+    commands = parser.add_subparsers(required=True, title="commands", metavar="COMMAND")
     for command in COMMANDS:
-        subparser = commands.add_parser(command.__name__.rpartition(".")[2], help=command.HELP)
+        subparser = commands.add_parser(
+            command.__name__.rpartition(".")[2],
+            help=command.HELP,
+            description=command.DESCRIPTION,
+            epilog=f"examples:{command.EXAMPLES}",
+        )
         command.add_arguments(subparser)
         subparser.set_defaults(run=command.run)
     return parser

@@ -4,26 +4,34 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .options import count, positive
+import shtab
+
+from .options import add_backbone, add_batch_size, add_json, add_model, count, positive
 
 
 def add_batch_job(parser: argparse.ArgumentParser, out_required: bool) -> None:
     """How a large collection is worked through."""
-    parser.add_argument("--model", required=True, help="folder or Hub id of the adapter")
-    parser.add_argument("--backbone", help="Hub id or folder instead of the recorded backbone")
-    parser.add_argument("--batch-size", type=positive(int), default=32, help="clouds at once (default 32)")
-    parser.add_argument("--out", type=Path, required=out_required, metavar="FILE.parquet", help="file to write")
-    parser.add_argument("--split", help="split of a dataset (default: test if there is one, else the only one)")
-    parser.add_argument("--shard-size", type=positive(int), help="clouds of a shard (default 1024)")
-    parser.add_argument("--workers", type=count, help="processes that read files (default 0: none)")
-    parser.add_argument("--skip-bad", action="store_true", help="list clouds that cannot be used and go on")
-    parser.add_argument(
+    add_model(parser)
+    add_backbone(parser)
+    add_batch_size(parser)
+    add_json(parser)
+    group = parser.add_argument_group("a large collection, shard by shard")
+    group.add_argument(
+        "--out", type=Path, required=out_required, metavar="FILE.parquet", help="file to write"
+    ).complete = shtab.FILE
+    group.add_argument(
+        "--split", metavar="NAME", help="split of a dataset (default: test if there is one, else the only one)"
+    )
+    group.add_argument("--shard-size", type=positive(int), metavar="N", help="clouds of a shard (default 1024)")
+    group.add_argument("--workers", type=count, metavar="N", help="processes that read files (default 0: none)")
+    group.add_argument("--skip-bad", action="store_true", help="list clouds that cannot be used and go on")
+    group.add_argument(
         "--engine", choices=("accelerate", "ray"), help="what shares out the shards (default accelerate)"
     )
 
 
-def run_batch_job(what: str, source: str, options: argparse.Namespace, **settings: Any) -> None:
-    """Runs or goes on with a `BatchJob`, and prints how many clouds were written."""
+def run_batch_job(what: str, source: str, options: argparse.Namespace, **settings: Any) -> dict[str, Any] | None:
+    """Runs or goes on with a `BatchJob`; says how many clouds were written, or hands it back for `--json`."""
     from accelerate import PartialState
 
     from ..large_collections.batch_inference import run_job
@@ -36,6 +44,11 @@ def run_batch_job(what: str, source: str, options: argparse.Namespace, **setting
     settings |= {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     job = BatchJob(what, source=source, **settings)
     counts = run_job(job, engine=options.engine or "accelerate")
-    if PartialState().is_main_process:
-        skipped = f", {counts['skipped']} skipped (listed in {job.out.with_suffix('.bad.jsonl')})"
-        print(f"{counts['clouds']} clouds written to {job.out}{skipped if counts['skipped'] else ''}")
+    if not PartialState().is_main_process:
+        return None
+    listed = str(job.out.with_suffix(".bad.jsonl")) if counts["skipped"] else None
+    if options.json:
+        return {"out": str(job.out), **counts, "skipped_listed_in": listed}
+    skipped = f", {counts['skipped']} skipped (listed in {listed})" if listed else ""
+    print(f"{counts['clouds']} clouds written to {job.out}{skipped}")
+    return None

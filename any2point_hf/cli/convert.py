@@ -1,25 +1,49 @@
 """`any2point convert`."""
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
+
+import shtab
 
 from ..modeling.presets import PRESETS
+from .options import add_json
 
 CONVERTIBLE = [name for name, preset in PRESETS.items() if preset.released]
 
 HELP = "turn a released Any2Point .pth into an adapter"
+DESCRIPTION = """
+Turns a checkpoint that the authors of Any2Point released into an adapter in this library's layout: config, tensors,
+processor, model card and a report of what went where. It is compared with the backbone, then loaded again and run.
+Nothing is unpickled.
+"""
+EXAMPLES = """
+  any2point convert --checkpoint scan.pth --backbone openai/clip-vit-large-patch14 --output clip-text-scan
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument("--checkpoint", type=Path, required=True, help="the original .pth")
-    parser.add_argument("--backbone", required=True, help="Hub id or folder of the frozen backbone")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, metavar="FILE.pth", help="the original .pth"
+    ).complete = shtab.FILE
+    parser.add_argument(
+        "--backbone", required=True, metavar="BACKBONE", help="folder or Hub id of the frozen backbone"
+    ).complete = shtab.DIRECTORY
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FOLDER", help="folder to write"
+    ).complete = shtab.DIRECTORY
     parser.add_argument("--setting", choices=CONVERTIBLE, help="the file's setting, if it should be checked")
+    add_json(parser)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Calls one function and prints what it returns."""
-    from ..conversion_scripts import convert_any2point_checkpoint
+def run(options: argparse.Namespace) -> dict[str, Any] | None:
+    """Calls one function, which says what it did, and hands its report back for `--json`."""
+    from ..conversion_scripts import convert_any2point_checkpoint as script
 
-    convert_any2point_checkpoint.convert(options.checkpoint, options.backbone, options.output, options.setting)
+    script.convert(options.checkpoint, options.backbone, options.output, options.setting)
+    if not options.json:
+        return None
+    report = json.loads((options.output / script.REPORT_FILE).read_text(encoding="utf-8"))
+    return {"output": str(options.output), "report": report}

@@ -3,9 +3,19 @@
 import argparse
 import signal
 
-from .options import positive
+import shtab
+
+from .options import add_backbone, positive
 
 HELP = "a web page that classifies clouds and shows where the model looks"
+DESCRIPTION = """
+Serves a page on which to choose or upload a cloud, turn it, and see its classes with the attention painted on its
+points. Nobody but this machine can reach it unless --host or --share says so.
+"""
+EXAMPLES = """
+  any2point demo --model my-adapter
+  any2point demo --model text-adapter --model image-adapter --port 8080
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,19 +24,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         action="append",
         required=True,
-        metavar="MODEL",
+        metavar="ADAPTER",
         help="folder or Hub id of an adapter; may be repeated, and the page then has a choice",
-    )
-    parser.add_argument("--backbone", help="Hub id or folder, instead of the backbone that the adapters record")
+    ).complete = shtab.DIRECTORY
+    add_backbone(parser)
     parser.add_argument(
         "--share",
         choices=("no", "yes"),
         default="no",
         help="yes: also reachable by anybody, through a public address of gradio.live (default no)",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine)")
-    parser.add_argument("--port", type=positive(int), default=7860, help="port to listen on (default 7860)")
-    parser.add_argument("--max-megabytes", type=positive(int), default=20, help="of an uploaded file (default 20)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default 127.0.0.1: this machine)"
+    )
+    parser.add_argument(
+        "--port", type=positive(int), default=7860, metavar="N", help="port to listen on (default 7860)"
+    )
+    parser.add_argument(
+        "--max-megabytes", type=positive(int), default=20, metavar="N", help="of an uploaded file (default 20)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:

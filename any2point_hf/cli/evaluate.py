@@ -1,31 +1,39 @@
 """`any2point evaluate`."""
 
 import argparse
-import json
+from typing import Any
 
-from .options import add_data, positive
+from .options import add_backbone, add_batch_size, add_data, add_json, add_model
 
 HELP = "accuracy of an adapter on a dataset's test split"
+DESCRIPTION = """
+Classifies all clouds of a split and prints the accuracy of each class, of all clouds, and the mean over classes. The
+dataset's classes must be among those that the adapter was trained for.
+"""
+EXAMPLES = """
+  any2point evaluate --model my-adapter --data shapes
+  any2point evaluate --model my-adapter --data scans.npz --split train --json
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument("--model", required=True, help="folder or Hub id of the adapter")
+    add_model(parser)
     add_data(parser)
-    parser.add_argument("--backbone", help="Hub id or folder instead of the recorded backbone")
-    parser.add_argument("--split", default="test", help="split to evaluate (default test)")
-    parser.add_argument("--batch-size", type=positive(int), default=32, help="clouds at once (default 32)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_backbone(parser)
+    parser.add_argument("--split", default="test", metavar="NAME", help="split to evaluate (default test)")
+    add_batch_size(parser)
+    add_json(parser)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Calls one function and prints what it returns."""
+def run(options: argparse.Namespace) -> dict[str, Any] | None:
+    """Calls one function and prints or hands back what it returns."""
     from .. import commands
 
     result = commands.evaluate(options.model, options.data, options.backbone, options.split, options.batch_size)
     if options.json:
-        print(json.dumps(result))
-        return
+        return result
     for name, accuracy in result["per_class"].items():
         print(f"{name:>16}  {'none' if accuracy is None else f'{accuracy:.4f}'}")
     print(f"accuracy {result['accuracy']:.4f}, mean class accuracy {result['mean_class_accuracy']:.4f}")
+    return None

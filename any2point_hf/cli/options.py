@@ -7,7 +7,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import shtab
+
 from ..modeling.presets import PRESETS, find_preset
+
+
+def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """`--model`."""
+    action = parser.add_argument("--model", required=required, metavar="ADAPTER", help="folder or Hub id of an adapter")
+    action.complete = shtab.DIRECTORY
+
+
+def add_backbone(parser: argparse.ArgumentParser) -> None:
+    """`--backbone` of an adapter."""
+    action = parser.add_argument(
+        "--backbone", metavar="BACKBONE", help="folder or Hub id to put it on (default: the one it was trained on)"
+    )
+    action.complete = shtab.DIRECTORY
+
+
+def add_batch_size(parser: argparse.ArgumentParser) -> None:
+    """`--batch-size` of inference."""
+    parser.add_argument("--batch-size", type=positive(int), default=32, metavar="N", help="clouds at once (default 32)")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """`--json`."""
+    parser.add_argument("--json", action="store_true", help="print one JSON value and nothing else")
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -15,18 +41,26 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         required=True,
+        metavar="DATA",
         help="'shapes' (built in); the folder of ScanObjectNN, ModelNet or ShapeNetPart as published (FOLDER#OBJ_BG "
         "for a variant); a folder root/<class>/<split>/* or root/<split>/<class>/*; or an .npz",
-    )
+    ).complete = shtab.FILE
 
 
 def add_setting(parser: argparse.ArgumentParser) -> None:
     """What decides the model: `--preset`, `--backbone` and the fields of its config."""
-    parser.add_argument("--preset", metavar="NAME", help=f"a published setting: {', '.join(PRESETS)}")
-    parser.add_argument("--backbone", help="Hub id or folder of the frozen transformer (default: the preset's)")
-    parser.add_argument("--num-points", type=positive(int), help="points a cloud (default: the preset's, or 1024)")
-    parser.add_argument("--num-neighbors", type=positive(int), help="K of the tokenizer (default: the preset's, or 64)")
-    parser.add_argument(
+    group = parser.add_argument_group("the model")
+    group.add_argument("--preset", metavar="NAME", help=f"a published setting: {', '.join(PRESETS)}")
+    group.add_argument(
+        "--backbone", metavar="BACKBONE", help="folder or Hub id of the frozen transformer (default: the preset's)"
+    ).complete = shtab.DIRECTORY
+    group.add_argument(
+        "--num-points", type=positive(int), metavar="N", help="points a cloud (default: the preset's, or 1024)"
+    )
+    group.add_argument(
+        "--num-neighbors", type=positive(int), metavar="N", help="K of the tokenizer (default: the preset's, or 64)"
+    )
+    group.add_argument(
         "--set",
         dest="settings",
         action="append",
@@ -40,46 +74,60 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """What decides how it is trained; `None` stands for the recipe's own value."""
     names = ", ".join(sorted(file.stem for file in (Path(__file__).parents[1] / "recipes").glob("*.yaml")))
-    parser.add_argument(
+    group = parser.add_argument_group("the training")
+    group.add_argument(
         "--recipe",
         metavar="NAME",
         help=f"how to train: {names}, or a .yaml of your own (default: the preset's, or modelnet)",
+    ).complete = shtab.FILE
+    group.add_argument(
+        "--epochs", type=positive(float), metavar="N", help="passes over the data (default: the recipe's, 300)"
     )
-    parser.add_argument("--epochs", type=positive(float), help="passes over the data (default: the recipe's, 300)")
-    parser.add_argument("--batch-size", type=positive(int), help="clouds a step and device (default: the recipe's, 32)")
-    parser.add_argument(
+    group.add_argument(
+        "--batch-size", type=positive(int), metavar="N", help="clouds a step and device (default: the recipe's, 32)"
+    )
+    group.add_argument(
         "--gradient-accumulation",
         type=positive(int),
-        metavar="STEPS",
+        metavar="N",
         help="steps whose gradients are added up before the weights change (default: the recipe's, 1)",
     )
-    parser.add_argument("--learning-rate", type=positive(float), help="highest rate (default: the recipe's, 5e-4)")
-    parser.add_argument(
+    group.add_argument(
+        "--learning-rate", type=positive(float), metavar="RATE", help="highest rate (default: the recipe's, 5e-4)"
+    )
+    group.add_argument(
         "--precision",
         choices=("float32", "bfloat16", "float16"),
         help="of the forward pass (default: the recipe's, float32)",
     )
-    parser.add_argument(
+    _add_augmentation(parser.add_argument_group("augmentation of the training clouds"))
+
+
+def _add_augmentation(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--scale",
         type=positive(float),
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="augment by a factor of each axis (default: the recipe's, 2/3 3/2)",
+        help="a factor of each axis (default: the recipe's, 2/3 3/2)",
     )
-    parser.add_argument("--shift", type=float, help="augment by a shift of each axis (default: the recipe's, 0.2)")
-    parser.add_argument(
+    group.add_argument("--shift", type=float, metavar="LENGTH", help="of each axis (default: the recipe's, 0.2)")
+    group.add_argument(
         "--rotate",
         choices=("x", "y", "z", "none"),
-        help="augment by rotation about this axis (default: the recipe's, none; z for the built-in shapes)",
+        help="turn about this axis (default: the recipe's, none; z for the built-in shapes)",
     )
-    parser.add_argument("--jitter", type=float, help="augment by noise of this deviation (default: the recipe's, 0)")
-    parser.add_argument(
+    group.add_argument(
+        "--jitter", type=float, metavar="LENGTH", help="noise of this deviation (default: the recipe's, 0)"
+    )
+    group.add_argument(
         "--drop", type=float, metavar="SHARE", help="lose up to this share of the points (default: the recipe's, 0)"
     )
-    parser.add_argument(
+    group.add_argument(
         "--keep-scale",
         action=argparse.BooleanOptionalAction,
-        help="do not scale clouds to the unit sphere (default: the recipe's, or scale them)",
+        help="do not scale clouds to the unit sphere, neither in training nor later (default: the recipe's, or scale "
+        "them)",
     )
 
 

@@ -3,20 +3,49 @@
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
-from .options import add_data, add_recipe, add_setting, backbone, config_fields, count, positive, recipe, seed, seeds
+import shtab
+
+from .options import (
+    add_data,
+    add_json,
+    add_recipe,
+    add_setting,
+    backbone,
+    config_fields,
+    count,
+    positive,
+    recipe,
+    seed,
+    seeds,
+)
 
 HELP = "fine-tune a frozen backbone on point clouds"
+DESCRIPTION = """
+Trains adapters of a few megabytes on a frozen transformer and writes them with their processor and a model card to a
+folder. A checkpoint of the last whole epoch is kept beside them; after an interrupt, --resume goes on from it. Options
+stand above the recipe, and the recipe above the preset.
+"""
+EXAMPLES = """
+  any2point train --data shapes --backbone google-bert/bert-base-uncased --output my-adapter --epochs 20
+  any2point train --preset clip-text-scan --data scanobjectnn/ --output my-adapter
+  any2point train --data scans.npz --backbone facebook/dinov2-base --output runs --seeds 0,1,2
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     add_data(parser)
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FOLDER", help="folder for the adapter and its checkpoints"
+    ).complete = shtab.DIRECTORY
     add_setting(parser)
-    parser.add_argument("--output", type=Path, required=True, help="folder for the adapter and its checkpoints")
     add_recipe(parser)
     which_seeds = parser.add_mutually_exclusive_group()
-    which_seeds.add_argument("--seed", type=seed, default=0, help="of start values, order and augmentation (default 0)")
+    which_seeds.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="of start values, order and augmentation (default 0)"
+    )
     which_seeds.add_argument(
         "--seeds",
         type=seeds,
@@ -29,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="hold this share of the training clouds out and keep the epoch that is best on them (default: no choice)",
     )
-    parser.add_argument("--workers", type=count, default=0, help="processes that load batches (default 0: none)")
+    parser.add_argument(
+        "--workers", type=count, default=0, metavar="N", help="processes that load batches (default 0: none)"
+    )
     parser.add_argument(
         "--log",
         action="append",
@@ -38,10 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="log to this tool of yours (may be repeated; nothing is sent anywhere otherwise)",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in --output")
+    add_json(parser)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Calls one function and prints what it returns."""
+def run(options: argparse.Namespace) -> dict[str, Any] | None:
+    """Calls one function and prints or hands back what it returns."""
     from ..data import load_point_cloud_dataset
     from ..data.fingerprint import data_fingerprint
     from ..modeling.errors import Any2PointError
@@ -76,6 +108,8 @@ def run(options: argparse.Namespace) -> None:
         given |= {"validation_share": options.validation_share}
         given |= {"config": fields} | chosen.settings()
         summary = train_with_seeds(options.seeds, options.output, given, train_once)
+        if options.json:
+            return {"output": str(options.output), "seeds": options.seeds, **summary}
         called = {"accuracy": "last epoch", "best_epoch_accuracy": "best epoch on the validation split"}
         values = "; ".join(
             f"{summary[name]['mean']:.4f} ± {summary[name]['deviation']:.4f} ({text})"
@@ -84,10 +118,12 @@ def run(options: argparse.Namespace) -> None:
         )
         seeds = ", ".join(map(str, options.seeds))
         print(f"seeds {seeds}: accuracy on the test split {values}, written to {options.output}")
-        return
+        return None
     metrics = train_once(options.seed, options.output)
     if "adapter_megabytes" not in metrics:  # one process of many: the first one says it
-        return
+        return None
+    if options.json:
+        return {"output": str(options.output), **metrics}
     best = (
         f"{metrics['best_epoch_accuracy']:.4f} (epoch {metrics['best_epoch']:g}, the best on the validation split), "
         if "best_epoch" in metrics
@@ -97,3 +133,4 @@ def run(options: argparse.Namespace) -> None:
         f"accuracy {metrics['accuracy']:.4f} (last epoch, test split), {best}adapter "
         f"{metrics['adapter_megabytes']:.2f} MB written to {options.output}"
     )
+    return None

@@ -1,13 +1,22 @@
 """`any2point visualize`."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from .options import count
+import shtab
+
+from .options import add_backbone, add_json, add_model, count
 
 HELP = "pictures of a model at work on a cloud: attention, similarity, clusters, tokens"
+DESCRIPTION = """
+Draws the paper's figures 5, 6 and 7 of one cloud, as a PNG and as a page of its own to turn in a browser.
+"""
+EXAMPLES = """
+  any2point visualize chair.ply --model my-adapter --kind attention
+  any2point visualize shapes:chair --model my-adapter --kind similarity --token 3 --out pictures/
+  any2point visualize scan.pcd --model my-adapter --kind clusters --block 5 --out clusters.html --json
+"""
 KINDS = ("attention", "similarity", "clusters", "tokens")
 OF_BLOCKS = ("attention", "clusters")
 BUILT_IN = "shapes:"
@@ -20,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "cloud",
         metavar="CLOUD",
         help=".ply .off .obj .stl .pcd .xyz .txt .npy .npz; or a built-in shape, such as shapes:chair",
-    )
-    parser.add_argument("--model", required=True, help="folder or Hub id of an adapter")
-    parser.add_argument("--backbone", help="Hub id or folder to put it on (default: the one it was trained on)")
+    ).complete = shtab.FILE
+    add_model(parser)
+    add_backbone(parser)
     parser.add_argument(
         "--kind",
         choices=KINDS,
@@ -40,12 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="PATH",
         help="FILE.png, FILE.html or a folder for both (may be repeated; default: both, in the current folder)",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    ).complete = shtab.FILE
+    add_json(parser)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Calls one function and prints what it returns."""
+def run(options: argparse.Namespace) -> dict[str, Any] | None:
+    """Calls one function and prints or hands back what it returns."""
     from dataclasses import replace
 
     from .. import commands
@@ -70,10 +79,10 @@ def run(options: argparse.Namespace) -> None:
     for file in files:
         picture.save(file)
     if options.json:
-        print(json.dumps({"cloud": options.cloud, "kind": options.kind, "files": [str(file) for file in files]}))
-        return
+        return {"cloud": options.cloud, "kind": options.kind, "files": [str(file) for file in files]}
     for file in files:
         print(f"written to {file}")
+    return None
 
 
 def _block(text: str) -> int | str:

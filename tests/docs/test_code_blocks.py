@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from any2point_hf.cli import _parser
+from any2point_hf.cli import make_parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -48,7 +48,7 @@ def pages_with(find):
 
 def parse(arguments):
     """What the real parser says to these arguments; None if it takes them."""
-    parsers = _parser()._subparsers._group_actions[0].choices
+    parsers = make_parser()._subparsers._group_actions[0].choices
     if arguments[0].startswith("-"):
         return None
     if arguments[0] not in parsers:
@@ -58,7 +58,7 @@ def parse(arguments):
         unknown = sorted(options - set(parsers[arguments[0]]._option_string_actions))
         return f"{arguments[0]} has no {', '.join(unknown)}" if unknown else None
     try:
-        _parser().parse_args([PLACEHOLDERS.get(word, word) for word in arguments])
+        make_parser().parse_args([PLACEHOLDERS.get(word, word) for word in arguments])
     except SystemExit:
         return "refused by the parser, which says why on standard error"
     return None
