@@ -9,7 +9,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,8 +19,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from .backbone_detector import backbone_spec
 from .backbone_specs import BackboneSpec, find, num_blocks
 from .bottleneck_hook import BottleneckHook
-from .errors import BackboneLoadError, CheckpointError
+from .errors import BackboneLoadError, CheckpointError, UnsupportedBackboneError
 from .towers import LOADED_WHOLE, TOWER_CLASSES, is_wrapper, tower_config, tower_module
+
+if TYPE_CHECKING:
+    from .configuration_any2point import Any2PointConfig
 
 NO_MASK = MappingProxyType({"attention_mask": None})
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
@@ -98,6 +101,28 @@ def _load_error(backbone: str, error: Exception | str) -> BackboneLoadError:
         f"the backbone must be a Hub id or a folder with config.json and weights, and {backbone!r} could not be "
         f"loaded. Check the spelling, the folder's files and the network. The loader said: {error}"
     )
+
+
+def record_backbone(config: "Any2PointConfig", backbone: nn.Module | None) -> "Any2PointConfig":
+    """The config with its record of the backbone filled in; a copy where a module is given, which it is true of alone.
+
+    Raises:
+        UnsupportedBackboneError: no backbone is named, or its family is not supported.
+    """
+    if backbone is not None:
+        config = copy.deepcopy(config)
+        config.backbone_config = copy.deepcopy(backbone.config)
+        config.record_module(backbone.config)
+    elif config.backbone_config is None and config.backbone is not None:
+        config.backbone_config = load_backbone_config(config.backbone, config.backbone_revision)
+    if config.backbone_config is None:
+        raise UnsupportedBackboneError(
+            "a backbone must be named: Any2PointConfig(backbone=<Hub id or folder>), "
+            "Any2PointConfig(backbone_config=<config>) or the argument backbone=<module>; got none."
+        )
+    config.backbone_config = tower_config(config.backbone_config, config.modality)
+    backbone_spec(config.backbone_config)
+    return config
 
 
 def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:

@@ -91,6 +91,7 @@ def insert_lora(backbone: nn.Module, spec: BackboneSpec, config: "LoraConfig | N
     try:
         backbone.add_adapter(config)
     except ValueError as error:
+        remove_lora(backbone)
         raise ConfigurationError(
             f"target_modules must name layers of the backbone ({type(backbone).__name__}); leave them out for those of "
             f"its attention. peft said: {error}"
@@ -105,7 +106,7 @@ def insert_lora(backbone: nn.Module, spec: BackboneSpec, config: "LoraConfig | N
 
 def _check_config(config: Any, lora_config_class: type) -> None:
     if not isinstance(config, lora_config_class):
-        raise ConfigurationError(f"add_lora takes a peft.LoraConfig, got {type(config).__name__}.")
+        raise ConfigurationError(f"a LoRA needs a peft.LoraConfig, got {type(config).__name__}.")
     changing = {
         "bias": config.bias != "none",
         "modules_to_save": bool(config.modules_to_save),
@@ -142,7 +143,7 @@ def remove_lora(backbone: nn.Module) -> None:
         if hasattr(module, "lora_dropout"):
             parent, _, child = name.rpartition(".")
             backbone.get_submodule(parent)._modules[child] = module.base_layer
-    del backbone.peft_config
+    vars(backbone).pop("peft_config", None)
     backbone._hf_peft_config_loaded = False
 
 
@@ -194,11 +195,13 @@ def read_lora_config(folder: Path) -> Any:
     from peft import LoraConfig
 
     try:
-        return LoraConfig.from_pretrained(str(folder))
+        config = LoraConfig.from_pretrained(str(folder))
+        _check_config(config, LoraConfig)
     except (OSError, TypeError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{folder / LORA_FILES[0]} must be PEFT's config of a LoRA. peft said: {error}"
         ) from error
+    return config
 
 
 def load_lora_weights(backbone: nn.Module, folder: Path) -> None:

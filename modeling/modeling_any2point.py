@@ -8,7 +8,6 @@ Unusual here: the backbone is attached after the adapters are loaded (transforme
 which would corrupt a backbone made inside `__init__`), and it is never part of a checkpoint.
 """
 
-import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,8 +26,8 @@ from .backbone import (
     check_same_family,
     freeze_backbone,
     load_backbone,
-    load_backbone_config,
     record_attention,
+    record_backbone,
     share_backbone,
 )
 from .backbone_detector import backbone_spec
@@ -37,7 +36,7 @@ from .backbone_specs import BlockArguments, find, norm_eps, num_blocks, read_ten
 from .backbone_table import WRITTEN_DOWN
 from .bottleneck_hook import insert_bottleneck
 from .configuration_any2point import Any2PointConfig
-from .errors import ConfigurationError, UnsupportedBackboneError
+from .errors import ConfigurationError
 from .final_norm import make_final_norm, start_final_norm
 from .guided_adapter import Bottleneck, GuidedAggregation, LocalAttention, Neighborhoods
 from .initialization import reset_token
@@ -47,7 +46,6 @@ from .point_tokenizer import PointTokenizer
 from .position_encoding import LearnableEncoding, sinusoidal_encoding
 from .pretrained_model import Any2PointPreTrainedModel
 from .projection_choice import make_projection
-from .towers import tower_config
 from .virtual_projection import voxel_cells
 
 
@@ -68,28 +66,6 @@ class Any2PointModelOutput(ModelOutput):
     point_centers: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
-
-
-def record_backbone(config: Any2PointConfig, backbone: nn.Module | None) -> Any2PointConfig:
-    """The config with its record of the backbone filled in; a copy where a module is given, which it is true of alone.
-
-    Raises:
-        UnsupportedBackboneError: no backbone is named, or its family is not supported.
-    """
-    if backbone is not None:
-        config = copy.deepcopy(config)
-        config.backbone_config = copy.deepcopy(backbone.config)
-        config.record_module(backbone.config)
-    elif config.backbone_config is None and config.backbone is not None:
-        config.backbone_config = load_backbone_config(config.backbone, config.backbone_revision)
-    if config.backbone_config is None:
-        raise UnsupportedBackboneError(
-            "a backbone must be named: Any2PointConfig(backbone=<Hub id or folder>), "
-            "Any2PointConfig(backbone_config=<config>) or the argument backbone=<module>; got none."
-        )
-    config.backbone_config = tower_config(config.backbone_config, config.modality)
-    backbone_spec(config.backbone_config)
-    return config
 
 
 class Any2PointModel(Any2PointPreTrainedModel):

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .backbone import record_backbone
 from .batch_norm import BatchNorm1d
 from .configuration_any2point import Any2PointConfig
 from .input_checks import check_labels
 from .mixed_batch import forward_mixed
-from .modeling_any2point import Any2PointModel, record_backbone
+from .modeling_any2point import Any2PointModel
 from .pretrained_model import Any2PointPreTrainedModel
 
 HEAD_WIDTH = 256

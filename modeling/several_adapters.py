@@ -83,12 +83,12 @@ class SeveralAdapters:
             Any2PointError: the name is taken.
             CheckpointError: the adapter cannot be loaded, or was made for another backbone.
         """
-        self._check_name_is_free(adapter_name)
         if self.base_model.backbone is None:  # transformers calls this where a folder holds PEFT's adapter_config.json
             raise CheckpointError(
                 f"an adapter's LoRA lies in its subfolder lora, and {str(name_or_path)!r} holds an adapter_config.json "
                 "itself. Move it with its adapter_model.safetensors into the subfolder, or remove it."
             )
+        self._check_name_is_free(adapter_name)
         adapter = type(self).from_pretrained(name_or_path, backbone=self._backbone_without_adapters(), **kwargs)
         self._check_same_backbone(name_or_path, adapter, backbone)
         config = adapter.config

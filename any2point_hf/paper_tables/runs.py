@@ -15,10 +15,10 @@ from datasets import DatasetDict
 from transformers import set_seed
 
 from ..data.fingerprint import data_fingerprint
+from ..modeling.backbone import record_backbone
 from ..modeling.backbone_detector import backbone_spec
 from ..modeling.backbone_specs import num_blocks
 from ..modeling.configuration_any2point import Any2PointConfig
-from ..modeling.modeling_any2point import record_backbone
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from ..modeling.presets import MODELNET, PRESETS, SCAN
 from ..modeling.projection_choice import make_projection
