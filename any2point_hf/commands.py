@@ -9,7 +9,7 @@ import torch
 from .data import load_point_cloud_dataset
 from .modeling.backbone import build_backbone
 from .modeling.configuration_any2point import Any2PointConfig
-from .modeling.errors import Any2PointError, CheckpointError, DatasetError
+from .modeling.errors import Any2PointError, CheckpointError, DatasetError, HubError
 from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from .processing_any2point import Any2PointProcessor
 from .training import accuracies, confusion_matrix, process_split
@@ -29,6 +29,8 @@ def load(model: str, backbone: str | None = None) -> tuple[Any2PointForPointClou
     loaded = Any2PointForPointCloudClassification.from_pretrained(model, backbone=backbone)
     try:
         processor = Any2PointProcessor.from_pretrained(model)
+    except HubError:
+        raise
     except (OSError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{model!r} must also hold a valid preprocessor_config.json. Save the processor there: "

@@ -9,14 +9,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import CommitInfo
 from torch import Tensor
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
 from any2point_hf.modeling.configuration_any2point import SMALLEST_CLOUD
 from any2point_hf.modeling.errors import Any2PointError, PointCloudError
+from any2point_hf.modeling.hub_names import pull_options, pulled_folder
+from any2point_hf.modeling.hub_push import push_files
 from any2point_hf.modeling.point_ops import farthest_point_sampling
 from any2point_hf.point_checks import MINIMUM_DISTINCT_POINTS, check_points
 from any2point_hf.point_cloud_files import read_point_cloud
+from any2point_hf.whole_files import write_whole
+
+PROCESSOR_FILE = "preprocessor_config.json"
+PICKLES = "# pickles are not shared: they run code when they are opened\n*.bin\n*.pt\n*.pth\n*.pkl\n"
 
 _SAMPLED_TOGETHER = 1 << 17  # points in one call of farthest point sampling: their planes stay in the cache
 
@@ -46,7 +53,9 @@ class Any2PointProcessor(FeatureExtractionMixin):
         self.scale_to_unit_sphere = bool(scale_to_unit_sphere)
         self.seed = _integer(seed, "seed", 0)
 
-    def __call__(self, point_clouds: Any, return_tensors: str | None = "pt") -> BatchFeature:
+    def __call__(
+        self, point_clouds: Any, return_tensors: str | None = "pt", names: Sequence[str] | None = None
+    ) -> BatchFeature:
         """Prepares one cloud or a list of clouds.
 
         The mean of a cloud's points is moved to the origin. A cloud of more than `num_points` points is
@@ -58,6 +67,7 @@ class Any2PointProcessor(FeatureExtractionMixin):
                 [B, N, 3]. A cloud is a numpy array, torch tensor or nested list [N, 3], or the path of a file
                 that `read_point_cloud` reads.
             return_tensors: "pt" for a torch tensor, "np" or None for a numpy array.
+            names: what errors call the clouds that are no files; `point_clouds[0]` and so on by default.
 
         Returns:
             A batch with `points`, [B, num_points, 3] float32.
@@ -71,7 +81,8 @@ class Any2PointProcessor(FeatureExtractionMixin):
         points = np.empty((len(clouds), self.num_points, 3), dtype=np.float32)
         larger: dict[int, list[tuple[int, np.ndarray, np.ndarray]]] = {}
         for index, cloud in enumerate(clouds):
-            name = str(cloud) if isinstance(cloud, (str, os.PathLike)) else f"point_clouds[{index}]"
+            is_file = isinstance(cloud, (str, os.PathLike))
+            name = str(cloud) if is_file else names[index] if names else f"point_clouds[{index}]"
             centred, unit = self._normalize(cloud, name)
             size = len(centred)
             if size > self.num_points:
@@ -108,6 +119,61 @@ class Any2PointProcessor(FeatureExtractionMixin):
         for (row, cloud, _), indices in zip(group, chosen, strict=True):
             points[row] = cloud[indices]
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
+        """As in transformers, of a folder, Hub id or bare name.
+
+        Args:
+            pretrained_model_name_or_path: see `pulled_folder` in `hub_names.py`.
+            kwargs: of `FeatureExtractionMixin.from_pretrained`, such as `revision` or `token`.
+
+        Raises:
+            CheckpointError: the name exists nowhere.
+            HubError: the Hub does not answer, refuses or breaks off, and the file is not in the cache.
+        """
+        if not os.path.isfile(pretrained_model_name_or_path):
+            options = pull_options(kwargs)
+            pretrained_model_name_or_path = pulled_folder(pretrained_model_name_or_path, [PROCESSOR_FILE], **options)
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+        """Writes `preprocessor_config.json`, and a `.gitignore` for pickles if there is none.
+
+        The Trainer pickles its arguments into the folder that it pushes; the Hub leaves out what `.gitignore` names.
+
+        Args:
+            save_directory: made if it is missing.
+            push_to_hub: whether to push it as well, to the folder's name or `repo_id`.
+            kwargs: of `push_to_hub`.
+
+        Returns:
+            The path of the settings.
+        """
+        paths = super().save_pretrained(save_directory)
+        gitignore = Path(save_directory, ".gitignore")
+        if not gitignore.exists():
+            write_whole(gitignore, PICKLES)
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
+        return paths
+
+    def push_to_hub(self, repo_id: str, *, commit_message: str = "Upload processor", **kwargs: Any) -> CommitInfo:
+        """Pushes `preprocessor_config.json` to the Hub.
+
+        Args:
+            repo_id: `user/name`, or a bare name for the namespace `ANY2POINT_NAMESPACE` or the logged-in user's.
+            commit_message: of the commit.
+            kwargs: `private`, `token`, `revision` and `create_pr`, as of a model.
+
+        Returns:
+            The commit, a string that is its URL.
+
+        Raises:
+            HubError: the Hub does not answer, refuses or breaks off; the repository is as it was.
+        """
+        files = {PROCESSOR_FILE: self.to_json_string().encode()}
+        return push_files(files, repo_id, commit_message=commit_message, **kwargs)
+
     def to_json_file(self, json_file_path: str | os.PathLike) -> None:
         """Writes the settings to a JSON file: beside it, then in its place, so that no half file can be left.
 
@@ -135,18 +201,18 @@ def _as_list(point_clouds: Any) -> list[Any]:
         return list(point_clouds) if point_clouds.ndim == 3 else [point_clouds]
     if isinstance(point_clouds, (str, bytes)) or not isinstance(point_clouds, Sequence):
         return [point_clouds]
-    is_batch = not len(point_clouds) or any(_depth(item) >= 2 for item in point_clouds)
+    is_batch = not len(point_clouds) or any(depth(item) >= 2 for item in point_clouds)
     return list(point_clouds) if is_batch else [point_clouds]
 
 
-def _depth(item: Any) -> int:
-    """How many indices lead to a number; a path stands for a cloud, 2."""
+def depth(item: Any) -> int:
+    """How many indices lead to a number: 2 in a cloud [N, 3], for which a path may stand."""
     if isinstance(item, (str, os.PathLike)):
         return 2
     if isinstance(item, (np.ndarray, Tensor)):
         return item.ndim
     if isinstance(item, Sequence) and len(item):
-        return 1 + _depth(item[0])
+        return 1 + depth(item[0])
     return 0
 
 

@@ -16,6 +16,7 @@ _HOME = {
     "CheckpointError": "errors",
     "ConfigurationError": "errors",
     "DatasetError": "errors",
+    "HubError": "errors",
     "PointCloudError": "errors",
     "UnsupportedBackboneError": "errors",
 }

@@ -31,9 +31,18 @@ logger = logging.get_logger(__name__)
 
 
 def pushed_name(name: str) -> str:
-    """The repository that a push to a name goes to; without a namespace, the Hub adds the logged-in user's."""
+    """The repository that a push to a name goes to; without a namespace, the Hub adds the logged-in user's.
+
+    Raises:
+        HubError: no repository can have that name.
+    """
     namespace = os.environ.get(NAMESPACE_VARIABLE)
-    return f"{namespace}/{name}" if namespace and "/" not in name else name
+    name = f"{namespace}/{name}" if namespace and "/" not in name else name
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise HubError(f"a repository is called name or user/name, got {name!r}. {error}") from error
+    return name
 
 
 def pull_options(options: Mapping[str, Any]) -> dict[str, Any]:

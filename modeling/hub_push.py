@@ -9,6 +9,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
+from .errors import HubError
 from .hub_calls import hub_calls
 from .hub_names import pushed_name
 from .model_card import GENERATED, renamed
@@ -95,14 +96,17 @@ def push_files(
         The commit, a string that is its URL.
 
     Raises:
-        HubError: the Hub does not answer, refuses or breaks off; the repository is as it was.
+        HubError: the Hub does not answer, refuses or breaks off (the repository is as it was), or a name that no
+            repository can have.
     """
     name = pushed_name(name)
+    if create_pr and revision is not None:
+        raise HubError(f"a pull request is opened against the main branch, got revision={revision!r} as well.")
     with hub_calls(f"to push to {name}"):
         api = HfApi(token=token)
         repo_id = api.create_repo(name, private=private, exist_ok=True).repo_id
         if revision is not None and not revision.startswith("refs/pr/"):
-            _make_branch(api, repo_id, revision, create_pr)
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
         files = dict(files) if card is None else {CARD: card.encode()} | dict(files)
         if CARD in files:
             from_folder = files.pop(CARD)
@@ -118,14 +122,6 @@ def push_files(
         return api.create_commit(
             repo_id, operations, commit_message=commit_message, revision=revision, create_pr=create_pr
         )
-
-
-def _make_branch(api: HfApi, repo_id: str, revision: str, create_pr: bool) -> None:
-    try:
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    except HfHubHTTPError as error:
-        if not (create_pr and error.response.status_code == 403):  # a pull request needs no right to make branches
-            raise
 
 
 def _card_on_hub(api: HfApi, repo_id: str, revision: str | None) -> str | None:

@@ -1,4 +1,7 @@
+import importlib.util
 import os
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -131,3 +134,58 @@ def adapter(tmp_path_factory, bert, two_classes, one_thread) -> Path:
     options = ("--epochs", "30", "--learning-rate", "1e-2")
     assert main(["train", *map(str, arguments), *SMALL_TRAINING, *options]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def hub_server(tmp_path_factory):
+    folder = Path(__file__).parent / "hub_server"
+    spec = importlib.util.spec_from_file_location("hub_server", folder / "__init__.py")
+    sys.modules["hub_server"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    server = module.Hub(tmp_path_factory.mktemp("xet"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def hub(hub_server, monkeypatch, tmp_path):
+    """An empty Hub on localhost, to which the client of this process is pointed; the user "me" is logged in."""
+    from huggingface_hub import constants
+
+    hub_server.reset()
+    cache = tmp_path / "hub_cache"
+    template = hub_server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    settings = {"ENDPOINT": hub_server.url, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_CACHE": str(cache)}
+    for name, value in (settings | {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}).items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)
+    monkeypatch.setenv("HF_TOKEN", "token-of-me")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.delenv("ANY2POINT_NAMESPACE", raising=False)
+    return hub_server
+
+
+@pytest.fixture
+def hub_waits(monkeypatch):
+    """The seconds that the Hub's client wanted to wait between its tries; it goes on at once."""
+    waits = []
+    for module in ("huggingface_hub.utils._http", "huggingface_hub.file_download"):
+        monkeypatch.setattr(f"{module}.time", SimpleNamespace(**{**vars(time), "sleep": waits.append}))
+    return waits
+
+
+@pytest.fixture(scope="session")
+def tiny_adapter(tmp_path_factory, bert):
+    """A folder with config, tensors and processor of an untrained adapter, and its model."""
+    import torch
+
+    from any2point_hf import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointProcessor
+
+    folder = tmp_path_factory.mktemp("tiny") / "adapter"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = Any2PointConfig(backbone=bert, num_points=64, num_neighbors=8, num_views=2, num_labels=3)
+        model = Any2PointForPointCloudClassification(config).eval()
+    model.save_pretrained(folder)
+    Any2PointProcessor(64).save_pretrained(folder)
+    return SimpleNamespace(folder=folder, model=model, points=torch.randn(2, 64, 3))

@@ -286,7 +286,13 @@ def test_saved_settings_load_again(tmp_path):
     assert pickle.loads(pickle.dumps(loaded)).to_dict() == saved.to_dict()
     loaded.save_pretrained(folder)
     assert Any2PointProcessor.from_pretrained(folder).to_dict() == saved.to_dict()
-    assert os.listdir(folder) == ["preprocessor_config.json"]
+    assert sorted(os.listdir(folder)) == [".gitignore", "preprocessor_config.json"]
+
+
+def test_a_gitignore_of_ones_own_is_kept(tmp_path):
+    (tmp_path / ".gitignore").write_text("mine")
+    Any2PointProcessor(num_points=64).save_pretrained(tmp_path)
+    assert (tmp_path / ".gitignore").read_text() == "mine"
 
 
 def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
@@ -298,7 +304,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", full_disk)
     with pytest.raises(OSError, match="No space left"):
         Any2PointProcessor(num_points=128).save_pretrained(tmp_path)
-    assert os.listdir(tmp_path) == ["preprocessor_config.json"]
+    assert sorted(os.listdir(tmp_path)) == [".gitignore", "preprocessor_config.json"]
     assert Any2PointProcessor.from_pretrained(tmp_path).num_points == 64
 
 

@@ -7,6 +7,8 @@ from hypothesis import settings
 
 from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointModel
 from any2point_hf.modeling.backbone import build_backbone
+from any2point_hf.modeling.hub_names import pulled_folder
+from any2point_hf.modeling.hub_push import push_files
 from any2point_hf.modeling.towers import tower_config
 
 settings.register_profile("quick", deadline=None, max_examples=25)
@@ -109,3 +111,32 @@ def family(request):
 @pytest.fixture(params=list(families.FAMILIES))
 def any_family(request):
     return request.param
+
+
+# What tests of the Hub share
+
+ADAPTER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
+
+
+@pytest.fixture
+def push(hub, tiny_adapter):
+    """Puts the adapter on the Hub, as small files."""
+
+    def put(name, token="token-of-me", **options):
+        hub.large_suffixes = ()
+        files = {file: tiny_adapter.folder / file for file in ADAPTER_FILES}
+        return push_files(files, name, commit_message="put", token=token, **options)
+
+    return put
+
+
+@pytest.fixture
+def pull(tiny_adapter):
+    """Gets the adapter, and checks that every byte of it is there."""
+
+    def get(name, **options):
+        folder = pulled_folder(name, ADAPTER_FILES, **options)
+        assert all((folder / file).read_bytes() == (tiny_adapter.folder / file).read_bytes() for file in ADAPTER_FILES)
+        return folder
+
+    return get
