@@ -89,3 +89,12 @@ def test_links_of_the_readme_resolve(root):
     files = [link for link in links if not is_elsewhere(link)]
     assert len(files) > 5
     assert [link for link in files if not (root / link).exists()] == []
+
+
+def test_lists_are_lists(site):
+    """Python's Markdown wants an empty line before a list, and four spaces before one in a list."""
+    texts = {
+        path: re.findall(r"<p>.*?</p>", path.read_text(encoding="utf-8"), re.DOTALL) for path in site.rglob("*.html")
+    }
+    flat = {path.name: [t[:80] for t in found if re.search(r"\n(?:- |\d+\. )", t)] for path, found in texts.items()}
+    assert {name: found for name, found in flat.items() if found} == {}
