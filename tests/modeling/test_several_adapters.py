@@ -115,6 +115,7 @@ def test_families_whose_modules_are_changed_take_a_second_adapter(make, family, 
 
 def test_switching_moves_no_backbone_weight(model):
     before = backbone_tensors(model)
+    assert backbone_tensors(model._adapters["cad"]) == before  # shared while it waits
     own = {name: t for name, t in model.state_dict().items() if "backbone" not in name}
     model.set_adapter("cad")
     assert backbone_tensors(model) == before
