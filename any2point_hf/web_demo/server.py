@@ -7,6 +7,7 @@ gradio is imported where it is used.
 import importlib.util
 import os
 import re
+import socket
 import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -41,10 +42,11 @@ def serve(
         max_megabytes: of an upload.
 
     Raises:
-        Any2PointError: gradio is missing, a model cannot be loaded, the port is taken.
+        Any2PointError: gradio is missing, the address is taken, a model cannot be loaded.
     """
     if importlib.util.find_spec("gradio") is None:
         raise Any2PointError("the web demo needs gradio, which is not installed. Run: pip install any2point-hf[web]")
+    _check_address(host, port)
     from .inference import load_adapters
 
     adapters = load_adapters(models, backbone)
@@ -61,6 +63,17 @@ def serve(
         page.block_thread()
 
 
+def _check_address(host: str, port: int) -> None:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
+    except (OSError, OverflowError) as error:
+        raise Any2PointError(
+            f"--host and --port must be an address of this machine that is free, and {host} {port} cannot be listened "
+            f"on. Stop what uses it, or choose another port. The system said: {error}"
+        ) from error
+
+
 def _reach_directly(host: str) -> None:
     """Gradio asks its own server whether it is up, which no proxy of the environment should answer."""
     local = ",".join(filter(None, (os.environ.get("no_proxy", os.environ.get("NO_PROXY")), host, "127.0.0.1")))
@@ -74,33 +87,27 @@ def _launch(page: "gradio.Blocks", host: str, port: int, share: bool, max_megaby
 
     from .app import CSS
 
-    try:
-        _, url, public = page.launch(
-            server_name=host,
-            server_port=port,
-            share=share,
-            max_file_size=f"{max_megabytes}mb",
-            app_kwargs={"middleware": [Middleware(ClosedRoutes)], "openapi_url": None},
-            theme=gradio.themes.Soft(
-                primary_hue="teal", font=gradio.themes.Font("system-ui"), font_mono=gradio.themes.Font("monospace")
-            ),
-            css=CSS,
-            prevent_thread_lock=True,
-            quiet=True,
-            show_error=False,  # the page tells what a visitor can cause; the rest is none of theirs
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            state_session_capacity=SESSIONS,
-            ssr_mode=False,
-            mcp_server=False,
-            pwa=False,
-        )
-    except OSError as error:
-        raise Any2PointError(
-            f"--port must be free on --host, and {host}:{port} cannot be listened on. Stop what uses it, or choose "
-            "another port."
-        ) from error
+    _, url, public = page.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        max_file_size=f"{max_megabytes}mb",
+        app_kwargs={"middleware": [Middleware(ClosedRoutes)], "openapi_url": None},
+        theme=gradio.themes.Soft(
+            primary_hue="teal", font=gradio.themes.Font("system-ui"), font_mono=gradio.themes.Font("monospace")
+        ),
+        css=CSS,
+        prevent_thread_lock=True,
+        quiet=True,
+        show_error=False,  # the page tells what a visitor can cause; the rest is none of theirs
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        state_session_capacity=SESSIONS,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+    )
     return url, public
 
 

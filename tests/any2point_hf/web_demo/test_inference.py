@@ -2,10 +2,13 @@
 
 import runpy
 import shutil
+import socket
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -188,6 +191,18 @@ def test_a_missing_gradio_is_told_before_anything_is_loaded(run_command, monkeyp
     assert "pip install any2point-hf[web]" in result.err
     with pytest.raises(Any2PointError, match="gradio"):
         server.serve([str(tmp_path)])
+
+
+@pytest.mark.parametrize("port", ["taken", 70_000])
+def test_an_address_that_is_not_free_is_told_before_anything_is_loaded(run_command, monkeypatch, tmp_path, port):
+    monkeypatch.setitem(sys.modules, "gradio", ModuleType("gradio", "as if it were installed"))
+    sys.modules["gradio"].__spec__ = ModuleSpec("gradio", None)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1] if port == "taken" else port
+        result = run_command("demo", "--model", tmp_path, "--port", port)
+    assert result.code == 2
+    assert result.err.startswith("error: --host and --port must be an address of this machine that is free")
+    assert f"127.0.0.1 {port}" in result.err
 
 
 SPACE = Path(__file__).parents[3] / "docs" / "space"

@@ -1,0 +1,285 @@
+"""The web page in a real browser (Debian's Chromium), served by the command as its users start it."""
+
+import http.client
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+import uuid
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+from any2point_hf import commands
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+for module in ("gradio", "playwright"):
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed (pip install -e .[dev])", allow_module_level=True)
+if CHROMIUM is None:
+    pytest.skip("no chromium to look at the page with (apt-get install chromium)", allow_module_level=True)
+
+from playwright.sync_api import expect, sync_playwright  # noqa: E402 - only where it is installed
+
+CHROMIUM_ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",  # WebGL without a GPU
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+PATIENCE = 120_000  # milliseconds, for a machine that does much else
+FIGURE = 'document.querySelector("#cloud .js-plotly-plot")'
+VISIBLE = f"() => JSON.stringify({FIGURE}.data.map((trace) => trace.visible))"
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def server(adapter, tmp_path_factory, subprocess_environment):
+    """`any2point demo` with two adapters, uploads of at most one megabyte, on a free port; stopped as by Ctrl-C."""
+    other = shutil.copytree(adapter, tmp_path_factory.mktemp("second") / "renamed")
+    config = json.loads((other / "config.json").read_text(encoding="utf-8"))
+    config |= {"id2label": {"0": "globe", "1": "plate"}, "label2id": {"globe": 0, "plate": 1}}
+    (other / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "any2point_hf", "demo", "--share", "no", "--port", str(port)]
+    command += ["--model", str(adapter), "--model", str(other), "--max-megabytes", "1"]
+    process = subprocess.Popen(
+        command, env=subprocess_environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    printed = []
+    for line in process.stdout:
+        printed.append(line)
+        if line.startswith("serving"):
+            break
+    else:
+        pytest.fail(f"the server did not start: {''.join(printed)}")
+    yield SimpleNamespace(port=port, url=f"http://127.0.0.1:{port}", line=printed[-1], process=process)
+    if process.poll() is None:
+        process.terminate()
+    process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(CHROMIUM_ARGUMENTS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(server, browser):
+    """Opens the page as a new visitor; `page.requests` are the addresses that it asked for."""
+    contexts = []
+
+    def open_page():
+        contexts.append(browser.new_context(viewport={"width": 1000, "height": 800}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(PATIENCE)
+        page.requests = []
+        page.on("request", lambda request: page.requests.append(request.url))
+        page.goto(server.url)
+        expect(page.locator("#message [role=status]")).to_contain_text("built-in chair", timeout=PATIENCE)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def clouds(tmp_path_factory, two_classes):
+    """A new cloud of each class in a file."""
+    folder = tmp_path_factory.mktemp("clouds")
+    for kind, name in enumerate(("ball", "disc")):
+        np.save(folder / f"{name}.npy", two_classes.cloud(kind, np.random.default_rng(5)))
+    return folder
+
+
+def upload(page, path):
+    page.locator("input[type=file]").set_input_files(path)
+
+
+def expect_class(page, name, file):
+    expect(page.locator("#message [role=status]")).to_contain_text(file, timeout=PATIENCE)
+    expect(page.locator("#classes h2")).to_have_text(name, timeout=PATIENCE)
+
+
+def test_an_example_is_classified_and_nothing_leaves_the_machine(visit, adapter, server):
+    assert f"{adapter.name}, renamed on {server.url}" in server.line
+    page = visit()
+    expect(page.locator("#cloud canvas").first).to_be_visible(timeout=PATIENCE)
+    hosts = {urlsplit(url).netloc for url in page.requests if urlsplit(url).scheme not in ("data", "blob")}
+    assert hosts == {f"127.0.0.1:{server.port}"}
+    assert sum("Plotly" in url for url in page.requests) == 1
+
+
+def test_an_upload_gets_its_classes_from_the_chosen_adapter(visit, adapter, clouds):
+    page = visit()
+    upload(page, clouds / "disc.npy")
+    expect_class(page, "disc", f"{adapter.name}: disc.npy, 80 points of which the model sees 64")
+    (expected,) = commands.predict(str(adapter), [str(clouds / "disc.npy")])
+    shown = page.locator("#classes").inner_text()
+    for entry in expected["classes"]:
+        assert f"{entry['label']}\n{round(100 * entry['probability'])}%" in shown
+    page.get_by_label("Adapter").fill("renamed")
+    page.get_by_label("Adapter").press("Enter")
+    expect_class(page, "plate", "renamed: disc.npy")
+    page.get_by_label("torus").press("Space")  # an example takes the upload's place
+    expect(page.locator("#message")).to_contain_text("renamed: built-in torus", timeout=PATIENCE)
+
+
+def test_bad_uploads_are_told_why(visit, clouds, tmp_path):
+    page = visit()
+    (tmp_path / "<b>cut.ply").write_text("ply\nformat ascii 1.0\n")
+    upload(page, tmp_path / "<b>cut.ply")
+    alert = page.locator("#message [role=alert]")
+    expect(alert).to_contain_text("cut.ply cannot be read as .ply", timeout=PATIENCE)
+    expect(alert).to_contain_text("Check that the file is complete")
+    assert not alert.locator("b").count()
+    assert "Traceback" not in page.content()
+    assert "any2point-demo-" not in alert.inner_text()
+    page.get_by_label("mug").press("Space")
+    expect(page.locator("#message [role=status]")).to_contain_text("built-in mug", timeout=PATIENCE)
+
+
+def test_a_file_that_is_too_large_is_refused(visit, server, tmp_path):
+    page = visit()
+    np.save(tmp_path / "large.npy", np.zeros((100_000, 3)))
+    upload(page, tmp_path / "large.npy")
+    expect(page.get_by_text("exceed the maximum allowed size of 1.0 Mb")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#message [role=status]")).to_contain_text("built-in chair")
+    status, _ = send_upload(server, b"0 0 0\n" * 300_000)  # past the page
+    assert status == 413
+
+
+def test_two_visitors_at_once_get_their_own_answers(visit, clouds):
+    first, second = visit(), visit()
+    upload(first, clouds / "ball.npy")
+    upload(second, clouds / "disc.npy")
+    expect_class(first, "ball", "ball.npy")
+    expect_class(second, "disc", "disc.npy")
+    first.get_by_label("cone").press("Space")
+    second.get_by_label("lamp").press("Space")
+    expect(second.locator("#message")).to_contain_text("built-in lamp", timeout=PATIENCE)
+    expect(first.locator("#message")).to_contain_text("built-in cone", timeout=PATIENCE)
+
+
+def test_the_slider_shows_another_block_of_the_cloud_as_it_was_turned(visit):
+    page = visit()
+    expect(page.locator("#cloud canvas").first).to_be_visible(timeout=PATIENCE)
+    assert page.evaluate(VISIBLE) == "[true,false]"
+    page.evaluate(f"() => window.Plotly.relayout({FIGURE}, {{'scene.camera.eye.x': 2}})")
+    slider = page.locator("#block input[type=range]")
+    slider.press("ArrowRight")
+    page.wait_for_function(f"() => ({VISIBLE})() == '[false,true]'", timeout=PATIENCE)
+    assert slider.input_value() == "2"
+    assert page.evaluate(f"() => {FIGURE}.layout.scene.camera.eye.x") == 2
+    colors = f"() => {FIGURE}.data.map((trace) => JSON.stringify(trace.marker.color))"
+    assert len(set(page.evaluate(colors))) == 2
+    page.get_by_label("table").press("Space")  # another cloud is shown in the block that was chosen
+    expect(page.locator("#message")).to_contain_text("built-in table", timeout=PATIENCE)
+    page.wait_for_function(f"() => ({VISIBLE})() == '[false,true]'", timeout=PATIENCE)
+
+
+def send_upload(server, content, name="a.xyz"):
+    boundary = uuid.uuid4().hex
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+    body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
+    return ask(server, "/gradio_api/upload", body, {"Content-Type": f"multipart/form-data; boundary={boundary}"})
+
+
+def ask(server, path, body=None, headers=None):
+    """A request whose path is sent as it is; its status and its answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE / 1000)
+    try:
+        connection.request("GET" if body is None else "POST", path, body, headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file={secret}",
+        "/gradio_api/file/{secret}",
+        "/gradio_api/file%3D{secret}",
+        "/gradio_api/file=../../../../../../..{secret}",
+        "/gradio_api/file={uploaded}",
+        "/gradio_api/file=http://127.0.0.1:{port}/config",
+        "/gradio_api/proxy=http://127.0.0.1:{port}/config",
+        "/file={secret}",
+        "/static/../../../../../../../../../../..{secret}",
+        "/static/%2e%2e/%2e%2e/%2e%2e/routes.py",
+        "/assets/..%2f..%2f..%2froutes.py",
+        "/svelte/..%2f..%2froutes.py",
+        "/gradio_api/custom_component/x/client/component/..%2froutes.py",
+        "/gradio_api/deep_link",
+        "/gradio_api/vibe-code",
+        "/monitoring/summary",
+    ],
+)
+def test_no_file_of_the_server_is_reachable(server, adapter, path):
+    secret = (adapter / "config.json").as_posix()
+    _, answer = send_upload(server, b"0 0 0\n")
+    filled = path.format(secret=secret, port=server.port, uploaded=json.loads(answer)[0])
+    status, answer = ask(server, filled)
+    assert status in (403, 404)
+    assert len(answer) < 200
+
+
+def predict_past_the_page(server, path):
+    """Asks for the classes of `path` as if the page had uploaded it."""
+    config = json.loads(ask(server, "/config")[1])
+    show = next(event for event in config["dependencies"] if len(event["inputs"]) == 5)
+    names = [component["props"] for component in config["components"] if component["props"].get("label") == "Adapter"]
+    data = [names[0]["value"], "chair", None, {"path": path, "meta": {"_type": "gradio.FileData"}}, 1]
+    session = uuid.uuid4().hex
+    body = json.dumps({"data": data, "fn_index": show["id"], "session_hash": session}).encode()
+    ask(server, "/gradio_api/queue/join", body, {"Content-Type": "application/json"})
+    address = f"{server.url}/gradio_api/queue/data?session_hash={session}"
+    with urllib.request.urlopen(address, timeout=PATIENCE / 1000) as stream:
+        (line,) = [line for line in stream if b"process_completed" in line]
+    return json.loads(line.removeprefix(b"data: "))
+
+
+def test_only_uploads_are_read(server, clouds):
+    _, uploaded = send_upload(server, (clouds / "disc.npy").read_bytes(), "disc.npy")
+    completed = predict_past_the_page(server, json.loads(uploaded)[0])
+    assert completed["success"] is True
+    assert completed["output"]["data"][0]["label"] == "disc"
+    completed = predict_past_the_page(server, str(clouds / "ball.npy"))
+    assert completed["success"] is False
+    assert "ball" not in json.dumps(completed)
+    completed = predict_past_the_page(server, "https://example.org/cloud.npy")
+    assert completed["success"] is False
+    assert completed["output"]["error"] == "only uploaded files are read."
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows ends processes without a signal")
+def test_the_end_leaves_no_uploads(server):
+    """The last test: it stops the server."""
+    _, answer = send_upload(server, b"0 0 0\n")
+    uploaded = Path(json.loads(answer)[0])
+    assert uploaded.is_file()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(timeout=60) == 0
+    assert not uploaded.parents[1].exists()
