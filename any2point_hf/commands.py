@@ -10,6 +10,7 @@ from .data import load_point_cloud_dataset
 from .modeling.backbone import build_backbone
 from .modeling.configuration_any2point import Any2PointConfig
 from .modeling.errors import Any2PointError, CheckpointError, DatasetError, HubError
+from .modeling.lora import LORA_TENSORS
 from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from .processing_any2point import Any2PointProcessor
 from .training import accuracies, confusion_matrix, process_split
@@ -136,9 +137,12 @@ def info(model: str | None, backbone: str | None, config_fields: dict[str, Any])
         with torch.device("meta"):
             loaded = Any2PointForPointCloudClassification(config)
             loaded.attach_backbone(build_backbone(loaded.config.backbone_config))
+            if config.lora:
+                loaded.add_lora()
     parts: dict[str, int] = {}
     for name, parameter in loaded.named_parameters():
-        part = name.removeprefix("any2point.").split(".")[0]
+        is_lora = LORA_TENSORS in name and parameter.requires_grad
+        part = "lora" if is_lora else name.removeprefix("any2point.").split(".")[0]
         parts[part] = parts.get(part, 0) + parameter.numel()
     trainable = sum(count for part, count in parts.items() if part != "backbone")
     return {

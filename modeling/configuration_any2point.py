@@ -58,7 +58,8 @@ class Any2PointConfig(PreTrainedConfig):
         layer_norm_eps: overrides the eps of the layer norms in the backbone's blocks.
         final_norm_eps: overrides the eps of the final norm.
         released_compatibility: compute what the authors' released code computes (method.md 6), for their checkpoints.
-        lora: whether the checkpoint has a LoRA of the backbone in its subfolder `lora`; written when it is saved.
+        lora: whether a LoRA in the backbone (of the `peft` library) is trained too: a new model gets the default one,
+            and `add_lora` gives another. Of a checkpoint, whether there is one in its subfolder `lora`.
 
     Raises:
         StrictDataclassError: a value of the wrong type or out of range (its rule is in the message).

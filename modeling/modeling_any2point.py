@@ -196,6 +196,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
                 self.cls_token.copy_(read_tensor(self.backbone, self.spec.cls_token).reshape(1, 1, -1))
             if self.final_norm is not None:
                 start_final_norm(self.final_norm, self.backbone, self.spec)
+        if config.lora:
+            self.add_lora()
 
     def attach_backbone(self, backbone: nn.Module) -> None:
         """Puts a backbone under the adapters: shared tensor by tensor, frozen, with the bottlenecks hooked in.

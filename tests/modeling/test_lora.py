@@ -345,3 +345,16 @@ def test_peft_files_beside_ours_are_refused(folder):
         file.rename(folder / file.name)
     with pytest.raises(CheckpointError, match=r"lies in its subfolder lora, and .* holds an adapter_config\.json"):
         load(folder)
+
+
+# As a setting
+
+
+@torch.no_grad()
+def test_a_new_model_of_a_config_with_a_lora_has_one(make, backbone_folder, points, tmp_path):
+    model = make.model(AutoModel.from_pretrained(backbone_folder), head=True, lora=True)
+    assert sum(tensor.numel() for tensor in lora_tensors(model).values()) == 2 * 4 * 2 * 48 * 8  # of rank 8
+    assert all(tensor.requires_grad for tensor in lora_tensors(model).values())
+    assert not model._keys_to_ignore_on_save & lora_tensors(model).keys()
+    fill(model).save_pretrained(tmp_path)
+    assert torch.equal(load(tmp_path)(points).logits, model(points).logits)
