@@ -14,7 +14,9 @@ from any2point_hf import (
     Any2PointModel,
     Any2PointProcessor,
     AutoModelForPointCloudClassification,
+    CheckpointError,
 )
+from any2point_hf.modeling.hub_push import push_files
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -110,10 +112,28 @@ def test_another_backbone_may_be_given(auto_class, adapter, bert, narrow_bert):
         auto_class.from_pretrained(adapter, backbone=str(narrow_bert))
 
 
-def test_models_of_other_families_are_refused():
+def test_names_of_the_hub(hub, adapter):
+    files = {name: adapter / name for name in ("config.json", "model.safetensors", "preprocessor_config.json")}
+    hub.large_suffixes = ()
+    push_files(files, "shared", commit_message="put")  # to the logged-in user's namespace
+    assert set(hub.repositories) == {"me/shared"}
+    points = np.random.default_rng(1).normal(size=(3, 70, 3))
+    expected = pipelines.pipeline("point-cloud-classification", model=str(adapter), device="cpu")(points)
+    for name in ("shared", "me/shared"):
+        loaded = AutoModelForPointCloudClassification.from_pretrained(name)
+        pipe = pipelines.pipeline("point-cloud-classification", model=loaded, device="cpu")  # finds the processor
+        assert pipe(points) == expected
+    assert pipelines.pipeline("point-cloud-classification", model="me/shared", device="cpu")(points) == expected
+    with pytest.raises(CheckpointError, match="Tried: the folder nowhere"):
+        AutoModelForPointCloudClassification.from_pretrained("nowhere")
+
+
+def test_models_of_other_families_are_refused(bert):
     config = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     with pytest.raises(ValueError, match="AutoModelForPointCloudClassification"):
         AutoModelForPointCloudClassification.from_config(config)
+    with pytest.raises(CheckpointError, match=r"class Any2PointConfig, and the one of .* is BertConfig. Is it the"):
+        AutoModelForPointCloudClassification.from_pretrained(bert)
     with pytest.raises(OSError, match="from_pretrained"):
         AutoModelForPointCloudClassification()
 

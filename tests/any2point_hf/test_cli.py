@@ -27,7 +27,7 @@ def test_train_then_evaluate_then_predict_then_info(run_train, run_command, two_
     evaluated = run_command("evaluate", "--model", folder, "--data", two_classes.path, "--json")
     result = json.loads(evaluated.out)
     assert evaluated.out.count("\n") == 1
-    assert set(result) == {"accuracy", "mean_class_accuracy", "per_class", "num_clouds"}
+    assert set(result) == {"accuracy", "mean_class_accuracy", "per_class", "num_clouds", "confusion"}
     assert set(result["per_class"]) == {"ball", "disc"}
     assert trained.out.splitlines()[-1] == (
         f"accuracy {result['accuracy']:.4f} (last epoch, test split), adapter {megabytes:.2f} MB written to {folder}"
