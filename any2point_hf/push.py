@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,8 @@ def checked_adapter(folder: Path) -> Any2PointPreTrainedModel:
         ) from error
     with torch.device("meta"):
         backbone = build_backbone(config.backbone_config)
-    model = model_class.from_pretrained(folder, backbone=backbone)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*to a meta parameter")  # a LoRA's, whose shapes are checked before
+        model = model_class.from_pretrained(folder, backbone=backbone)
     model.config.backbone, model.config.backbone_revision = config.backbone, config.backbone_revision
     return model

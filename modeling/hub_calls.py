@@ -4,6 +4,8 @@ Unusual here: the client of huggingface_hub waits for an answer without end and 
 `hub_calls` two hooks on its session, which httpx offers for such things, set limits; they are gone afterwards.
 """
 
+import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +22,15 @@ FIRST_ANSWER_SECONDS = 6.0  # to answer, before the Hub has answered once
 ANSWER_SECONDS = 30.0  # to answer, or to go on with an answer, afterwards
 TRIES = 3  # of one call
 LONGEST_RETRY_AFTER = 10.0  # seconds that a Hub may ask for before the same call is tried again
+
+# What hf_xet, which makes its own calls, reads when its first file is sent; without them it goes on for minutes.
+_XET_LIMITS = {
+    "HF_XET_CLIENT_CONNECT_TIMEOUT": "5s",
+    "HF_XET_CLIENT_READ_TIMEOUT": "60s",
+    "HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2",
+    "HF_XET_CLIENT_RETRY_BASE_DELAY": "1s",
+    "HF_XET_CLIENT_RETRY_MAX_DURATION": "10s",
+}
 
 _ADVICE = {
     400: "Check the name, the revision and the card's metadata",
@@ -48,6 +59,8 @@ def hub_calls(doing: str) -> Iterator[None]:
     Raises:
         HubError: the Hub does not answer, refuses, or breaks off.
     """
+    for name, limit in _XET_LIMITS.items():
+        os.environ.setdefault(name, limit)
     limits = _Limits()
     hooks = get_session().event_hooks
     hooks["request"].append(limits.before_call)
@@ -118,11 +131,8 @@ def hub_error(doing: str, error: BaseException) -> HubError | None:
     rule = f"the Hub ({constants.ENDPOINT}) must allow us {doing}"
     for cause in causes:
         if isinstance(cause, HfHubHTTPError) and cause.response is not None:
-            status = cause.response.status_code
-            advice = _ADVICE.get(status, _SERVER_TROUBLE if status >= 500 else "Check the name and the options")
-            wait = f" Wait {retry_after(cause.response):g} s." if retry_after(cause.response) else ""
-            said = " ".join((cause.server_message or cause.response.reason_phrase).split())[:200]
-            return HubError(f"{rule}, and it answered {status} ({said}). {advice}.{wait}")
+            said = cause.server_message or cause.response.reason_phrase
+            return _refusal(rule, cause.response.status_code, said, retry_after(cause.response))
     for cause in causes:
         if isinstance(cause, OfflineModeIsEnabled):
             return HubError(f"{rule}, and Hub calls are switched off (offline mode). {_OFFLINE}.")
@@ -130,7 +140,11 @@ def hub_error(doing: str, error: BaseException) -> HubError | None:
             return HubError(f"{rule}, and it cannot be reached ({cause or type(cause).__name__}). {_UNREACHABLE}.")
         if isinstance(cause, httpx.TimeoutException):
             return HubError(f"{rule}, and it does not answer. {_UNREACHABLE}.")
-        if isinstance(cause, httpx.TransportError):
+        if isinstance(cause, ConnectionError):  # of hf_xet
+            status = re.search(r"HTTP status \w+ error \((\d{3}) ([^)]*)", str(cause))
+            if status:
+                return _refusal(rule, int(status[1]), status[2])
+        if isinstance(cause, (httpx.TransportError, ConnectionError)):
             return HubError(f"{rule}, and the connection broke off ({cause}). {_BROKEN_OFF}.")
     for cause in causes:
         if isinstance(cause, _GaveUpError):
@@ -138,6 +152,12 @@ def hub_error(doing: str, error: BaseException) -> HubError | None:
         if "Consistency check failed" in str(cause):
             return HubError(f"{rule}, and a file arrived in part. {_BROKEN_OFF}.")
     return None
+
+
+def _refusal(rule: str, status: int, said: str, wait: float = 0) -> HubError:
+    advice = _ADVICE.get(status, _SERVER_TROUBLE if status >= 500 else "Check the name and the options")
+    asked = f" Wait {wait:g} s." if wait else ""
+    return HubError(f"{rule}, and it answered {status} ({' '.join(said.split())[:200]}). {advice}.{asked}")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
