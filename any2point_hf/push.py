@@ -58,7 +58,7 @@ def push(
     commit = push_files(
         files,
         name,
-        card=str(model_card(model, name)),
+        card=lambda repository: str(model_card(model, repository)),
         commit_message=message,
         private=private,
         token=token,

@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
@@ -72,7 +72,7 @@ def push_files(
     name: str,
     *,
     commit_message: str,
-    card: str | None = None,
+    card: Callable[[str], str] | None = None,
     private: bool | None = None,
     token: str | bool | None = None,
     revision: str | None = None,
@@ -86,7 +86,7 @@ def push_files(
         files: name in the repository to the path, or the content.
         name: `user/name` or a bare name.
         commit_message: of the commit.
-        card: README.md for a repository that has none, or only what transformers generates.
+        card: makes the README.md, given the Hub id, for a repository that has none or only what transformers generates.
         private: whether a new repository is; by default what its owner has set.
         token: of the Hub; by default the logged-in user's.
         revision: branch to push to, made if it is not there.
@@ -107,14 +107,14 @@ def push_files(
         repo_id = api.create_repo(name, private=private, exist_ok=True).repo_id
         if revision is not None and not revision.startswith("refs/pr/"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        files = dict(files) if card is None else {CARD: card.encode()} | dict(files)
+        files = dict(files)
         if CARD in files:
-            from_folder = files.pop(CARD)
-            text = from_folder if isinstance(from_folder, bytes) else from_folder.read_bytes()
-            text = renamed(text.decode(), repo_id)
-            generated_anew = card is not None and text == renamed(card, repo_id)
-            if _replaces(text, _card_on_hub(api, repo_id, revision), generated_anew):
-                files[CARD] = text.encode()
+            text = files[CARD] if isinstance(files[CARD], bytes) else files[CARD].read_bytes()
+            files[CARD] = renamed(text.decode(), repo_id).encode()
+            if GENERATED.encode() in text and not _is_generated(_card_on_hub(api, repo_id, revision), GENERATED):
+                del files[CARD]
+        elif card is not None and _is_generated(_card_on_hub(api, repo_id, revision)):
+            files[CARD] = card(repo_id).encode()
         operations = [
             CommitOperationAdd(path_in_repo, content if isinstance(content, bytes) else os.fspath(content))
             for path_in_repo, content in files.items()
@@ -133,8 +133,6 @@ def _card_on_hub(api: HfApi, repo_id: str, revision: str | None) -> str | None:
         return None
 
 
-def _replaces(new: str, old: str | None, generated_anew: bool) -> bool:
-    """Whether a card takes the place of the repository's; one made anew knows nothing of the training."""
-    if old is None or any(phrase in old for phrase in _OTHERS_GENERATED):
-        return True
-    return not generated_anew and (GENERATED not in new or GENERATED in old)
+def _is_generated(card: str | None, *marks: str) -> bool:
+    """Whether a repository has no card, or one that nobody wrote."""
+    return card is None or any(mark in card for mark in (*_OTHERS_GENERATED, *marks))

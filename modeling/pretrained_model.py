@@ -194,8 +194,13 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):
     def _push_folder(
         self, folder: Path, repo_id: str, commit_message: str = "Upload model", **options: Any
     ) -> CommitInfo:
-        card = str(model_card(self, repo_id))
-        return push_files(pushed_files(folder), repo_id, card=card, commit_message=commit_message, **options)
+        return push_files(
+            pushed_files(folder),
+            repo_id,
+            card=lambda name: str(model_card(self, name)),
+            commit_message=commit_message,
+            **options,
+        )
 
     @classmethod
     def from_pretrained(

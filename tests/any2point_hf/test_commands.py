@@ -102,6 +102,7 @@ def test_another_folder_with_the_same_backbone(adapter, bert, two_classes):
 def test_a_trained_folder_holds_the_adapter_its_processor_and_a_checkpoint(adapter, bert):
     names = {path.name for path in adapter.iterdir()}
     assert names == {
+        ".gitignore",
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
