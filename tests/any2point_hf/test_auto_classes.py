@@ -31,12 +31,6 @@ from transformers import pipeline
 from any2point_hf import AutoModelForPointCloudClassification
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
 """,
-    "Auto classes first": """
-from transformers import AutoModel, AutoProcessor
-import any2point_hf.auto_model
-from transformers import AutoConfig, AutoFeatureExtractor, pipeline
-AutoModelForPointCloudClassification = any2point_hf.auto_model.AutoModelForPointCloudClassification
-""",
     "our pipeline first": """
 from any2point_hf import PointCloudClassificationPipeline, AutoModelForPointCloudClassification
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor, pipeline
