@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from ..whole_files import write_whole
 from .picture import BACKGROUND_COLOR, CATEGORY_COLORS, COLOR_SCALE, MARK_COLOR, Panel, Picture
 
-POINT_SIZE = 3.5
+POINT_SIZE = 4
 FEW_POINTS = 512  # of so many or fewer, each is drawn larger
 CAMERA = {"eye": {"x": 0.9, "y": -1.5, "z": 0.7}, "up": {"x": 0, "y": 0, "z": 1}}
 FONT = "system-ui, -apple-system, 'Segoe UI', sans-serif"
@@ -64,7 +64,7 @@ def picture_figure(picture: Picture) -> go.Figure:
         uirevision="fixed",
     )
     if len(steps) > 1:
-        figure.update_layout(sliders=[{"steps": steps, "active": 0, "pad": {"l": 20, "r": 20, "b": 10, "t": 10}}])
+        figure.update_layout(sliders=[{"steps": steps, "active": 0, "pad": {"l": 50, "r": 30, "b": 10, "t": 10}}])
     return figure
 
 
@@ -81,7 +81,7 @@ def write_html(picture: Picture, path: Path) -> None:
 
 
 def _traces(picture: Picture, panel: Panel) -> list[go.Scatter3d]:
-    """The coloured points, what lies behind them, and rings."""
+    """The coloured points, what lies behind them, and marks."""
     names, values = picture.categories, panel.values
     texts = panel.hover or [names[value] if names else f"{value:.4g} {picture.label}" for value in values.tolist()]
     marker = {"size": 2 * POINT_SIZE if len(values) <= FEW_POINTS else POINT_SIZE, **_colors(picture, panel)}
@@ -89,8 +89,8 @@ def _traces(picture: Picture, panel: Panel) -> list[go.Scatter3d]:
     if panel.background is not None:
         traces.append(_scatter(panel.background, {"size": 1.5, "color": BACKGROUND_COLOR}, hoverinfo="skip"))
     if panel.marked is not None:
-        ring = {"size": 14, "symbol": "circle-open", "color": MARK_COLOR, "line": {"width": 4}}
-        traces.append(_scatter(panel.marked, ring, hoverinfo="skip"))
+        mark = {"size": 11, "symbol": "diamond", "color": MARK_COLOR, "line": {"width": 2, "color": "white"}}
+        traces.append(_scatter(panel.marked, mark, hoverinfo="skip"))
     return traces
 
 

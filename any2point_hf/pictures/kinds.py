@@ -19,7 +19,7 @@ from .clusters import clusters
 from .measures import cls_attention, cls_similarity, on_points, position_similarity, token_positions
 from .picture import Panel, Picture
 
-SHOWN_POINTS = 4096
+SHOWN_POINTS = 2048
 CLUSTER_NAMES = ("least similar", "between", "most similar")
 
 Cloud = np.ndarray | str | os.PathLike
@@ -83,7 +83,7 @@ def draw_clusters(
         for i in chosen
     ]
     title = "Clusters of similarity to the CLS token"
-    return Picture(title, "cosine similarity to the CLS token", tuple(panels), CLUSTER_NAMES)
+    return Picture(title, "similarity to the CLS token", tuple(panels), CLUSTER_NAMES)
 
 
 def draw_similarity(model: PreTrainedModel, processor: Any2PointProcessor, cloud: Cloud, *, token: int = 0) -> Picture:
@@ -93,7 +93,7 @@ def draw_similarity(model: PreTrainedModel, processor: Any2PointProcessor, cloud
         model: an Any2Point model.
         processor: the model's.
         cloud: [n, 3], or a file that `read_point_cloud` reads.
-        token: which, 0…G − 1; it is ringed.
+        token: which, 0…G − 1; it is marked.
 
     Raises:
         PointCloudError: the cloud cannot be used.
@@ -141,7 +141,7 @@ def draw_tokens(model: PreTrainedModel, processor: Any2PointProcessor, cloud: Cl
             limits = (0.0, length - 1.0)
             panels.append(Panel(title, centers, places, limits, hover=hover, background=prepared.shown))
     label = "position on the line" if len(axes) == 1 else "row or column on the plane"
-    columns = num_views if num_views <= 6 else 5
+    columns = num_views if len(axes) == 2 and num_views <= 6 else None
     return Picture("Virtual positions of the point tokens", label, tuple(panels), columns=columns)
 
 

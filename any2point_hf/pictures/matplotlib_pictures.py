@@ -87,7 +87,7 @@ def _draw(axes: Any, panel: Panel, colors: dict[str, Any]) -> None:
     if panel.background is not None:
         everything = np.concatenate([panel.points, panel.background])
         _scatter(axes, panel.background, color=BACKGROUND_COLOR, s=1, zorder=1)
-    size = 14 if len(panel.points) <= FEW_POINTS else 3
+    size = 14 if len(panel.points) <= FEW_POINTS else 5
     _scatter(axes, panel.points, c=panel.values, s=size, zorder=2, **colors)
     if panel.marked is not None:
         _scatter(axes, panel.marked, s=130, facecolors="none", edgecolors=MARK_COLOR, linewidths=2, zorder=3)

@@ -116,7 +116,7 @@ def _figures() -> dict[int, PaperFigure]:
         7: PaperFigure(
             "Similarity of the positional encodings of one token and of all",
             "Each row is a cloud; the first column has the encodings averaged over views, the others those of single "
-            "views; the token compared with is ringed. The paper sees the average fall with distance in space.",
+            "views; the token compared with is marked. The paper sees the average fall with distance in space.",
             {"position_encoding=virtual": "virtual projection"},
         ),
     }

@@ -45,7 +45,7 @@ class Panel:
         limits: the values at both ends of the colour scale.
         hover: [N] texts that the interactive picture shows at each point; by default the values.
         background: [K, 3] further points, in grey.
-        marked: [J, 3] places to be ringed.
+        marked: [J, 3] places to be marked.
     """
 
     title: str

@@ -65,7 +65,7 @@ def processor():
 
 @pytest.fixture
 def picture():
-    """`picture(**changes)`: two panels of 600 points with rings, a background and scales of their own."""
+    """`picture(**changes)`: two panels of 600 points with marks, a background and scales of their own."""
     from any2point_hf.pictures.picture import Panel, Picture
 
     def make(num_panels=2, **changes):

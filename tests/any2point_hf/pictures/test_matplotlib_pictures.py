@@ -17,6 +17,7 @@ from any2point_hf.pictures.picture import CATEGORY_COLORS, COLOR_SCALE
 def drawn(monkeypatch, tmp_path):
     """The figure that a picture is drawn on, not yet turned into pixels."""
     figures = []
+
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
 
     def draw(picture):

@@ -57,9 +57,9 @@ def test_all_three_figures(run_command, adapter, learnable, two_classes, tmp_pat
         for label, panel in enumerate(picture.panels[::2]):  # of the first model
             expected = [draw(model, processor, cloud, block=1).panels[0].values for cloud in clouds[label]]
             assert any(np.array_equal(panel.values, values) for values in expected)
-    positions = ["bert, virtual projection", "bert, learnable encoding"]
+    positions = ["bert, 1d, virtual projection", "bert, 1d, learnable encoding"]
     assert rows[5] == [[cloud, heading] for cloud in ("ball", "disc") for heading in positions]
-    adapters = ["bert, guided adapter", "bert, 3D-guided aggregation"]
+    adapters = ["bert, 1d, guided adapter", "bert, 1d, 3D-guided aggregation"]
     assert rows[6] == [[cloud, heading] for cloud in ("ball", "disc") for heading in adapters]
 
     views = pictures["figure-7.png"]
