@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub import model_info, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils import validate_repo_id
@@ -140,11 +140,10 @@ def inherited_licence(
     repository, commit = hub_repository(backbone)
     file = os.path.join(backbone, "README.md")
     try:
-        if not os.path.isfile(file):
-            if repository is None:
-                return {}
-            file = _hub_card(repository, revision or commit, token)
-        stated = metadata_load(file) or {}
+        if os.path.isfile(file):
+            stated = metadata_load(file) or {}
+        else:
+            stated = {} if repository is None else _hub_metadata(repository, revision or commit, token)
     except Exception:  # of the network or of a card that is no YAML: a model without it is better than none
         return {}
     licence = {name: stated[name] for name in _LICENCE_FIELDS if stated.get(name)}
@@ -158,9 +157,10 @@ def inherited_licence(
     return licence
 
 
-def _hub_card(repository: str, revision: str | None, token: str | bool | None) -> str:
-    """The path of its README.md, out of the cache if it is there."""
+def _hub_metadata(repository: str, revision: str | None, token: str | bool | None) -> dict[str, Any]:
+    """Of its card: out of the cache if it is there, else by one call that is not repeated."""
     cached = try_to_load_from_cache(repository, "README.md", revision=revision)
     if isinstance(cached, str):
-        return cached
-    return hf_hub_download(repository, "README.md", revision=revision, token=token, etag_timeout=_SECONDS_FOR_THE_HUB)
+        return metadata_load(cached) or {}
+    found = model_info(repository, revision=revision, token=token, timeout=_SECONDS_FOR_THE_HUB)
+    return {} if found.card_data is None else found.card_data.to_dict()

@@ -35,6 +35,7 @@ from .lora import (
     save_lora,
 )
 from .model_card import model_card
+from .model_description import describe
 from .several_adapters import SeveralAdapters, backbone_record
 
 _FILES = ("config.json", "model.safetensors")
@@ -197,7 +198,7 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):
         return push_files(
             pushed_files(folder),
             repo_id,
-            card=lambda name: str(model_card(self, name)),
+            card=lambda name: str(model_card(describe(self, options.get("token")), name)),
             commit_message=commit_message,
             **options,
         )

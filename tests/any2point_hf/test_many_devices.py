@@ -329,6 +329,7 @@ def test_accelerate_launches_the_command(bert, two_classes, tmp_path, subprocess
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("written to") == 1
     Any2PointForPointCloudClassification.from_pretrained(tmp_path / "trained")
+    assert "2 processes trained together" in (tmp_path / "trained" / "README.md").read_text(encoding="utf-8")
     (state,) = (tmp_path / "trained").glob("checkpoint-*/trainer_state.json")
     assert json.loads(state.read_text())["global_step"] == 2  # 16 clouds, 4 for each of two processes
 

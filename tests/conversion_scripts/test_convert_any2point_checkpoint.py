@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors import safe_open
 
 from any2point_hf.conversion_scripts.convert_any2point_checkpoint import REPORT_FILE, convert, main
@@ -33,7 +34,8 @@ def test_what_is_written(convert_recipe, setting):
     converted = convert_recipe(setting)
     folder, preset, config = converted.folder / "converted", PRESETS[setting], converted.model.config
     written = {file.name for file in folder.iterdir()}
-    assert written == {"config.json", "model.safetensors", "preprocessor_config.json", "README.md", REPORT_FILE}
+    adapter = {"config.json", "model.safetensors", "preprocessor_config.json"}
+    assert written == adapter | {"README.md", ".gitignore", REPORT_FILE}
     assert not list(converted.folder.glob(".converting-*"))
     with safe_open(folder / "model.safetensors", "pt") as file:
         names = set(file.keys())
@@ -82,7 +84,12 @@ def test_the_model_card(convert_recipe, setting):
     assert f"{PRESETS[setting].accuracy} %" in card
     assert f"--preset {setting}" in card
     assert ("attention **across the batch**" in card) == setting.startswith("clip")
-    assert ("base_model: " in card) == (PRESETS[setting].backbone is not None)
+    data = ModelCard(card).data
+    assert (data.library_name, data.base_model) == ("any2point_hf", PRESETS[setting].backbone)
+    assert data.license is None  # the authors', which is not in their file
+    assert data.eval_results is None  # nothing was measured here
+    named = PRESETS[setting].backbone or "backbone"
+    assert f'Any2PointForPointCloudClassification.from_pretrained("converted", backbone="{named}")' in card
 
 
 def test_an_attention_across_the_batch_is_warned_of_once_in_eval(convert_recipe):

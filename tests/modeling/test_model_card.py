@@ -3,12 +3,12 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import EvalResult, ModelCard
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import BertConfig, BertModel
 
 from any2point_hf import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointModel, Any2PointProcessor
@@ -35,21 +35,19 @@ def model(backbone):
 
 
 @pytest.fixture(autouse=True)
-def hub_card(monkeypatch, tmp_path):
-    """What the Hub answers when it is asked for a README.md: an error, or the text set here."""
-    asked = []
+def hub(monkeypatch):
+    """What the Hub answers when it is asked for a repository: an error, or the card's metadata set here."""
+    hub = SimpleNamespace(metadata=None, asked=[], cached=None)
 
-    def download(repository, filename, revision=None, token=None, etag_timeout=None):
-        asked.append((repository, filename, revision, token))
-        if download.text is None:
-            raise LocalEntryNotFoundError("no network")
-        (tmp_path / "hub.md").write_text(download.text)
-        return str(tmp_path / "hub.md")
+    def model_info(repository, revision=None, token=None, timeout=None):
+        hub.asked.append((repository, revision, token))
+        if hub.metadata is None:
+            raise ConnectionError("no network")
+        return SimpleNamespace(card_data=ModelCardData(**hub.metadata))
 
-    download.text, download.asked = None, asked
-    monkeypatch.setattr(model_description, "hf_hub_download", download)
-    monkeypatch.setattr(model_description, "try_to_load_from_cache", lambda *_, **__: None)
-    return download
+    monkeypatch.setattr(model_description, "model_info", model_info)
+    monkeypatch.setattr(model_description, "try_to_load_from_cache", lambda *_, **__: hub.cached)
+    return hub
 
 
 FACTS = TrainingFacts(
@@ -70,8 +68,8 @@ FACTS = TrainingFacts(
 )
 
 
-def test_a_whole_card_equals_the_golden_file(model, hub_card):
-    hub_card.text = "---\nlicense: apache-2.0\n---\n# BERT\n"
+def test_a_whole_card_equals_the_golden_file(model, hub):
+    hub.metadata = {"license": "apache-2.0"}
     assert str(model_card(model, "my-adapter", FACTS)) == GOLDEN.read_text(encoding="utf-8")
 
 
@@ -138,21 +136,26 @@ def test_a_data_set_on_the_hub_is_linked(model):
         (None, {}),
     ],
 )
-def test_the_licence_of_a_local_folder(tmp_path, hub_card, card, expected):
+def test_the_licence_of_a_local_folder(tmp_path, hub, card, expected):
     if card is not None:
         (tmp_path / "README.md").write_text(card)
     assert inherited_licence(str(tmp_path)) == expected
-    assert not hub_card.asked
+    assert not hub.asked
 
 
-def test_the_licence_of_a_hub_card(hub_card):
-    hub_card.text = "---\nlicense: other\nlicense_name: nc\nlicense_link: LICENSE.md\n---\n"
-    assert inherited_licence("org/name", "v2", "hf_x") == {
+def test_the_licence_of_a_hub_card(hub, tmp_path):
+    hub.metadata = {"license": "other", "license_name": "nc", "license_link": "LICENSE.md", "tags": ["a"]}
+    expected = {
         "license": "other",
         "license_name": "nc",
         "license_link": "https://huggingface.co/org/name/blob/v2/LICENSE.md",
     }
-    assert hub_card.asked == [("org/name", "README.md", "v2", "hf_x")]
+    assert inherited_licence("org/name", "v2", "hf_x") == expected
+    assert hub.asked == [("org/name", "v2", "hf_x")]
+    (tmp_path / "cached.md").write_text("---\nlicense: mit\n---\n")
+    hub.cached = str(tmp_path / "cached.md")
+    assert inherited_licence("org/name") == {"license": "mit"}
+    assert len(hub.asked) == 1  # not again
 
 
 def test_an_unknown_licence_is_left_out_and_said_to_be_unknown(model):
