@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
 
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -149,6 +150,10 @@ def hub_error(doing: str, error: BaseException) -> HubError | None:
     for cause in causes:
         if isinstance(cause, _GaveUpError):
             return HubError(f"{rule}, and {cause}.")
+        if isinstance(cause, (KeyError, JSONDecodeError)):
+            return HubError(
+                f"{rule}, and its answer is not that of a Hub ({cause!r}). Check HF_ENDPOINT and the proxy."
+            )
         if "Consistency check failed" in str(cause):
             return HubError(f"{rule}, and a file arrived in part. {_BROKEN_OFF}.")
     return None

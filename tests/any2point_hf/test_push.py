@@ -6,9 +6,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import AutoProcessor, Trainer, TrainingArguments, pipeline
 
-from any2point_hf import Any2PointProcessor, load_point_cloud_dataset, make_trainer
+from any2point_hf import (
+    Any2PointProcessor,
+    AutoModelForPointCloudClassification,
+    load_point_cloud_dataset,
+    make_trainer,
+)
 from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification, CheckpointError
 from any2point_hf.modeling.model_card import GENERATED
 from any2point_hf.push import push
@@ -105,6 +110,20 @@ def test_refusals_are_one_line(hub, run_command, folder, monkeypatch):
     result = run_command("info", "--model", "nowhere")
     assert result.code == 2
     assert "Tried: the folder nowhere (there is none); nowhere on the Hub" in result.err.splitlines()[-1]
+
+
+@torch.no_grad()
+def test_auto_classes_and_pipelines_pull_by_hub_id(hub, folder, tiny_adapter, bert, monkeypatch):
+    push(folder, "me/pulled", revision="v1", private=True)
+    expected = tiny_adapter.model(tiny_adapter.points).logits
+    model = AutoModelForPointCloudClassification.from_pretrained("me/pulled", revision="v1", backbone=bert)
+    assert torch.equal(model(tiny_adapter.points).logits, expected)
+    assert AutoProcessor.from_pretrained("me/pulled", revision="v1").num_points == 64
+    options = {"revision": "v1", "model_kwargs": {"backbone": str(bert)}, "device": "cpu", "top_k": 1}
+    classify = pipeline("point-cloud-classification", model="me/pulled", **options)
+    cloud = tiny_adapter.points[0].numpy()
+    best = int(tiny_adapter.model(**Any2PointProcessor(64)([cloud])).logits.argmax())
+    assert classify(cloud)[0]["label"] == f"LABEL_{best}"
 
 
 @torch.no_grad()

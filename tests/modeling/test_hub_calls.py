@@ -126,3 +126,9 @@ def test_hooks_are_gone_after_a_call(hub, push, pull):
     with pytest.raises(HubError):
         pull("me/adapter")
     assert get_session().event_hooks == before
+
+
+def test_an_endpoint_that_is_no_hub(hub, pull):
+    hub.fail("GET", "/api/models", status=200)  # without a commit
+    with pytest.raises(HubError, match=r"its answer is not that of a Hub.*Check HF_ENDPOINT"):
+        pull("me/adapter")
