@@ -35,7 +35,7 @@ def commands(page):
     """The arguments of every `any2point …`: whole lines of blocks, and what paragraphs quote."""
     text = page.read_text(encoding="utf-8")
     lines = [line for block in blocks(page, *SHELLS) for line in re.sub(r"\\\n", " ", block).splitlines()]
-    lines += re.findall(r"`(any2point [^`\n]+)`", BLOCK.sub("", text))
+    lines += [f"{quoted} …" for quoted in re.findall(r"`(any2point [^`\n]+)`", BLOCK.sub("", text))]  # often in part
     for line in lines:
         match = re.match(r"(?:\$ )?(?:\w+=\S+ )*(?:any2point|\S.* -m any2point_hf) (.*)", line)
         if match:
