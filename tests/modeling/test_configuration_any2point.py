@@ -40,6 +40,7 @@ CHANGED = {
     "layer_norm_eps": 1e-6,
     "final_norm_eps": 1e-7,
     "released_compatibility": True,
+    "lora": True,
 }
 
 
