@@ -115,7 +115,7 @@ class ImageBindAudioAttention(nn.Module):
 
 
 def _with_row(rows: Tensor, learned: Tensor) -> Tensor:
-    return torch.cat([rows, learned.to(rows.dtype).expand(len(rows), -1, -1)], dim=1)  # [B, L, D] -> [B, L + 1, D]
+    return torch.cat([rows, learned.to(rows.dtype).expand(rows.shape[0], -1, -1)], dim=1)  # [B, L, D] -> [B, L + 1, D]
 
 
 class ImageBindAudioMLP(nn.Module):
@@ -152,7 +152,11 @@ class ImageBindAudioLayer(GradientCheckpointingLayer):
 
 
 class ImageBindAudioModel(PreTrainedModel):
-    """ImageBind's audio encoder of two seconds of sound, with its projection into the joint space."""
+    """ImageBind's audio encoder of two seconds of sound, with its projection into the joint space.
+
+    Args:
+        config: its sizes; the defaults are those of the published encoder.
+    """
 
     config: ImageBindAudioConfig
     base_model_prefix = "imagebind_audio"
