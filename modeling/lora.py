@@ -161,7 +161,12 @@ def save_lora(backbone: nn.Module, state_dict: Mapping[str, Tensor], folder: Pat
     tensors = get_peft_model_state_dict(backbone, state_dict=dict(state_dict), save_embedding_layers=False)
     tensors = {_PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(tensors, folder / LORA_FILES[1], metadata={"format": "pt"})
-    backbone.peft_config["default"].save_pretrained(folder)
+    config = copy.copy(backbone.peft_config["default"])
+    if os.path.isdir(
+        config.base_model_name_or_path or ""
+    ):  # means nothing elsewhere, and LoRA's files are pushed as is
+        config.base_model_name_or_path = None
+    config.save_pretrained(folder)
 
 
 def find_lora_files(folder: str | os.PathLike, subfolder: str = "") -> Path:

@@ -184,6 +184,7 @@ def test_both_lie_side_by_side(with_lora, folder):
         "lora/adapter_model.safetensors",
     }
     assert json.loads((folder / "config.json").read_text())["lora"] is True
+    assert json.loads((folder / "lora" / "adapter_config.json").read_text())["base_model_name_or_path"] is None
     stored = load_file(folder / "lora" / "adapter_model.safetensors")
     assert sum(tensor.numel() for tensor in stored.values()) == LORA_PARAMETERS
     assert len(stored) == len(lora_tensors(with_lora))
