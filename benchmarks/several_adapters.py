@@ -68,12 +68,13 @@ def measure(folder: Path, switches: int) -> None:
 
     waiting = [adapter or model for adapter in model._adapters.values()]
     shared = {tuple(parameter.data_ptr() for parameter in adapter.backbone.parameters()) for adapter in waiting}
-    times, names = [], model.adapter_names
+    times, cpu_times, names = [], [], model.adapter_names
     for index in range(switches):
         name = names[index % len(names)]
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         model.set_adapter(name)
         times.append(time.perf_counter() - start)
+        cpu_times.append(time.process_time() - cpu_start)
         shared.add(tuple(parameter.data_ptr() for parameter in model.backbone.parameters()))
     print(
         json.dumps(
@@ -81,6 +82,7 @@ def measure(folder: Path, switches: int) -> None:
                 "adapters": len(sizes),
                 "switch_median": statistics.median(times),
                 "switch_max": max(times),
+                "switch_cpu_max": max(cpu_times),
                 "file_mean": statistics.mean(sizes),
                 "memory_mean": memory / len(sizes),
                 "load_median": statistics.median(loads),
@@ -123,7 +125,8 @@ def main() -> None:
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         result = json.loads(output.splitlines()[-1])
         result["cold_load"], result["cold_load_cpu"] = cold_load(folder)
-    print(f"switch: median {1e3 * result['switch_median']:.2f} ms, largest {1e3 * result['switch_max']:.2f} ms")
+    print(f"switch: median {1e3 * result['switch_median']:.2f} ms, largest {1e3 * result['switch_max']:.2f} ms", end="")
+    print(f" ({1e3 * result['switch_cpu_max']:.2f} ms of the CPU)")
     ratio = result["memory_mean"] / result["file_mean"]
     print(
         f"memory of each of {result['adapters']}: {result['memory_mean'] / MIB:.2f} MiB, {ratio:.2f} times its file "
