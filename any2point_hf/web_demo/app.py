@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 import plotly.graph_objects as go
 from gradio_client.utils import is_http_url_like
 
@@ -24,6 +25,7 @@ from .inference import Adapter, Prediction, classify, example_cloud, read_upload
 TITLE = "Any2Point: 3D point clouds through frozen transformers"
 TOP_CLASSES = 5
 UPLOADS_LIVE_SECONDS = 900
+LONGEST_SIDE = 1.4  # of a cloud in plotly's units, in which the camera stands 1.9 away: it fits, however it is turned
 WAITING = 32  # clouds in the queue; later ones are told that it is full
 
 INTRODUCTION = f"""# {TITLE}
@@ -63,6 +65,7 @@ def build_page(adapters: Mapping[str, Adapter], max_megabytes: int) -> gr.Blocks
         return None, *_results(adapters[name], name, example, variation, None, block)
 
     names = list(adapters)
+    last = max(adapters[names[0]].num_blocks, 2)  # a slider needs two ends
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, UPLOADS_LIVE_SECONDS)) as page:
         gr.Markdown(INTRODUCTION)
         variation = gr.State(0)
@@ -81,9 +84,7 @@ def build_page(adapters: Mapping[str, Adapter], max_megabytes: int) -> gr.Blocks
                 message = gr.HTML(elem_id="message")
                 classes = gr.Label(label="Classes", num_top_classes=TOP_CLASSES, elem_id="classes")
                 cloud = gr.Plot(label="Where the model looks", show_label=False, elem_id="cloud")
-                block = gr.Slider(
-                    1, 2, 1, step=1, label="Attention in block", visible=False, elem_id="block", buttons=[]
-                )
+                block = gr.Slider(1, last, last, step=1, label="Attention in block", elem_id="block", buttons=[])
         results = [classes, cloud, block, message]
         options: dict[str, Any] = {
             "trigger_mode": "always_last",
@@ -153,13 +154,15 @@ def _figure(prediction: Prediction, block: int) -> go.Figure:
         figure = picture_figure(Picture("", "share of attention", panels))
     for index, trace in enumerate(figure.data):
         trace.visible = index == block - 1 or attention is None
+    extent = np.ptp(points, axis=0)
+    sides = dict(zip("xyz", (LONGEST_SIDE * extent / extent.max()).tolist(), strict=True))
     bar = {"orientation": "h", "len": 0.7, "thickness": 10, "y": -0.1, "title_side": "top"}
     hover = "%{marker.color:.4f}<extra></extra>"  # instead of a text for each point, the larger part of the figure
     figure.update_traces(marker_colorbar=bar, text=None, hovertemplate=hover)
     figure.layout.sliders = []
     figure.update_layout(
         title=None,
-        scene_domain_y=[0.1, 1],
+        scene={"domain": {"y": [0.1, 1]}, "aspectmode": "manual", "aspectratio": sides},
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
         modebar={"remove": ["zoom3d", "pan3d", "tableRotation", "orbitRotation", "resetCameraLastSave3d"]},
     )

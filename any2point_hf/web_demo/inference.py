@@ -16,6 +16,7 @@ import torch
 
 from ..commands import load
 from ..data.shapes import SHAPE_NAMES, make_cloud
+from ..modeling.backbone_specs import num_blocks
 from ..modeling.configuration_any2point import Any2PointConfig
 from ..modeling.errors import PointCloudError, UnsupportedBackboneError
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
@@ -44,6 +45,11 @@ class Adapter:
     model: Any2PointForPointCloudClassification
     processor: Any2PointProcessor
     one_at_a_time: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def num_blocks(self) -> int:
+        """Of its backbone."""
+        return num_blocks(self.model.config.backbone_config)
 
 
 @dataclass(frozen=True)

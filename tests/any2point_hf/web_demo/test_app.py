@@ -184,18 +184,18 @@ def test_two_visitors_at_once_get_their_own_answers(visit, clouds):
 def test_the_slider_shows_another_block_of_the_cloud_as_it_was_turned(visit):
     page = visit()
     expect(page.locator("#cloud canvas").first).to_be_visible(timeout=PATIENCE)
-    assert page.evaluate(VISIBLE) == "[true,false]"
+    assert page.evaluate(VISIBLE) == "[false,true]"
     page.evaluate(f"() => window.Plotly.relayout({FIGURE}, {{'scene.camera.eye.x': 2}})")
     slider = page.locator("#block input[type=range]")
-    slider.press("ArrowRight")
-    page.wait_for_function(f"() => ({VISIBLE})() == '[false,true]'", timeout=PATIENCE)
-    assert slider.input_value() == "2"
+    slider.press("ArrowLeft")
+    page.wait_for_function(f"() => ({VISIBLE})() == '[true,false]'", timeout=PATIENCE)
+    assert slider.input_value() == "1"
     assert page.evaluate(f"() => {FIGURE}.layout.scene.camera.eye.x") == 2
     colors = f"() => {FIGURE}.data.map((trace) => JSON.stringify(trace.marker.color))"
     assert len(set(page.evaluate(colors))) == 2
     page.get_by_label("table").press("Space")  # another cloud is shown in the block that was chosen
     expect(page.locator("#message")).to_contain_text("built-in table", timeout=PATIENCE)
-    page.wait_for_function(f"() => ({VISIBLE})() == '[false,true]'", timeout=PATIENCE)
+    page.wait_for_function(f"() => ({VISIBLE})() == '[true,false]'", timeout=PATIENCE)
 
 
 def send_upload(server, content, name="a.xyz"):
