@@ -14,7 +14,7 @@ from json import JSONDecodeError
 
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import get_session, hf_raise_for_status, httpx
+from huggingface_hub.utils import get_session, hf_raise_for_status, httpx, parse_ratelimit_headers
 
 from .errors import Any2PointError, HubError
 
@@ -122,6 +122,9 @@ def _call(request: httpx.Request) -> tuple[str, ...]:
 
 def retry_after(response: httpx.Response) -> float:
     """Seconds that a Hub asks to wait; 0 where it does not say."""
+    limit = parse_ratelimit_headers(response.headers)
+    if response.status_code == 429 and limit is not None and limit.remaining == 0:
+        return float(limit.reset_in_seconds)
     text = response.headers.get("retry-after", "").strip()
     return float(text) if text.isdigit() else 0.0
 

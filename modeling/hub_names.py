@@ -86,13 +86,13 @@ def pulled_folder(
     try:
         validate_repo_id(name)
     except HFValidationError:
-        raise _not_found(name, tried) from None
+        raise _not_found(name, files, tried) from None
     files = [f"{subfolder}/{file}" if subfolder else file for file in files]
     cache_dir = Path(cache_dir or constants.HF_HUB_CACHE)
     if local_files_only or constants.is_offline_mode():
         folder = _cached_folder(name, files, revision, cache_dir, tried)
         if folder is None:
-            raise _not_found(name, tried, " Calls to the Hub are switched off: pull it once without.")
+            raise _not_found(name, files, tried, " Calls to the Hub are switched off: pull it once without.")
         return folder
     options = {"revision": revision, "token": token, "cache_dir": cache_dir}
     try:
@@ -107,7 +107,7 @@ def pulled_folder(
             raise
         logger.warning(f"{name} is taken from the cache ({folder}). {error}")
         return folder
-    raise _not_found(name, tried)
+    raise _not_found(name, files, tried)
 
 
 def _repo_ids(name: str, token: str | bool | None, tried: list[str]) -> Iterator[str]:
@@ -179,9 +179,9 @@ def _root(path: str, file: str) -> Path:
     return Path(path).parents[file.count("/")]
 
 
-def _not_found(name: str, tried: list[str], advice: str = "") -> CheckpointError:
+def _not_found(name: str, files: Sequence[str], tried: list[str], advice: str = "") -> CheckpointError:
     return CheckpointError(
-        f"an adapter must be a folder or a Hub repository with all its files, and {name!r} is neither. Tried: "
+        f"an adapter must be a folder or a Hub repository with {', '.join(files)}, and {name!r} is neither. Tried: "
         f"{'; '.join(tried)}.{advice} Check the spelling and the revision; a private or gated repository needs a login "
         "by `hf auth login` or HF_TOKEN."
     )

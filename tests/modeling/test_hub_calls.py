@@ -78,6 +78,15 @@ def test_waiting_is_bounded_where_the_hub_asks_for_it(hub, push, pull, hub_waits
     assert hub_waits == [3, 3]  # the client adds a second
 
 
+@pytest.mark.parametrize("headers", [{"Retry-After": "60"}, {"RateLimit": '"api";r=0;t=60'}])
+def test_a_longer_wait_is_told(hub, push, pull, hub_waits, headers):
+    push("me/adapter")
+    hub.fail("GET", "model.safetensors", status=429, headers=headers)
+    with pytest.raises(HubError, match=r"answered 429.*Wait 60 s\."):
+        pull("me/adapter")
+    assert hub_waits == []
+
+
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
 def test_a_dead_endpoint_fails_at_once(hub, pull, hub_waits, monkeypatch, endpoint):
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import torch
 from huggingface_hub import constants
 
 from any2point_hf.modeling import (
@@ -161,3 +162,16 @@ def test_what_is_cached_is_not_loaded_again_unless_asked(hub, push, pull):
     assert hub.calls == ["GET /api/models/me/adapter"]
     pull("me/adapter", force_download=True)
     assert sum(call.endswith("model.safetensors") and call.startswith("GET") for call in hub.calls) == 1
+
+
+def test_a_subfolder(hub, tiny_adapter, bert, monkeypatch):
+    files = {f"large/{file}": tiny_adapter.folder / file for file in ("config.json", "model.safetensors")}
+    hub.large_suffixes = ()
+    push_files(files, "me/adapters", commit_message="put")
+    options = {"subfolder": "large", "backbone": bert}
+    loaded = Any2PointForPointCloudClassification.from_pretrained("me/adapters", **options)
+    assert torch.equal(loaded.classifier.output.weight, tiny_adapter.model.classifier.output.weight)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    Any2PointForPointCloudClassification.from_pretrained("adapters", **options)
+    with pytest.raises(CheckpointError, match=r"not with config\.json, model\.safetensors"):
+        Any2PointForPointCloudClassification.from_pretrained("adapters", backbone=bert)

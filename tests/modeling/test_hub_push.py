@@ -330,3 +330,10 @@ def test_a_push_without_a_login(hub, push, monkeypatch):
     with pytest.raises(HubError, match=r"answered 401.*hf auth login"):
         push()
     assert hub.repositories == {}
+
+
+def test_a_push_offline(hub, push, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(HubError, match=r"to push to me/adapter.*offline mode.*Unset HF_HUB_OFFLINE"):
+        push()
+    assert hub.calls == []
