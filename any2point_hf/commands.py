@@ -16,12 +16,14 @@ from .processing_any2point import Any2PointProcessor
 from .training import accuracies, confusion_matrix, process_split
 
 
-def load(model: str, backbone: str | None = None) -> tuple[Any2PointForPointCloudClassification, Any2PointProcessor]:
+def load(
+    model: str, backbone: torch.nn.Module | str | None = None
+) -> tuple[Any2PointForPointCloudClassification, Any2PointProcessor]:
     """An adapter on its backbone, on the GPU if there is one, and its processor.
 
     Args:
         model: folder or Hub id of the adapter.
-        backbone: Hub id or folder instead of the recorded one.
+        backbone: Hub id or folder instead of the recorded one, or a module, which is shared.
 
     Raises:
         CheckpointError: there is no such adapter, it does not fit the backbone, or its processor is missing.

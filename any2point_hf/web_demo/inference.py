@@ -16,9 +16,10 @@ import torch
 
 from ..commands import load
 from ..data.shapes import SHAPE_NAMES, make_cloud
+from ..modeling.backbone import load_backbone
 from ..modeling.backbone_specs import num_blocks
-from ..modeling.configuration_any2point import Any2PointConfig
-from ..modeling.errors import PointCloudError, UnsupportedBackboneError
+from ..modeling.configuration_any2point import Any2PointConfig, recorded_path
+from ..modeling.errors import Any2PointError, CheckpointError, PointCloudError, UnsupportedBackboneError
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from ..pictures.measures import cls_attention, on_points
 from ..point_checks import MINIMUM_DISTINCT_POINTS, check_points
@@ -85,24 +86,31 @@ def load_adapters(models: Sequence[str], backbone: str | None = None) -> dict[st
     backbones: dict[tuple[str | None, ...], torch.nn.Module] = {}
     names: Counter[str] = Counter()
     for source in models:
-        record = _backbone_record(source, backbone)
-        model, processor = load(source, backbones.get(record, backbone))
-        backbones.setdefault(record, model.backbone)
+        config = _config(source, backbone)
+        record = (config.backbone, config.backbone_revision, config.modality)
+        if config.backbone is not None and record not in backbones:
+            backbones[record] = load_backbone(*record)  # kept as it came: models change only copies over its tensors
+        model, processor = load(source, backbones.get(record))
         name = Path(source).resolve().name if Path(source).is_dir() else source
         names[name] += 1
         adapters[name if names[name] == 1 else f"{name} ({names[name]})"] = Adapter(model, processor)
     return adapters
 
 
-def _backbone_record(source: str, override: str | None) -> tuple[str | None, ...]:
-    """What decides the weights of an adapter's backbone."""
+def _config(source: str, backbone: str | None) -> Any2PointConfig:
+    """Of an adapter, with the backbone that it is put on."""
     try:
         config = Any2PointConfig.from_pretrained(source)
-    except (OSError, ValueError, TypeError):
-        return (source,)  # shared with no other; loading it tells what is wrong
-    if override is not None:
-        return override, None, config.modality
-    return config.backbone, config.backbone_revision, config.modality
+    except Any2PointError:
+        raise
+    except (OSError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"an adapter must have a valid config.json, and that of {source!r} is none. Check whether it was copied "
+            f"whole. The loader said: {error}"
+        ) from error
+    if backbone is not None:
+        config.backbone, config.backbone_revision = recorded_path(backbone), None
+    return config
 
 
 def example_cloud(shape: str, variation: int = 0) -> np.ndarray:

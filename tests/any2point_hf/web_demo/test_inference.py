@@ -1,5 +1,6 @@
 """What the web page computes, without a browser."""
 
+import json
 import runpy
 import shutil
 import socket
@@ -51,6 +52,23 @@ def test_a_given_backbone_is_loaded_once_for_all(adapter, bert, tmp_path):
     first, second = adapters.values()
     assert first.model.config.backbone == str(moved)
     assert weights(first) == weights(second)
+
+
+def test_settings_of_one_adapter_do_not_reach_another_on_its_backbone(loaded, adapter, tmp_path, two_classes):
+    changed = shutil.copytree(adapter, tmp_path / "changed")
+    config = json.loads((changed / "config.json").read_text(encoding="utf-8")) | {"layer_norm_eps": 0.5}
+    (changed / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    first, second = load_adapters([str(changed), str(adapter)]).values()
+    cloud = two_classes.cloud(0, np.random.default_rng(1))
+    assert classify(first, cloud).probabilities != classify(loaded, cloud).probabilities
+    assert classify(second, cloud).probabilities == classify(loaded, cloud).probabilities
+
+
+def test_a_damaged_adapter_is_told(adapter, tmp_path):
+    damaged = shutil.copytree(adapter, tmp_path / "damaged")
+    (damaged / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"valid config\.json"):
+        load_adapters([str(damaged)])
 
 
 def test_no_adapter_no_page(tmp_path):
