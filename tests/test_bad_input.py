@@ -466,12 +466,13 @@ def no_space_in_torch(*_, **__):
 def test_a_full_disk_leaves_the_old_adapter_whole(run_train, copy_adapter, monkeypatch, tmp_path, function, failure):
     folder = copy_adapter("trained")
     before = tensors_of(folder)
-    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "training_run.json"}
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "training_run.json"]
+    files = {path: path.read_bytes() for path in paths}
     with monkeypatch.context() as patch:
         patch.setattr(function, failure)
         result = run_train()
     assert_refused(result, "disk")
-    assert {name: (folder / name).read_bytes() for name in files} == files
+    assert {path: path.read_bytes() for path in paths} == files
     assert not list(folder.glob(".saving-*"))
     assert_same(tensors_of(folder), before)
 
