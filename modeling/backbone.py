@@ -19,7 +19,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from .backbone_detector import backbone_spec
 from .backbone_specs import BackboneSpec, find, num_blocks
 from .bottleneck_hook import BottleneckHook
-from .errors import BackboneLoadError, CheckpointError, UnsupportedBackboneError
+from .errors import BackboneLoadError, CheckpointError, HubError, UnsupportedBackboneError
+from .hub_calls import hub_calls, hub_trouble
 from .towers import LOADED_WHOLE, TOWER_CLASSES, is_wrapper, tower_config, tower_module
 
 if TYPE_CHECKING:
@@ -40,13 +41,22 @@ def load_backbone_config(backbone: str, revision: str | None = None, **kwargs: A
     Raises:
         BackboneLoadError: there is no such backbone, or no network to fetch it.
     """
+    options = {name: kwargs[name] for name in DOWNLOAD_OPTIONS if name in kwargs} | {"revision": revision}
+    return _read_config(backbone, options, hub_trouble(backbone, options))
+
+
+def _read_config(backbone: str, options: dict[str, Any], trouble: HubError | None) -> PreTrainedConfig:
     from transformers import AutoConfig
 
-    options = {name: kwargs[name] for name in DOWNLOAD_OPTIONS if name in kwargs}
     try:
-        return AutoConfig.from_pretrained(backbone, revision=revision, **options)
+        with hub_calls(f"to load the backbone {backbone!r}"):
+            return AutoConfig.from_pretrained(backbone, **options | _cache_alone(trouble))
     except (OSError, ValueError) as error:
-        raise _load_error(backbone, error) from error
+        raise _load_error(backbone, trouble or error) from error
+
+
+def _cache_alone(trouble: HubError | None) -> dict[str, bool]:
+    return {} if trouble is None else {"local_files_only": True}
 
 
 def load_backbone(
@@ -64,17 +74,24 @@ def load_backbone(
         BackboneLoadError: there are no such files, or no network to fetch them.
         UnsupportedBackboneError: the family is not supported.
     """
-    whole = load_backbone_config(backbone, revision, **kwargs)
+    options = {name: kwargs[name] for name in DOWNLOAD_OPTIONS if name in kwargs} | {"revision": revision}
+    trouble = hub_trouble(backbone, options)
+    whole = _read_config(backbone, options, trouble)
     config = tower_config(whole, modality)
     spec = backbone_spec(config)
     is_whole = whole.model_type in LOADED_WHOLE or is_wrapper(whole)
     auto_class = _auto_class(whole if is_whole else config)
     try:
-        module, report = auto_class.from_pretrained(
-            backbone, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-        )
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise _load_error(backbone, error) from error
+        with hub_calls(f"to load the backbone {backbone!r}"):
+            module, report = auto_class.from_pretrained(
+                backbone,
+                revision=revision,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **kwargs | _cache_alone(trouble),
+            )
+    except (HubError, OSError, RuntimeError, SafetensorError) as error:
+        raise _load_error(backbone, trouble or error) from error
     tower = tower_module(module, modality)
     prefix = next((f"{name}." for name, part in module.named_children() if part is tower), "")
     positions = spec.positions if isinstance(spec.positions, str) else None

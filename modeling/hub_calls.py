@@ -8,12 +8,13 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from json import JSONDecodeError
+from typing import Any
 
-from huggingface_hub import constants
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import get_session, hf_raise_for_status, httpx, parse_ratelimit_headers
 
 from .errors import Any2PointError, HubError
@@ -78,6 +79,28 @@ def hub_calls(doing: str) -> Iterator[None]:
     finally:
         hooks["request"].remove(limits.before_call)
         hooks["response"].remove(limits.after_answer)
+
+
+def hub_trouble(repo_id: str, options: Mapping[str, Any]) -> HubError | None:
+    """Why the Hub cannot be asked for a repository, found by a single call; None if it answers, or need not be asked.
+
+    transformers asks a dead Hub for every file again and again; told of `local_files_only`, it reads its cache alone.
+
+    Args:
+        repo_id: of the repository, or a folder.
+        options: of a `from_pretrained`: `revision`, `token`, `cache_dir`, `local_files_only`.
+    """
+    if os.path.isdir(repo_id) or options.get("local_files_only") or constants.is_offline_mode():
+        return None
+    asked = {name: options[name] for name in ("revision", "token", "cache_dir") if options.get(name) is not None}
+    try:
+        with hub_calls(f"to load {repo_id!r}"):
+            HfApi().resolve_revision(repo_id, **asked)
+    except HubError as error:
+        return None if isinstance(error.__cause__, HfHubHTTPError) else error  # an answer, which the caller gets too
+    except HFValidationError:
+        return None  # no repository can have this name, as the caller will be told
+    return None
 
 
 class _Limits:

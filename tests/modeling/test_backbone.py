@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import AutoModel, SwinConfig, SwinModel
 
 from any2point_hf.modeling import (
@@ -25,6 +26,7 @@ from any2point_hf.modeling.backbone_detector import backbone_spec
 from any2point_hf.modeling.backbone_specs import find
 from any2point_hf.modeling.bottleneck_hook import BottleneckHook
 from any2point_hf.modeling.errors import CheckpointError
+from any2point_hf.modeling.hub_push import push_files
 from any2point_hf.modeling.towers import tower_config
 
 NO_ADAPTERS = {"adapter_blocks": 0, "aggregation": "none"}
@@ -233,3 +235,37 @@ def test_modules_may_be_imported_before_all_others(module):
     command = [sys.executable, "-c", f"import any2point_hf.modeling.{module}"]
     found = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert found.returncode == 0, found.stderr
+
+
+# Backbones on the Hub
+
+
+@pytest.fixture
+def hub_backbone(hub, bert):
+    """A BERT on a Hub of this machine."""
+    hub.large_suffixes = ()
+    files = {name: bert / name for name in ("config.json", "model.safetensors")}
+    push_files(files, "me/bert", commit_message="A backbone")
+    return "me/bert"
+
+
+def test_a_backbone_comes_from_the_hub_and_then_from_its_cache(hub_backbone, hub_waits, monkeypatch):
+    first = load_backbone(hub_backbone).state_dict()
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    second = load_backbone(hub_backbone).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert hub_waits == []
+
+
+def test_a_dead_hub_is_told_at_once(hub, hub_waits, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    for load in (load_backbone, load_backbone_config):
+        with pytest.raises(BackboneLoadError, match=r"'org/bert'.*cannot be reached.*HF_ENDPOINT"):
+            load("org/bert")
+    assert hub_waits == []
+
+
+def test_a_backbone_that_is_not_on_the_hub(hub, hub_waits):
+    with pytest.raises(BackboneLoadError, match=r"'org/bert' could not be loaded.*answered 40[14].*spelling"):
+        load_backbone("org/bert")
+    assert hub_waits == []
