@@ -22,7 +22,7 @@ def check_batch(points: Tensor) -> None:
         )
     if not points.is_floating_point():
         raise PointCloudError(f"points must be floating point, got {points.dtype}. Call points.float().")
-    if len(points) == 0:
+    if points.shape[0] == 0:
         raise PointCloudError("a batch must hold at least one cloud, got none.")
     if points.shape[1] < SMALLEST_CLOUD:
         raise PointCloudError(

@@ -35,6 +35,8 @@ def farthest_point_sampling(points: Tensor, num_samples: int, excluded: Tensor |
     distance = torch.full_like(x, torch.inf)
     if excluded is not None:
         distance = distance.masked_fill(excluded, -1.0)  # below every squared distance, and min() keeps it there
+    if torch.compiler.is_compiling():
+        return _scan_farthest_points(x, y, z, distance, num_samples)
     indices = torch.zeros(batch_size, num_samples, dtype=torch.long, device=points.device)
     chosen = indices[:, :1]
     for sample in range(1, num_samples):
@@ -45,6 +47,21 @@ def farthest_point_sampling(points: Tensor, num_samples: int, excluded: Tensor |
         chosen = distance.argmax(dim=1, keepdim=True)
         indices[:, sample : sample + 1] = chosen
     return indices
+
+
+def _scan_farthest_points(x: Tensor, y: Tensor, z: Tensor, distance: Tensor, num_samples: int) -> Tensor:
+    """The same loop for compilers and exporters: one step in the graph, instead of num_samples copies of it."""
+    from torch._higher_order_ops import scan
+
+    def step(carried: tuple[Tensor, Tensor], _: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        distance, chosen = carried
+        by_x, by_y, by_z = x - x.gather(1, chosen), y - y.gather(1, chosen), z - z.gather(1, chosen)
+        distance = torch.minimum(distance, by_x * by_x + by_y * by_y + by_z * by_z)
+        return (distance, distance.argmax(dim=1, keepdim=True)), chosen.squeeze(1).clone()
+
+    first = torch.zeros_like(x[:, :1], dtype=torch.long)
+    _, indices = scan(step, (distance, first), x.new_zeros(num_samples))
+    return indices.transpose(0, 1)
 
 
 def nearest_neighbors(points: Tensor, centers: Tensor, num_neighbors: int) -> Tensor:
@@ -65,13 +82,15 @@ def nearest_neighbors(points: Tensor, centers: Tensor, num_neighbors: int) -> Te
     if not 1 <= num_neighbors <= num_points:
         raise ValueError(f"num_neighbors must lie in 1…{num_points} (the points there are), got {num_neighbors}.")
     points, centers = points.detach(), centers.detach()
-    clouds = len(points)
-    if points.device.type == "cpu" and not torch.compiler.is_compiling():
-        clouds = max(1, _DISTANCE_BLOCK // (num_points * num_centers))
-    blocks = zip(points.split(clouds), centers.split(clouds), strict=True)
-    return torch.cat(
-        [_squared_distances(c, p).topk(num_neighbors, largest=False, sorted=False).indices for p, c in blocks]
-    )
+    if points.device.type != "cpu" or torch.compiler.is_compiling():  # a compiler makes its own blocks
+        return _nearest(centers, points, num_neighbors)
+    clouds = max(1, _DISTANCE_BLOCK // (num_points * num_centers))
+    blocks = zip(centers.split(clouds), points.split(clouds), strict=True)
+    return torch.cat([_nearest(*block, num_neighbors) for block in blocks])
+
+
+def _nearest(centers: Tensor, points: Tensor, num_neighbors: int) -> Tensor:
+    return _squared_distances(centers, points).topk(num_neighbors, largest=False, sorted=False).indices
 
 
 def _squared_distances(centers: Tensor, points: Tensor) -> Tensor:
@@ -116,8 +135,11 @@ def cell_sum(features: Tensor, representatives: Tensor) -> Tensor:
         [..., G, D].
     """
     rows = _flat_rows(representatives)
-    summed = torch.zeros_like(features).reshape(-1, features.shape[-1])
-    return summed.index_add(0, rows, features.reshape(-1, features.shape[-1])).view_as(features)
+    flat = features.reshape(-1, features.shape[-1])
+    summed = torch.zeros_like(flat)
+    if torch.compiler.is_compiling():  # ONNX Runtime adds the rows of index_add in threads that overwrite each other
+        return summed.scatter_add(0, rows.unsqueeze(-1).expand_as(flat), flat).view_as(features)
+    return summed.index_add(0, rows, flat).view_as(features)
 
 
 def cell_max(features: Tensor, representatives: Tensor) -> Tensor:
@@ -144,5 +166,5 @@ def _flat_rows(representatives: Tensor) -> Tensor:
     """[..., G] indices within a cloud (and view) -> [prod] row numbers of the flattened [..., G, D] tensor."""
     num_tokens = representatives.shape[-1]
     flat = representatives.reshape(-1, num_tokens)
-    offsets = torch.arange(len(flat), device=flat.device).mul_(num_tokens)
+    offsets = torch.arange(flat.shape[0], device=flat.device).mul_(num_tokens)
     return (flat + offsets.unsqueeze(-1)).reshape(-1)

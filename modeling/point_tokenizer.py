@@ -106,12 +106,13 @@ class TokenizerStage(nn.Module):
             offsets.flatten(0, 1),
             center_features.flatten(0, 1),
         )
-        groups = batch_size * num_centers
-        if not self.training and points.device.type == "cpu" and not torch.compiler.is_compiling():
-            groups = max(1, _BLOCK_VALUES // (neighbors.shape[-1] * 2 * features.shape[-1]))
         flat_features = features.flatten(0, 1)
-        blocks = zip(*(argument.split(groups) for argument in arguments), strict=True)
-        pooled = torch.cat([self._aggregate(flat_features, *block) for block in blocks])
+        if self.training or points.device.type != "cpu" or torch.compiler.is_compiling():
+            pooled = self._aggregate(flat_features, *arguments)
+        else:
+            groups = max(1, _BLOCK_VALUES // (neighbors.shape[-1] * 2 * features.shape[-1]))
+            blocks = zip(*(argument.split(groups) for argument in arguments), strict=True)
+            pooled = torch.cat([self._aggregate(flat_features, *block) for block in blocks])
         return pooled.view(batch_size, num_centers, -1)
 
     def _aggregate(self, features: Tensor, neighbors: Tensor, offsets: Tensor, center_features: Tensor) -> Tensor:
@@ -128,7 +129,7 @@ class TokenizerStage(nn.Module):
 
 def _flat_indices(indices: Tensor, num_points: int) -> Tensor:
     """[B, G, K] indices within a cloud -> [B·G, K] row numbers of the flattened features."""
-    offsets = torch.arange(len(indices), device=indices.device).mul_(num_points).view(-1, 1, 1)
+    offsets = torch.arange(indices.shape[0], device=indices.device).mul_(num_points).view(-1, 1, 1)
     return (indices + offsets).flatten(0, 1)
 
 

@@ -83,7 +83,11 @@ def average_over_views(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     batch_size, num_views, num_tokens, _ = rows.shape
     rows = rows.transpose(1, 2).reshape(batch_size * num_tokens, -1)
     weights = weights.transpose(1, 2).reshape(batch_size * num_tokens, -1) / num_views
-    summed = F.embedding_bag(rows, table.to(weights), per_sample_weights=weights, mode="sum")
+    table = table.to(weights)
+    if torch.compiler.is_compiling():  # in ONNX an embedding bag is a loop over the bags
+        summed = (F.embedding(rows, table) * weights.unsqueeze(-1)).sum(dim=1)
+    else:
+        summed = F.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
     return summed.view(batch_size, num_tokens, -1)
 
 
