@@ -49,7 +49,7 @@ def pages_with(find):
 def parse(arguments):
     """What the real parser says to these arguments; None if it takes them."""
     parsers = make_parser()._subparsers._group_actions[0].choices
-    if arguments[0].startswith("-"):
+    if arguments[0].startswith("-") or arguments[0] == "COMMAND":
         return None
     if arguments[0] not in parsers:
         return f"no command {arguments[0]!r}"
@@ -143,10 +143,15 @@ def test_the_examples_of_home_and_quick_start_run(small_world, one_thread, capsy
     assert namespace["features"].shape == (1, 2 * 48)
 
 
-def test_the_example_of_the_readme_runs(small_world, one_thread):
+def test_the_example_of_the_readme_runs(small_world, one_thread, monkeypatch):
+    from any2point_hf import Any2PointForPointCloudClassification
+
+    pushed = []  # where tests have no network; pushing has tests of its own
+    monkeypatch.setattr(Any2PointForPointCloudClassification, "push_to_hub", lambda _, name: pushed.append(name))
     namespace = {}
     small_world(blocks(ROOT / "README.md", "python")[0], namespace)
     assert namespace["logits"].shape == (2, 10)
+    assert pushed == ["my-adapter"]
 
 
 def test_the_example_of_a_family_of_ones_own_is_a_specification():
