@@ -22,6 +22,7 @@ _HOME = {
     "compute_metrics": "training",
     "make_trainer": "training",
     "draw_point_clouds": "pictures.matplotlib_pictures",
+    **dict.fromkeys(("export_onnx", "export_program"), "export"),
     **dict.fromkeys(("draw_attention", "draw_clusters", "draw_similarity", "draw_tokens"), "pictures.kinds"),
 }
 

@@ -18,10 +18,10 @@ from typing import Any
 import shtab
 
 from .. import __version__
-from . import convert, demo, embed, evaluate, info, predict, push, reproduce, train, visualize
+from . import convert, demo, embed, evaluate, export, info, predict, push, reproduce, train, visualize
 from .parser import FAULT_OF_INPUT, Parser
 
-COMMANDS = (train, evaluate, predict, embed, info, push, convert, reproduce, visualize, demo)  # in the order of --help
+COMMANDS = (train, evaluate, predict, embed, info, push, export, convert, reproduce, visualize, demo)  # as in --help
 EPILOG = """
 examples:
   any2point train --data shapes --backbone google-bert/bert-base-uncased --output my-adapter

@@ -1,0 +1,260 @@
+"""Models as files that run without this library: `torch.export` programs and ONNX, sampling included (docs/export.md).
+
+Unusual here: no file is left unchecked. What was exported runs on clouds and batch sizes that the export has not seen,
+and its logits must be those of the model.
+"""
+
+import contextlib
+import importlib
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from . import __version__
+from .modeling.errors import Any2PointError
+from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
+from .processing_any2point import Any2PointProcessor
+
+OPSET = 20  # the first with GELU; ONNX Runtime knows it since 1.17
+LARGEST_DIFFERENCE = 1e-4  # of a logit, from the model's own
+EXAMPLE_BATCH = 3
+CHECKED_BATCHES = (1, 5)  # others than the example's
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+METADATA_FILE = "any2point.json"  # in a .pt2
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written.
+
+    Args:
+        format: `"onnx"` or `"torch"`.
+        files: paths; a second one holds the weights of an ONNX model above 1.5 GiB.
+        bytes: of all files.
+        opset: of ONNX, else None.
+        num_points: N, the points of every cloud.
+        max_difference: the largest of a logit in the check, at most 1e-4.
+    """
+
+    format: str
+    files: list[str]
+    bytes: int
+    opset: int | None
+    num_points: int
+    max_difference: float
+
+
+class _Logits(nn.Module):
+    """The model as points [B, N, 3] -> logits [B, classes], and nothing else."""
+
+    def __init__(self, model: Any2PointForPointCloudClassification) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, points: Tensor) -> Tensor:
+        return self.model(points).logits
+
+
+def export_program(
+    model: Any2PointForPointCloudClassification,
+    path: str | os.PathLike | None = None,
+    processor: Any2PointProcessor | None = None,
+) -> ExportedProgram:
+    """The model as one graph of torch operations, for a CPU: points [B, N, 3] float32 -> logits [B, classes].
+
+    Args:
+        model: with its active adapter; it is left as it was.
+        path: a file `.pt2` to write too, for `torch.export.load`; class names and processor are in it.
+        processor: gives the number of points N; by default one of the config's.
+
+    Raises:
+        Any2PointError: the model cannot be exported, or what was exported computes other logits.
+        OSError: the file cannot be written; what was there before is whole.
+    """
+    processor = processor or Any2PointProcessor(num_points=model.config.num_points)
+    with _on_cpu_in_eval(model):
+        program = _trace(model, processor.num_points)
+        check_logits(model, program.module(), processor.num_points)
+    if path is not None:
+        extra_files = {METADATA_FILE: json.dumps(metadata(model, processor))}
+        _write(Path(path), lambda file: torch.export.save(program, file, extra_files=extra_files))
+    return program
+
+
+def export_onnx(
+    model: Any2PointForPointCloudClassification, path: str | os.PathLike, processor: Any2PointProcessor | None = None
+) -> ExportReport:
+    """Writes the model as ONNX: input `points` [batch, N, 3] float32, output `logits` [batch, classes].
+
+    Args:
+        model: with its active adapter; it is left as it was.
+        path: file to write, whole or not at all; weights above 1.5 GiB go beside it, to `<name>.data`.
+        processor: gives the number of points N, and is in the file's metadata; by default one of the config's.
+
+    Raises:
+        Any2PointError: a package is missing, the model cannot be exported, or ONNX Runtime computes other logits.
+        OSError: the files cannot be written.
+    """
+    _require(ONNX_PACKAGES)
+    path, processor = Path(path), processor or Any2PointProcessor(num_points=model.config.num_points)
+    with _on_cpu_in_eval(model):
+        program = _to_onnx(_trace(model, processor.num_points))
+        program.model.metadata_props.update(metadata(model, processor))
+        difference = 0.0
+
+        def save_and_check(file: Path) -> None:
+            nonlocal difference
+            program.save(file)
+            difference = check_logits(model, _onnx_runtime(file), processor.num_points)
+
+        files = _write(path, save_and_check)
+    return ExportReport("onnx", *_sizes(files), OPSET, processor.num_points, difference)
+
+
+def export_file(
+    model: Any2PointForPointCloudClassification, processor: Any2PointProcessor, format: str, path: Path
+) -> dict[str, Any]:
+    """What the command line does: writes one format and says what was written, as a dict of `ExportReport`."""
+    if format == "onnx":
+        return asdict(export_onnx(model, path, processor))
+    program = export_program(model, path, processor)
+    with _on_cpu_in_eval(model):
+        difference = check_logits(model, program.module(), processor.num_points)
+    return asdict(ExportReport("torch", *_sizes([path]), None, processor.num_points, difference))
+
+
+def check_logits(model: nn.Module, run: Callable[[Tensor], Tensor], num_points: int) -> float:
+    """The largest difference of the logits of `run` from the model's, on fresh clouds, round and flat.
+
+    Raises:
+        Any2PointError: it is above 1e-4, or not a number.
+    """
+    generator = torch.Generator().manual_seed(20)
+    differences = []
+    for batch_size in CHECKED_BATCHES:
+        points = torch.randn(batch_size, num_points, 3, generator=generator)
+        points[0, :, 2] = 0
+        points /= points.norm(dim=-1).amax(dim=1).view(-1, 1, 1)
+        with torch.no_grad():
+            differences.append((run(points) - model(points).logits).abs().max())
+    difference = float(torch.stack(differences).max())
+    if not difference <= LARGEST_DIFFERENCE:
+        raise Any2PointError(
+            f"exported logits must be within {LARGEST_DIFFERENCE:g} of the model's, got a difference of "
+            f"{difference:.2g}; nothing was written. Export a float32 backbone; docs/export.md lists what is supported."
+        )
+    return difference
+
+
+def metadata(model: Any2PointForPointCloudClassification, processor: Any2PointProcessor) -> dict[str, str]:
+    """What a file says of itself, each value as JSON: class names, points a cloud, the processor's settings."""
+    values = {
+        "id2label": model.config.id2label,
+        "num_points": processor.num_points,
+        "processor": processor.to_dict(),
+        "any2point_version": __version__,
+    }
+    return {name: json.dumps(value) for name, value in values.items()}
+
+
+def _trace(model: Any2PointForPointCloudClassification, num_points: int) -> ExportedProgram:
+    points = torch.randn(EXAMPLE_BATCH, num_points, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), _without_known_noise(), _explained("torch.export"):
+        return torch.export.export(_Logits(model).eval(), (points,), dynamic_shapes=({0: Dim("batch", min=1)},))
+
+
+def _to_onnx(program: ExportedProgram) -> Any:
+    with _without_known_noise(), _explained("torch.onnx"):
+        return torch.onnx.export(
+            program,
+            input_names=["points"],
+            output_names=["logits"],
+            dynamic_shapes=({0: "batch"},),  # the name of the axis in the file
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+
+
+def _onnx_runtime(file: Path) -> Callable[[Tensor], Tensor]:
+    import onnxruntime
+
+    with _explained("ONNX Runtime"):
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return lambda points: torch.from_numpy(session.run(["logits"], {"points": points.numpy()})[0])
+
+
+@contextlib.contextmanager
+def _explained(tool: str) -> Iterator[None]:
+    """An error of an exporter, whatever its class, in one line; the whole is its cause."""
+    try:
+        yield
+    except Exception as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise Any2PointError(
+            f"the model cannot be exported as it is, because {tool} refuses it: {said} docs/export.md lists what is "
+            "supported."
+        ) from error
+
+
+@contextlib.contextmanager
+def _without_known_noise() -> Iterator[None]:
+    """Without the exporter's word on a torchvision that nothing here needs, and torch's on its own deprecation."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _on_cpu_in_eval(model: nn.Module) -> Iterator[None]:
+    """For as long as it is exported; then the model is put back."""
+    device, training = model.device, model.training
+    model.to("cpu").eval()
+    try:
+        yield
+    finally:
+        model.to(device).train(training)
+
+
+def _require(packages: tuple[str, ...]) -> None:
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise Any2PointError(
+                f"ONNX export needs {', '.join(packages)}, and {package} is not installed. Run: "
+                'pip install "any2point-hf[export]"'
+            ) from error
+
+
+def _write(path: Path, save: Callable[[Path], None]) -> list[Path]:
+    """Lets `save` write a file (and others) into a folder beside the path, then puts all in place, the file last."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as beside:
+        save(Path(beside) / path.name)
+        names = sorted((file.name for file in Path(beside).iterdir()), key=path.name.__eq__)
+        if len(names) > 1:
+            path.unlink(missing_ok=True)  # an old file must not read the new weights beside it
+        for name in names:
+            os.replace(Path(beside) / name, path.with_name(name))
+    return [path.with_name(name) for name in reversed(names)]
+
+
+def _sizes(files: list[Path]) -> tuple[list[str], int]:
+    return [str(file) for file in files], sum(file.stat().st_size for file in files)
