@@ -67,6 +67,9 @@ def _scan_farthest_points(x: Tensor, y: Tensor, z: Tensor, distance: Tensor, num
 def nearest_neighbors(points: Tensor, centers: Tensor, num_neighbors: int) -> Tensor:
     """Indices of the points nearest to each centre (squared Euclidean), in no particular order (method.md 1).
 
+    Of points equally far (in float32) those of the lowest indices are taken, so that every device, compiler and runtime
+    finds the same ones.
+
     Args:
         points: [B, N, 3] floating point.
         centers: [B, G, 3], same dtype.
@@ -90,7 +93,20 @@ def nearest_neighbors(points: Tensor, centers: Tensor, num_neighbors: int) -> Te
 
 
 def _nearest(centers: Tensor, points: Tensor, num_neighbors: int) -> Tensor:
-    return _squared_distances(centers, points).topk(num_neighbors, largest=False, sorted=False).indices
+    distances = _without_ties(_squared_distances(centers, points))
+    return distances.topk(num_neighbors, largest=False, sorted=False).indices
+
+
+def _without_ties(distances: Tensor) -> Tensor:
+    """float32 distances [b, G, N] in wider numbers of the same order, equal ones ordered by their index in N."""
+    if distances.dtype != torch.float32 or distances.device.type == "mps":  # nothing is wider
+        return distances
+    index = torch.arange(distances.shape[-1], device=distances.device)
+    if not torch.compiler.is_compiling():  # bits of floats ≥ 0 are in the order of the floats
+        return (distances.view(torch.int32).long() << 32).bitwise_or_(index)
+    # ONNX cannot read bits. Neighbouring float32 differ by a factor of 1 + 2⁻²⁴ at least; 1e-80 orders the zeros.
+    index = index.double()
+    return distances.double() * (1 + index * 2.0**-48) + index * 1e-80
 
 
 def _squared_distances(centers: Tensor, points: Tensor) -> Tensor:
