@@ -103,10 +103,9 @@ class RotaryOnGrid:
         return {"position_embeddings": (ones, torch.zeros_like(ones))}
 
 
-def _bias(table: Tensor, rows: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
-    """Mean over views of a bias table [R, H] at every pair of tokens, [B, M, G·G, P] -> [B, H, 1 + G, 1 + G]."""
+def _bias(table: Tensor, rows: Tensor, weights: Tensor, num_tokens: int, dtype: torch.dtype) -> Tensor:
+    """Mean over views of a bias table [R, H] at every pair of G tokens, [B, M, G·G, P] -> [B, H, 1 + G, 1 + G]."""
     values = average_over_views(table, rows, weights)  # [B, G·G, H]
-    num_tokens = math.isqrt(values.shape[1])
     values = values.transpose(1, 2).unflatten(-1, (num_tokens, num_tokens))
     return F.pad(values, (1, 0, 1, 0)).to(dtype)
 
@@ -133,7 +132,7 @@ class BiasOnLine:
         whole = torch.arange(-farthest, farthest + 1, device=positions.device)
         table = find(backbone, self.table).weight.detach()[self.bucket(backbone, whole)]
         rows, weights = line_rows((distances + farthest).unsqueeze(-1), len(table))
-        arguments = {"position_bias": _bias(table, rows, weights, dtype)}
+        arguments = {"position_bias": _bias(table, rows, weights, positions.shape[2], dtype)}
         return lambda index: arguments
 
     def neutral(self, backbone: nn.Module, num_tokens: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
@@ -170,7 +169,7 @@ class BiasOnGrid:
             if module not in computed:
                 computed.clear()  # a block's own bias is used once, a shared one by all
                 table = module.relative_position_bias_table.detach()[:-3]  # the last three are of CLS
-                computed[module] = {self.argument: _bias(table, places, weights, dtype)}
+                computed[module] = {self.argument: _bias(table, places, weights, positions.shape[2], dtype)}
             return computed[module]
 
         return of_block
