@@ -77,7 +77,7 @@ def checked_adapter(folder: Path) -> Any2PointPreTrainedModel:
     """An adapter that has all it needs, on a backbone without weights.
 
     Raises:
-        CheckpointError: config, tensors or processor are missing, damaged or another model's.
+        CheckpointError: config, tensors or processor are missing, damaged or another model's, or the card is no UTF-8.
     """
     if not folder.is_dir():
         raise CheckpointError(f"an adapter must be a folder with config.json, and there is no folder {folder}.")
@@ -88,10 +88,18 @@ def checked_adapter(folder: Path) -> Any2PointPreTrainedModel:
         config = Any2PointConfig.from_pretrained(folder)
         model_class = getattr(modeling, config.architectures[0])
         Any2PointProcessor.from_pretrained(folder)
-    except (OSError, ValueError, TypeError, AttributeError, StrictDataclassError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, IndexError, StrictDataclassError) as error:
         raise CheckpointError(
             f"an adapter must hold an Any2Point config.json and {PROCESSOR_FILE}, and {folder} does not. Save both "
             f"there: model.save_pretrained(folder), processor.save_pretrained(folder). The loader said: {error}"
+        ) from error
+    card = folder / "README.md"
+    try:
+        if card.is_file():
+            card.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(
+            f"a model card must be text in UTF-8, and {card} is not: {error}. Save it anew."
         ) from error
     with torch.device("meta"):
         backbone = build_backbone(config.backbone_config)

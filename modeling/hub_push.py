@@ -126,7 +126,7 @@ def push_files(
 
 def _card_on_hub(api: HfApi, repo_id: str, revision: str | None) -> str | None:
     try:
-        return Path(api.hf_hub_download(repo_id, CARD, revision=revision)).read_text(encoding="utf-8")
+        return Path(api.hf_hub_download(repo_id, CARD, revision=revision)).read_text(encoding="utf-8", errors="replace")
     except EntryNotFoundError as error:
         if not isinstance(error, HfHubHTTPError):  # not absent, but out of reach
             raise

@@ -91,6 +91,11 @@ def cut(file):
         (lambda folder: (folder / "preprocessor_config.json").unlink(), r"preprocessor_config\.json.*save_pretrained"),
         (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors"),
         (lambda folder: cut(folder / "model.safetensors"), r"a whole model\.safetensors"),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_type": "any2point", "architectures": []}'),
+            "hold",
+        ),
+        (lambda folder: (folder / "README.md").write_bytes("Grüße".encode("latin-1")), "must be text in UTF-8"),
     ],
 )
 def test_only_a_whole_adapter_is_pushed(hub, folder, damage, message):
