@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test lint format docs serve-docs bench wheel clean
+.PHONY: demo test lint format docs serve-docs bench bench-compare wheel clean
 
 $(VENV)/.installed: pyproject.toml setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,10 +33,13 @@ serve-docs: $(VENV)/.installed
 	$(RUN) -m mkdocs serve
 
 bench: $(VENV)/.installed
-	$(RUN) benchmarks/cold_start.py
+	$(RUN) benchmarks/bench.py
+
+bench-compare: $(VENV)/.installed
+	$(RUN) benchmarks/bench_compare.py
 
 wheel: $(VENV)/.installed
 	$(RUN) -m build
 
 clean:
-	rm -rf $(VENV) build dist demo_output site *.egg-info
+	rm -rf $(VENV) build dist demo_output bench_output site *.egg-info
