@@ -5,8 +5,13 @@ fast as a compiled kernel; distances are sums of squared differences (never the 
 cloud's neighbours do not depend on what else is in its batch, to the last bit.
 """
 
+import importlib.util
+
 import torch
 from torch import Tensor
+
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+LARGEST_KERNEL_CLOUD = 16384  # points whose distances fit the registers of one program on a GPU
 
 # Entries of one distance block on a CPU: 1 M float32 values are 4 MiB and stay in the last-level cache.
 _DISTANCE_BLOCK = 1 << 20
@@ -35,6 +40,10 @@ def farthest_point_sampling(points: Tensor, num_samples: int, excluded: Tensor |
     distance = torch.full_like(x, torch.inf)
     if excluded is not None:
         distance = distance.masked_fill(excluded, -1.0)  # below every squared distance, and min() keeps it there
+    if _kernel_takes(x):
+        from .sampling_kernel import farthest_points  # needs Triton
+
+        return farthest_points(x, y, z, distance, num_samples)
     if torch.compiler.is_compiling():
         return _scan_farthest_points(x, y, z, distance, num_samples)
     indices = torch.zeros(batch_size, num_samples, dtype=torch.long, device=points.device)
@@ -47,6 +56,17 @@ def farthest_point_sampling(points: Tensor, num_samples: int, excluded: Tensor |
         chosen = distance.argmax(dim=1, keepdim=True)
         indices[:, sample : sample + 1] = chosen
     return indices
+
+
+def _kernel_takes(x: Tensor) -> bool:
+    """Whether sampling_kernel.py takes clouds whose x are these, [B, N]. Compilers take it too, exporters cannot."""
+    if x.device.type != "cuda" or x.dtype != torch.float32 or x.shape[1] > LARGEST_KERNEL_CLOUD or not _HAS_TRITON:
+        return False
+    if getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)():  # torch 2.6 knows no is_exporting
+        return False
+    from .sampling_kernel import works_on
+
+    return works_on(x.device)
 
 
 def _scan_farthest_points(x: Tensor, y: Tensor, z: Tensor, distance: Tensor, num_samples: int) -> Tensor:
