@@ -75,7 +75,7 @@ def in_fresh_process(group: str, arguments: Mapping[str, Any], threads: int) -> 
     done = subprocess.run(command, capture_output=True, encoding="utf-8", env=surroundings)
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
-    last_words = done.stderr.strip().splitlines()[-1:] or ["without a word; for want of memory?"]
+    last_words = done.stderr.strip().splitlines()[-1:] or ["no message; did the memory suffice?"]
     return {"error": f"exit code {done.returncode}: {last_words[0]}"}
 
 

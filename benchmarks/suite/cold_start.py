@@ -9,7 +9,7 @@ import cold_start as command  # benchmarks/cold_start.py
 
 from . import markdown, timing
 
-HELP = "importing the package beside transformers alone, and loading an adapter (about 2 minutes)"
+HELP = "importing the package beside transformers alone, and loading an adapter (about 1 minute)"
 SMALL = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}  # MiniLM
 TINY = {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 50}
 

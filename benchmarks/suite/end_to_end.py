@@ -16,8 +16,8 @@ def cases(quick: bool) -> list[dict[str, Any]]:
     else:
         sizes = [
             *(("clip-text-scan", "eval", batch, "default") for batch in (8, 32)),
-            *(("clip-text-scan", "train", batch, "default") for batch in (8, 16)),
-            ("clip-text-scan", "train", 8, "kept"),
+            ("clip-text-scan", "train", 16, "default"),
+            *(("clip-text-scan", "train", 8, state) for state in models.freed_memory_states()),
             *((setting, mode, 8, "default") for mode in ("eval", "train") for setting in models.OTHER_SETTINGS),
         ]
     return [case(*size) for size in sizes]

@@ -106,16 +106,17 @@ def cell_means(batch: int, mode: str, device: str) -> Contestants:
     def naive() -> Tensor:
         return (same_cell.to(features.dtype) / counts) @ features
 
-    def with_backward(function: Callable[[], Tensor]) -> Callable[[], None]:
-        def call() -> None:
+    def whole(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        def call() -> Tensor:
             pooled = function()
             if mode == "train":
                 pooled.sum().backward()
                 features.grad = None
+            return pooled
 
         return call
 
-    return {OURS: with_backward(ours), NAIVE: with_backward(naive)}
+    return {OURS: whole(ours), NAIVE: whole(naive)}
 
 
 CONTESTANTS = {"sampling": sampling, "neighbours": neighbours, "cell means": cell_means}
