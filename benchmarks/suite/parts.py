@@ -5,15 +5,18 @@ the backward by hooks on the tensors that enter and leave them (autograd walks b
 its output and that of its input). So the parts add up to the whole, and time between them is "the rest".
 """
 
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from any2point_hf.modeling import point_tokenizer
+from any2point_hf import modeling
+from any2point_hf.modeling import point_ops
 
 from . import markdown, models, timing
 
@@ -88,7 +91,16 @@ def attach(clock: PartClock, model: torch.nn.Module) -> None:
         setattr(base, name, clock.wrap(getattr(base, name), "projection and positions"))
     base.call_block = clock.wrap(base.call_block, "backbone blocks")
     for name, part in (("farthest_point_sampling", "sampling"), ("nearest_neighbors", "neighbours")):
-        setattr(point_tokenizer, name, clock.wrap(getattr(point_tokenizer, name), f"tokenizer: {part}"))
+        timed = clock.wrap(getattr(point_ops, name), f"tokenizer: {part}")
+        for module in users_of(name):
+            setattr(module, name, timed)
+
+
+def users_of(name: str) -> list[ModuleType]:
+    """The model's modules that have imported this function of point_ops."""
+    function = getattr(point_ops, name)
+    loaded = [module for path, module in sys.modules.items() if path.startswith(f"{modeling.__name__}.")]
+    return [module for module in loaded if getattr(module, name, None) is function]
 
 
 def measure(setting: str, mode: str, batch: int, device: str = "cpu") -> dict[str, Any]:

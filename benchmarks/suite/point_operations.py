@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from any2point_hf.modeling import point_ops
+from any2point_hf.modeling.token_cells import TokenCells
 
 from . import markdown, timing
 from .clouds import random_clouds
@@ -90,21 +91,20 @@ def neighbours(batch: int, points: int, centers: int, neighbors: int, device: st
 
 
 def cell_means(batch: int, mode: str, device: str) -> Contestants:
-    """Features [B, M, G, D] averaged over cells and copied back to their tokens; in training also backward."""
+    """Features [B, M, G, D] averaged over the cells of their view, [B, M, C, D]; in training also backward."""
     generator = torch.Generator().manual_seed(0)
     shape = (batch, NUM_VIEWS, NUM_TOKENS)
-    cells = torch.randint(NUM_CELLS, shape, generator=generator).to(device)
+    numbers = torch.randint(NUM_CELLS, shape, generator=generator).to(device)
     features = torch.randn(*shape, HIDDEN_SIZE, generator=generator).to(device).requires_grad_(mode == "train")
-    representatives = point_ops.cell_representatives(cells)
-    same_cell = cells.unsqueeze(-1) == cells.unsqueeze(-2)
-    counts = same_cell.sum(dim=-1, keepdim=True).to(features.dtype)
+    cells = TokenCells.of(numbers, NUM_CELLS, features.dtype)
+    rows = cells.numbers.unsqueeze(-1).expand_as(features)
 
     def ours() -> Tensor:
-        means = point_ops.cell_sum(features, representatives) / counts
-        return point_ops.copy_back(means, representatives)
+        return cells.mean(features)
 
     def naive() -> Tensor:
-        return (same_cell.to(features.dtype) / counts) @ features
+        means = features.new_zeros(*cells.occupied.shape, HIDDEN_SIZE)
+        return means.scatter_reduce(2, rows, features, "mean", include_self=False)
 
     def whole(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
         def call() -> Tensor:

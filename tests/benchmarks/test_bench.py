@@ -97,9 +97,9 @@ def test_bfloat16_is_loaded_for_eval_and_autocast_for_training(suite):
 
 def test_parts_add_up_to_the_whole(suite, monkeypatch):
     group = suite("parts")
-    point_tokenizer = importlib.import_module("any2point_hf.modeling.point_tokenizer")
-    for name in ("farthest_point_sampling", "nearest_neighbors"):  # put back afterwards
-        monkeypatch.setattr(point_tokenizer, name, getattr(point_tokenizer, name))
+    for name in ("farthest_point_sampling", "nearest_neighbors"):
+        for module in group.users_of(name):
+            monkeypatch.setattr(module, name, getattr(module, name))  # puts it back afterwards
     (evaluation, training) = measured(group)
     expected = {
         *("tokenizer: stem, stages", "tokenizer: sampling", "tokenizer: neighbours", "projection and positions"),
