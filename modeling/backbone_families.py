@@ -184,6 +184,13 @@ def sines_of_the_grid(backbone: nn.Module) -> Tensor:
     return torch.cat([by_column, by_row], dim=-1)
 
 
+def move_positions_along(backbone: nn.Module) -> None:
+    """VideoMAE's table is a plain tensor, which stays on the CPU and would be copied at every forward."""
+    table = vars(backbone.embeddings).pop("position_embeddings", None)
+    if table is not None:
+        backbone.embeddings.register_buffer("position_embeddings", table, persistent=False)
+
+
 def videomae_variant(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
     """With a final norm where the pooling does not normalise."""
     return spec if config.use_mean_pooling else replace(spec, final_norm="layernorm")

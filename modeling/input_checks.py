@@ -10,7 +10,9 @@ from .errors import DatasetError, PointCloudError
 def check_batch(points: Tensor) -> None:
     """Points must be [B, N, 3], floating, N ≥ 64 and finite.
 
-    Finiteness is read on the CPU only: elsewhere it would make the host wait for the device; the processor checks it.
+    Finiteness is read on the CPU only, and not in compiled code: elsewhere it would make the host wait for the device.
+    There the logits of a cloud that is not finite are NaN, those of the other clouds their own (`finite_clouds`); in
+    training batch statistics spread it, and the loss is NaN. The processor checks it too.
 
     Raises:
         PointCloudError: they are not.
@@ -34,6 +36,14 @@ def check_batch(points: Tensor) -> None:
         if not finite.all():
             clouds = (~finite).nonzero().flatten().tolist()
             raise PointCloudError(f"points must be finite, got NaN or infinity in clouds {clouds[:8]} of the batch.")
+
+
+def finite_clouds(points: Tensor) -> Tensor:
+    """Which clouds of points [B, N, 3] hold no NaN or infinity, [B, 1, 1] bool, left on their device.
+
+    The others are run as clouds of zeros, since no table can be read at NaN, with NaN as their tokens.
+    """
+    return points.isfinite().flatten(1).all(dim=1).view(-1, 1, 1)
 
 
 def check_labels(labels: Tensor, num_labels: int) -> None:

@@ -40,7 +40,7 @@ from .errors import ConfigurationError
 from .final_norm import make_final_norm, start_final_norm
 from .guided_adapter import Bottleneck, GuidedAggregation, LocalAttention, Neighborhoods
 from .initialization import reset_token
-from .input_checks import check_batch
+from .input_checks import check_batch, finite_clouds
 from .mixed_batch import forward_mixed
 from .point_tokenizer import PointTokenizer
 from .position_encoding import LearnableEncoding, sinusoidal_encoding
@@ -296,13 +296,15 @@ class Any2PointModel(Any2PointPreTrainedModel):
         config = self.config
         wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         points = points.to(torch.promote_types(self.cls_token.dtype, torch.float32))  # coordinates are never halved
-        tokens, centers = self.tokenizer(points)
+        finite = finite_clouds(points)
+        tokens, centers = self.tokenizer(points.where(finite, 0.0))
         coordinates = self.projection(centers)
         positions = self.encode_positions(centers, coordinates)
         arguments = self.block_arguments(coordinates)
         neighborhoods = self.find_neighborhoods(centers, coordinates)
 
         hidden = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens.to(self.cls_token.dtype)], dim=1)
+        hidden = hidden.where(finite, torch.nan)
         if positions is not None and config.position_injection != "blocks":
             hidden = hidden + positions
         if self.spec.input_norm is not None:

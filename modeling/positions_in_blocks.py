@@ -89,7 +89,8 @@ class RotaryOnGrid:
     ) -> BlockArguments:
         """Cosines and sines [B, 1, G, channels] of positions [B, M, G, 2]; CLS, a prefix, is left out."""
         frequencies = find(backbone, self.path).inv_freq.to(positions)
-        centered = (positions + 0.5) / positions.new_tensor(extent) * 2 - 1
+        row, column = positions.unbind(-1)
+        centered = torch.stack([(row + 0.5) / extent[0], (column + 0.5) / extent[1]], dim=-1) * 2 - 1
         view = view_of_channel(len(frequencies), positions.shape[1], positions.device)
         angles = 2 * math.pi * centered[:, view].permute(0, 2, 3, 1) * frequencies  # [B, G, 2, F]
         angles = angles.flatten(2).tile(2).unsqueeze(1)
@@ -159,7 +160,8 @@ class BiasOnGrid:
         """The bias [B, H, 1 + G, 1 + G] of positions [B, M, G, 2], for each block when it is asked for."""
         rows, columns = extent
         differences = (positions.unsqueeze(-2) - positions.unsqueeze(-3)).flatten(2, 3)  # query minus key
-        shifted = differences + differences.new_tensor([rows - 1, columns - 1])
+        by_row, by_column = differences.unbind(-1)
+        shifted = torch.stack([by_row + (rows - 1), by_column + (columns - 1)], dim=-1)
         places, weights = grid_rows(shifted, (2 * rows - 1, 2 * columns - 1))
         tables = self.tables(backbone)
         computed: dict[nn.Module, Mapping[str, Any]] = {}

@@ -142,8 +142,9 @@ class ReleasedPlaneProjection(PlaneProjection):
     def rows(self, coordinates: Tensor) -> tuple[Tensor, Tensor]:
         """Rows and weights [B, M, G, 4]."""
         plane = (self.width, self.height)
-        last_pixel = coordinates.new_tensor(plane) - 1
-        rows, weights = plane_rows(coordinates.minimum(last_pixel), plane, self.grid)
+        x, y = coordinates.unbind(-1)
+        on_canvas = torch.stack([x.clamp(max=self.width - 1), y.clamp(max=self.height - 1)], dim=-1)
+        rows, weights = plane_rows(on_canvas, plane, self.grid)
         return rows, fade_outside(weights, coordinates, plane, self.grid)
 
     def encode(self, coordinates: Tensor, table: Tensor) -> Tensor:
