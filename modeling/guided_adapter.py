@@ -1,7 +1,7 @@
 """The guided adapter of every block: bottleneck, local aggregation, ensemble (3.3, figure 4, eq. 3; method.md 3).
 
-Unusual here: the work of all views is batched, [B, M, G, ...], never looped over; a cell is named by its first token,
-so that pooling is a sum onto that token's row and copying back is a gather, whatever the number of cells.
+Unusual here: the work of all views is batched, [B, M, ...], never looped over; what a cell's tokens have in common is
+computed once a cell, [B, M, C, ...] with C cells of a view, and never copied back to the tokens, [B, M, G, D].
 """
 
 from typing import NamedTuple
@@ -13,11 +13,12 @@ from transformers import initialization as init
 
 from .batch_norm import sum_over_processes, update_running_statistics
 from .initialization import reset_norm, reset_stacked_linear
-from .point_ops import cell_max, cell_representatives, cell_sum, copy_back
+from .token_cells import TokenCells
 
 NORM_EPS = 1e-5  # of LN_m and of the adapters' batch norms
 BATCH_NORM_MOMENTUM = 0.1
 SMALLEST_WEIGHT = 1e-7  # of a view, so that views all opposite to the 3D branch count equally
+SMALLEST_LENGTH = 1e-8  # of a feature, so that the cosine of a zero is 0
 
 
 class Bottleneck(nn.Module):
@@ -41,30 +42,22 @@ class Neighborhoods(NamedTuple):
     """Which tokens share a cell; computed once for all blocks.
 
     Args:
-        views: [B, M, G] int64, the first token in each token's cell, of every view.
-        view_counts: [B, M, G] float, tokens in the cell, at the first token's row (1 elsewhere).
+        views: the segments or patches of the M views.
+        voxels: the voxels, a single view.
         same_cell: [B·M, 1, G, G] bool, which tokens attend to each other.
-        voxels: [B, 1, G] int64, the first token in each token's voxel.
-        voxel_counts: [B, 1, G] float.
     """
 
-    views: Tensor
-    view_counts: Tensor
+    views: TokenCells
+    voxels: TokenCells
     same_cell: Tensor
-    voxels: Tensor
-    voxel_counts: Tensor
 
     @classmethod
-    def of(cls, view_cells: Tensor, voxel_cells: Tensor, dtype: torch.dtype) -> "Neighborhoods":
-        """From cell numbers: view_cells [B, M, G] and voxel_cells [B, G], int64."""
-        views, voxels = cell_representatives(view_cells), cell_representatives(voxel_cells).unsqueeze(1)
-        same_cell = (views.unsqueeze(-1) == views.unsqueeze(-2)).flatten(0, 1).unsqueeze(1)
-        return cls(views, _counts(views, dtype), same_cell, voxels, _counts(voxels, dtype))
-
-
-def _counts(representatives: Tensor, dtype: torch.dtype) -> Tensor:
-    ones = torch.ones_like(representatives, dtype=dtype)
-    return torch.zeros_like(ones).scatter_add(-1, representatives, ones).clamp(min=1)
+    def of(cls, view_cells: Tensor, voxel_cells: Tensor, most_cells: int, dtype: torch.dtype) -> "Neighborhoods":
+        """From cells by any number: view_cells [B, M, G], of at most `most_cells` a view, and voxel_cells [B, G]."""
+        views = TokenCells.of(view_cells, most_cells, dtype)
+        voxels = TokenCells.of(voxel_cells.unsqueeze(1), voxel_cells.shape[-1], dtype)
+        same_cell = (views.numbers.unsqueeze(-1) == views.numbers.unsqueeze(-2)).flatten(0, 1).unsqueeze(1)
+        return cls(views, voxels, same_cell)
 
 
 class LocalAttention(nn.Module):
@@ -92,7 +85,11 @@ class LocalAttention(nn.Module):
         reset_stacked_linear(self.out_weight, self.out_bias)
 
     def forward(self, tokens: Tensor, same_cell: Tensor) -> Tensor:
-        """Z = X + Attn_m(LN_m(X)), [B, M, G, D]; the scale of the scores is width^(−1/2)."""
+        """Z = X + Attn_m(LN_m(X)), [B, M, G, D]."""
+        return tokens.unsqueeze(1) + self.widen(self.mix(tokens, same_cell))
+
+    def mix(self, tokens: Tensor, same_cell: Tensor) -> Tensor:
+        """The attention before its output layer, [B, M, G, width]; the scale of the scores is width^(−1/2)."""
         batch_size, num_tokens, hidden_size = tokens.shape
         # All views share the normalisation; its affine part goes into the products, one product for all q, k, v.
         normalized = F.layer_norm(tokens, (hidden_size,), eps=NORM_EPS)
@@ -102,9 +99,11 @@ class LocalAttention(nn.Module):
         qkv = qkv.view(batch_size, num_tokens, self.num_views, 3, self.num_heads, -1).permute(3, 0, 2, 4, 1, 5)
         query, key, value = qkv.flatten(1, 2)  # each [B·M, heads, G, width / heads]
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=same_cell, scale=self.width**-0.5)
-        mixed = mixed.transpose(1, 2).reshape(batch_size, self.num_views, num_tokens, self.width)
-        attended = mixed @ self.out_weight.transpose(-1, -2) + self.out_bias.unsqueeze(1)
-        return attended + tokens.unsqueeze(1)
+        return mixed.transpose(1, 2).reshape(batch_size, self.num_views, num_tokens, self.width)
+
+    def widen(self, mixed: Tensor) -> Tensor:
+        """The output layer of each view: [B, M, R, width] -> [B, M, R, D]."""
+        return mixed @ self.out_weight.transpose(-1, -2) + self.out_bias.unsqueeze(1)
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"num_views={self.num_views}, width={self.width}, num_heads={self.num_heads}"
@@ -113,7 +112,7 @@ class LocalAttention(nn.Module):
 class CellNorm(nn.Module):
     """Batch norm over the occupied cells of all processes, one for each of M branches.
 
-    Shapes: pooled [B, M, G, D], occupied [B, M, G] bool -> [B, M, G, D]; rows not occupied hold no meaning.
+    Shapes: pooled [B, M, C, D], occupied [B, M, C] bool -> [B, M, C, D]; rows not occupied hold no meaning.
     """
 
     running_mean: Tensor
@@ -135,7 +134,7 @@ class CellNorm(nn.Module):
 
     def statistics(self, pooled: Tensor, occupied: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean [M, D], biased variance [M, D] and number of rows [M, 1] of the occupied cells of the batch."""
-        weight = occupied.to(pooled.dtype).unsqueeze(-1)  # [B, M, G, 1]
+        weight = occupied.to(pooled.dtype).unsqueeze(-1)  # [B, M, C, 1]
         count = sum_over_processes(weight.sum(dim=(0, 2)))
         mean = sum_over_processes((pooled * weight).sum(dim=(0, 2))) / count
         squares = (pooled - mean.unsqueeze(1)).square() * weight
@@ -174,37 +173,46 @@ class GuidedAggregation(nn.Module):
 
     def forward(self, tokens: Tensor, neighborhoods: Neighborhoods, attention: LocalAttention) -> Tensor:
         """X ← X + c·Σ_m w_m F_m."""
-        attended = attention(tokens, neighborhoods.same_cell)
-        views, counts = neighborhoods.views, neighborhoods.view_counts
-        features = _pool(attended, views, counts, self.max_pooling, self.view_norm)  # F [B, M, G, D]
+        views, voxels, same_cell = neighborhoods
+        if self.max_pooling:
+            attended = attention(tokens, same_cell)
+            pooled = views.mean(attended) + views.maximum(attended)
+        else:  # the mean of Z = X + Attn(X) needs no Z: the output layer is linear, and runs on C rows instead of G
+            pooled = views.mean(tokens) + attention.widen(views.mean(attention.mix(tokens, same_cell)))
+        features = F.gelu(self.view_norm(pooled, views.occupied))  # F of each cell, [B, M, C, D]
+        rows = views.rows()
         if self.voxel_norm is None:
-            return tokens + self.scale * features.mean(dim=1)
-        voxels, counts = neighborhoods.voxels, neighborhoods.voxel_counts
-        reference = _pool(tokens.unsqueeze(1), voxels, counts, True, self.voxel_norm)  # B [B, 1, G, D]
-        weights = ensemble_weights(features, reference)
-        return tokens + self.scale * (weights.unsqueeze(-1) * features).sum(dim=1)
+            weights = torch.full_like(rows, 1 / rows.shape[1], dtype=features.dtype)
+        else:
+            pooled = voxels.mean(tokens) + voxels.maximum(tokens.unsqueeze(1))
+            reference = F.gelu(self.voxel_norm(pooled, voxels.occupied))  # B of each voxel, [B, 1, V, D]
+            weights = ensemble_weights(features, reference, rows, voxels.numbers)
+        # Σ_m w_m F_m of all tokens is one product: a row of weights a token, a column a cell.
+        by_cell = weights.new_zeros(*tokens.shape[:2], features.shape[1] * features.shape[2])
+        by_cell = by_cell.scatter(-1, rows.transpose(1, 2), weights.transpose(1, 2))
+        return tokens + self.scale * (by_cell @ features.flatten(1, 2))
 
 
-def _pool(features: Tensor, representatives: Tensor, counts: Tensor, add_max: bool, norm: CellNorm) -> Tensor:
-    """Mean (+ max) of each cell, batch norm, GELU, copied back to its tokens: [B, M, G, D] -> same."""
-    pooled = cell_sum(features, representatives) / counts.unsqueeze(-1)
-    if add_max:
-        pooled = pooled + cell_max(features, representatives)
-    own_index = torch.arange(representatives.shape[-1], device=representatives.device)
-    pooled = F.gelu(norm(pooled, representatives == own_index))
-    return copy_back(pooled, representatives)
-
-
-def ensemble_weights(features: Tensor, reference: Tensor) -> Tensor:
-    """w_m = (cos(F_m, B) + 1) / 2, divided by their sum over views (eq. 3).
+def ensemble_weights(features: Tensor, reference: Tensor, rows: Tensor, voxels: Tensor) -> Tensor:
+    """w_m = (cos(F_m, B) + 1) / 2 of each token, divided by their sum over views (eq. 3).
 
     Args:
-        features: F, [B, M, G, D].
-        reference: B, [B, 1, G, D].
+        features: F of the cells, [B, M, C, D].
+        reference: B of the voxels, [B, 1, V, D].
+        rows: [B, M, G] int64, each token's row in the M·C cells.
+        voxels: [B, 1, G] int64, each token's voxel.
 
     Returns:
         [B, M, G], summing to 1 over M.
     """
-    cosines = F.cosine_similarity(features, reference, dim=-1)
+    features, reference = features.flatten(1, 2), reference.squeeze(1)
+    products = features @ reference.transpose(1, 2)  # of every cell with every voxel, [B, M·C, V]
+    lengths = _length(features) * _length(reference).transpose(1, 2)
+    pairs = rows * reference.shape[1] + voxels
+    cosines = (products / lengths).flatten(1).gather(1, pairs.flatten(1)).view_as(rows)
     weights = ((cosines + 1) / 2).clamp(min=SMALLEST_WEIGHT)
     return weights / weights.sum(dim=1, keepdim=True)
+
+
+def _length(vectors: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp(min=SMALLEST_LENGTH)

@@ -1,4 +1,4 @@
-"""Point operations: farthest point sampling, nearest neighbours, pooling within cells. Pure torch, any device.
+"""Point operations: farthest point sampling, nearest neighbours, gathering. Any device.
 
 Unusual here: coordinates are worked on as separate x, y, z planes, which on a CPU makes farthest point sampling as
 fast as a compiled kernel; distances are sums of squared differences (never the expanded |a|² + |b|² − 2ab), so that a
@@ -145,62 +145,3 @@ def gather_points(features: Tensor, indices: Tensor) -> Tensor:
     offsets = torch.arange(batch_size, device=indices.device).mul_(num_points)
     rows = indices + offsets.view(-1, *[1] * (indices.dim() - 1))
     return features.reshape(-1, channels).index_select(0, rows.reshape(-1)).view(*indices.shape, channels)
-
-
-def cell_representatives(cells: Tensor) -> Tensor:
-    """Names each token's cell by the first token in it, so that cell numbers of any size index G rows.
-
-    Args:
-        cells: [..., G] integers; equal values share a cell.
-
-    Returns:
-        [..., G] int64, the lowest index of a token in the same cell.
-    """
-    same = cells.unsqueeze(-1) == cells.unsqueeze(-2)
-    return same.to(torch.uint8).argmax(dim=-1)
-
-
-def cell_sum(features: Tensor, representatives: Tensor) -> Tensor:
-    """Sums features over each cell, at its representative's row; other rows are zero.
-
-    Args:
-        features: [..., G, D].
-        representatives: [..., G] int64, of `cell_representatives`.
-
-    Returns:
-        [..., G, D].
-    """
-    rows = _flat_rows(representatives)
-    flat = features.reshape(-1, features.shape[-1])
-    summed = torch.zeros_like(flat)
-    if torch.compiler.is_compiling():  # ONNX Runtime adds the rows of index_add in threads that overwrite each other
-        return summed.scatter_add(0, rows.unsqueeze(-1).expand_as(flat), flat).view_as(features)
-    return summed.index_add(0, rows, flat).view_as(features)
-
-
-def cell_max(features: Tensor, representatives: Tensor) -> Tensor:
-    """Maximum of features over each cell, at its representative's row; other rows keep their own features.
-
-    Args:
-        features: [..., G, D].
-        representatives: [..., G] int64, of `cell_representatives`.
-
-    Returns:
-        [..., G, D].
-    """
-    flat = features.reshape(-1, features.shape[-1])
-    rows = _flat_rows(representatives).unsqueeze(-1).expand_as(flat)
-    return flat.scatter_reduce(0, rows, flat, "amax").view_as(features)
-
-
-def copy_back(pooled: Tensor, representatives: Tensor) -> Tensor:
-    """Gives every token its cell's row: [..., G, D] at representatives [..., G] -> [..., G, D]."""
-    return pooled.reshape(-1, pooled.shape[-1]).index_select(0, _flat_rows(representatives)).view_as(pooled)
-
-
-def _flat_rows(representatives: Tensor) -> Tensor:
-    """[..., G] indices within a cloud (and view) -> [prod] row numbers of the flattened [..., G, D] tensor."""
-    num_tokens = representatives.shape[-1]
-    flat = representatives.reshape(-1, num_tokens)
-    offsets = torch.arange(flat.shape[0], device=flat.device).mul_(num_tokens)
-    return (flat + offsets.unsqueeze(-1)).reshape(-1)

@@ -5,37 +5,21 @@ farthest-point order once, and each stage's centres are a prefix of the stage be
 folded into the products and neighbourhoods are worked through in blocks that stay in the processor's cache.
 """
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .batch_norm import BatchNorm1d
+from .neighbor_rows import NeighborRows
 from .point_ops import farthest_point_sampling, gather_points, nearest_neighbors
+from .tokenizer_inference import fold_batch_norm, infer_stage
+from .tokenizer_training import train_stage
 
 NUM_STAGES = 3
 BOTTLENECKS_PER_STAGE = (2, 1, 1)
 LAST_STAGE_WIDTH = 32
-WAVELENGTH_BASE = 1000.0  # α of method.md 1
-ANGLE_SCALE = 100.0  # β of method.md 1
-
-# Rows × channels of one inference block on a CPU: 1 M float32 values are 4 MiB and stay in the last-level cache.
-_BLOCK_VALUES = 1 << 20
-
-
-def geometry_encoding(offsets: Tensor, channels: int) -> Tensor:
-    """Sines and cosines of coordinates (method.md 1), axis-major: of each axis F = channels / 6 sines, then F cosines.
-
-    Args:
-        offsets: [..., 3] relative coordinates.
-        channels: a multiple of 6.
-
-    Returns:
-        [..., channels], same dtype.
-    """
-    num_frequencies = channels // 6
-    exponents = torch.arange(num_frequencies, device=offsets.device, dtype=offsets.dtype) / num_frequencies
-    angles = ANGLE_SCALE * offsets.unsqueeze(-1) / WAVELENGTH_BASE**exponents
-    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
 def extent_normalization(offsets: Tensor) -> Tensor:
@@ -74,15 +58,6 @@ class ResidualBottleneck(nn.Module):
         return F.relu_(F.linear(inner, *fold_batch_norm(self.up, self.up_norm)).add_(hidden))
 
 
-def fold_batch_norm(linear: nn.Linear, norm: BatchNorm1d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of one linear layer equal to `norm(linear(x))` with the norm's running statistics."""
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    bias = norm.bias - norm.running_mean * scale
-    if linear.bias is not None:
-        bias = bias + linear.bias * scale
-    return linear.weight * scale.unsqueeze(-1), bias
-
-
 class TokenizerStage(nn.Module):
     """Gathers each centre's neighbourhood, encodes its geometry, mixes channels and takes the maximum (method.md 1).
 
@@ -101,30 +76,33 @@ class TokenizerStage(nn.Module):
         batch_size, num_centers, _ = centers.shape
         neighbors = nearest_neighbors(points, centers, min(self.num_neighbors, points.shape[1]))
         offsets = self.normalize(gather_points(points, neighbors) - centers.unsqueeze(2))  # [B, G, K, 3]
-        arguments = (
-            _flat_indices(neighbors, points.shape[1]),  # [B·G, K]
+        rows = NeighborRows(
+            features.flatten(0, 1),
+            _flat_indices(neighbors, points.shape[1]),
             offsets.flatten(0, 1),
             center_features.flatten(0, 1),
         )
-        flat_features = features.flatten(0, 1)
-        if self.training or points.device.type != "cpu" or torch.compiler.is_compiling():
-            pooled = self._aggregate(flat_features, *arguments)
-        else:
-            groups = max(1, _BLOCK_VALUES // (neighbors.shape[-1] * 2 * features.shape[-1]))
-            blocks = zip(*(argument.split(groups) for argument in arguments), strict=True)
-            pooled = torch.cat([self._aggregate(flat_features, *block) for block in blocks])
-        return pooled.view(batch_size, num_centers, -1)
+        return self._choose_way(rows)(rows, self.bottlenecks).view(batch_size, num_centers, -1)
 
-    def _aggregate(self, features: Tensor, neighbors: Tensor, offsets: Tensor, center_features: Tensor) -> Tensor:
-        """[B·N, C], [g, K], [g, K, 3], [g, C] -> [g, 2C]."""
-        num_groups, num_neighbors = neighbors.shape
-        gathered = features.index_select(0, neighbors.flatten()).view(num_groups, num_neighbors, -1)
-        hidden = torch.cat([gathered, center_features.unsqueeze(1).expand_as(gathered)], dim=-1)
-        hidden += geometry_encoding(offsets, hidden.shape[-1]).to(hidden.dtype)
-        hidden = hidden.flatten(0, 1)
-        for bottleneck in self.bottlenecks:
-            hidden = bottleneck(hidden)
-        return hidden.view(num_groups, num_neighbors, -1).amax(dim=1)
+    def _choose_way(self, rows: NeighborRows) -> Callable[[NeighborRows, nn.ModuleList], Tensor]:
+        """Three ways to the same numbers; the plain one alone is open to compilers and to gradients of the points."""
+        if torch.compiler.is_compiling() or rows.offsets.requires_grad:
+            return plain_stage
+        if self.training:
+            return train_stage
+        return plain_stage if torch.is_grad_enabled() and self._has_gradients(rows) else infer_stage
+
+    def _has_gradients(self, rows: NeighborRows) -> bool:
+        tensors = (rows.features, rows.centers, *self.parameters())
+        return any(tensor.requires_grad for tensor in tensors)
+
+
+def plain_stage(rows: NeighborRows, bottlenecks: Iterable[nn.Module]) -> Tensor:
+    """The maximum over each neighbourhood of the bottlenecks' output, by autograd's own operations: [G, 2C]."""
+    hidden = rows.all()
+    for bottleneck in bottlenecks:
+        hidden = bottleneck(hidden)
+    return hidden.view(*rows.neighbors.shape, -1).amax(dim=1)
 
 
 def _flat_indices(indices: Tensor, num_points: int) -> Tensor:

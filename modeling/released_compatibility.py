@@ -85,11 +85,6 @@ class ReleasedLineProjection(LineProjection):
         """Rows and weights [B, M, G, 2]."""
         return skewed_line_rows(coordinates, self.length)
 
-    @property
-    def num_cells(self) -> int:
-        """Cells of one line, empty ones included (39 on the line of 77)."""
-        return math.ceil(self.length / self.cell_size)
-
 
 def wrapped_pixels(pixels: Tensor, width: int, height: int) -> Tensor:
     """Finding 7: mv_utils.py:203-241 takes pixels modulo the canvas instead of clamping. [..., 2] -> same."""
@@ -150,11 +145,6 @@ class ReleasedPlaneProjection(PlaneProjection):
     def encode(self, coordinates: Tensor, table: Tensor) -> Tensor:
         """The scrambled mean over views, [B, G, D]."""
         return scramble(super().encode(coordinates, table))
-
-    @property
-    def num_cells(self) -> int:
-        """Cells of one plane, empty ones included (400 for DINOv2)."""
-        return math.ceil(self.width / self.cell_size) * math.ceil(self.height / self.cell_size)
 
 
 class ReleasedCellNorm(CellNorm):

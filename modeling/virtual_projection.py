@@ -80,6 +80,11 @@ class VirtualProjection(nn.Module):
         raise NotImplementedError
 
     @property
+    def num_cells(self) -> int:
+        """How many cells a view has, empty ones included."""
+        raise NotImplementedError
+
+    @property
     def extent(self) -> tuple[int, ...]:
         """How many positions of the backbone lie on the line, or along the grid's rows and columns."""
         raise NotImplementedError
@@ -134,6 +139,11 @@ class LineProjection(VirtualProjection):
     def positions(self, coordinates: Tensor) -> Tensor:
         """The coordinates themselves."""
         return coordinates
+
+    @property
+    def num_cells(self) -> int:
+        """Cells of one line, empty ones included (39 on the line of 77)."""
+        return math.ceil(self.length / self.cell_size)
 
     def cells(self, coordinates: Tensor) -> Tensor:
         """Segment of each token: [B, M, G, 1] -> [B, M, G] int64."""
@@ -206,6 +216,11 @@ class PlaneProjection(VirtualProjection):
     def positions(self, coordinates: Tensor) -> Tensor:
         """Pixels to fractional (row, column)."""
         return on_grid(coordinates, (self.width, self.height), self.grid)
+
+    @property
+    def num_cells(self) -> int:
+        """Cells of one plane, empty ones included (400 for DINOv2)."""
+        return math.ceil(self.width / self.cell_size) * math.ceil(self.height / self.cell_size)
 
     def cells(self, coordinates: Tensor) -> Tensor:
         """Patch of each token, row by row: [B, M, G, 2] -> [B, M, G] int64."""

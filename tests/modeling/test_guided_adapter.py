@@ -10,7 +10,6 @@ from any2point_hf.modeling.guided_adapter import (
     Neighborhoods,
     ensemble_weights,
 )
-from any2point_hf.modeling.point_ops import cell_representatives
 
 B, M, G, D = 2, 3, 10, 8
 
@@ -54,29 +53,26 @@ def test_bottleneck_drops_inside(make):
     assert kept.std() > 1
 
 
-def test_neighborhoods_say_who_shares_a_cell(naive, cells):
+def neighborhoods(cells, dtype=torch.float64):
+    return Neighborhoods.of(*cells, 10, dtype)
+
+
+def test_neighborhoods_say_who_shares_a_cell(cells):
     view_cells, voxel_cells = cells
-    found = Neighborhoods.of(view_cells, voxel_cells, torch.float64)
+    found = neighborhoods(cells)
     same_cell = found.same_cell.view(B, M, G, G)
-    for b in range(B):
-        for m in range(M):
-            groups = naive.members(view_cells[b, m].tolist())
-            for group in groups:
-                assert found.views[b, m, group].tolist() == [group[0]] * len(group)
-                assert found.view_counts[b, m, group[0]] == len(group)
-            expected = view_cells[b, m][:, None] == view_cells[b, m]
-            assert torch.equal(same_cell[b, m], expected)
-        for group in naive.members(voxel_cells[b].tolist()):
-            assert found.voxels[b, 0, group].tolist() == [group[0]] * len(group)
-            assert found.voxel_counts[b, 0, group[0]] == len(group)
-    assert found.view_counts.min() == 1  # the other rows hold 1, never 0
+    assert torch.equal(same_cell, view_cells.unsqueeze(-1) == view_cells.unsqueeze(-2))
+    for mine, numbers in ((view_cells, found.views.numbers), (voxel_cells.unsqueeze(1), found.voxels.numbers)):
+        together = mine.unsqueeze(-1) == mine.unsqueeze(-2)
+        assert torch.equal(numbers.unsqueeze(-1) == numbers.unsqueeze(-2), together)
+    assert found.views.members.dtype == torch.float64
 
 
 def test_local_attention_is_the_naive_one(make, naive, cells):
     attention = make.randomize(LocalAttention(D, M, 12, 6)).double()
-    view_cells, voxel_cells = cells
+    view_cells, _voxel_cells = cells
     tokens, state = torch.randn(B, G, D, dtype=torch.float64), make.arrays(attention)
-    found = attention(tokens, Neighborhoods.of(view_cells, voxel_cells, torch.float64).same_cell)
+    found = attention(tokens, neighborhoods(cells).same_cell)
     assert found.shape == (B, M, G, D)
     for b in range(B):
         for m in range(M):
@@ -86,9 +82,9 @@ def test_local_attention_is_the_naive_one(make, naive, cells):
 
 def test_local_attention_of_another_width_and_heads(make, naive, cells):
     attention = make.randomize(LocalAttention(D, M, 8, 2)).double()
-    view_cells, voxel_cells = cells
+    view_cells, _voxel_cells = cells
     tokens, state = torch.randn(B, G, D, dtype=torch.float64), make.arrays(attention)
-    found = attention(tokens, Neighborhoods.of(view_cells, voxel_cells, torch.float64).same_cell)
+    found = attention(tokens, neighborhoods(cells).same_cell)
     expected = naive.local_attention(tokens[1].numpy(), view_cells[1, 2].tolist(), state, 2, num_heads=2, width=8)
     np.testing.assert_allclose(found[1, 2].detach(), expected, atol=1e-10)
 
@@ -96,7 +92,7 @@ def test_local_attention_of_another_width_and_heads(make, naive, cells):
 def test_tokens_of_other_cells_are_not_seen(make):
     attention = make.randomize(LocalAttention(D, 1, 12, 6))
     view_cells = torch.tensor([[[0, 0, 1, 1]]])
-    same_cell = Neighborhoods.of(view_cells, view_cells[:, 0], torch.float32).same_cell
+    same_cell = neighborhoods((view_cells, view_cells[:, 0]), torch.float32).same_cell
     tokens = torch.randn(1, 4, D)
     changed = tokens.clone()
     changed[0, 3, 0] += 1
@@ -175,7 +171,7 @@ def test_guided_aggregation_is_the_naive_one(make, naive, cells, max_pooling, ad
         training,
         updates,
     )
-    found = aggregation(tokens, Neighborhoods.of(view_cells, voxel_cells, torch.float64), attention)
+    found = aggregation(tokens, neighborhoods(cells), attention)
     np.testing.assert_allclose(found.detach(), expected, atol=1e-10)
     after = make.arrays(aggregation)
     for name, value in updates.items():
@@ -188,23 +184,32 @@ def test_aggregation_of_scale_zero_is_the_identity(make, cells):
     attention = make.randomize(LocalAttention(D, M, 12, 6))
     aggregation = GuidedAggregation(D, M, 0.0, False, True).eval()
     tokens = torch.randn(B, G, D)
-    assert torch.equal(aggregation(tokens, Neighborhoods.of(*cells, torch.float32), attention), tokens)
+    assert torch.equal(aggregation(tokens, neighborhoods(cells, torch.float32), attention), tokens)
 
 
 def test_gradients_of_aggregation_reach_tokens_norms_and_attention(make, cells):
     attention = make.randomize(LocalAttention(D, M, 12, 6))
     aggregation = make.randomize(GuidedAggregation(D, M, 0.7, True, True)).train()
     tokens = torch.randn(B, G, D, requires_grad=True)
-    aggregation(tokens, Neighborhoods.of(*cells, torch.float32), attention).square().sum().backward()
+    aggregation(tokens, neighborhoods(cells, torch.float32), attention).square().sum().backward()
     for parameter in [tokens, *attention.parameters(), *aggregation.parameters()]:
         assert parameter.grad.isfinite().all()
         assert parameter.grad.abs().max() > 0
 
 
+def own_rows(num_tokens):
+    """Each token in a cell and a voxel of its own."""
+    tokens = torch.arange(num_tokens)
+    return (tokens + torch.arange(M).unsqueeze(-1) * num_tokens)[None], tokens.view(1, 1, -1)
+
+
 def test_ensemble_weights_are_the_formula_and_sum_to_one():
-    features, reference = torch.randn(B, M, G, D, dtype=torch.float64), torch.randn(B, 1, G, D, dtype=torch.float64)
-    weights = ensemble_weights(features, reference)
+    cells, voxels = torch.randn(B, M, 4, D, dtype=torch.float64), torch.randn(B, 1, 5, D, dtype=torch.float64)
+    of_view, of_voxel = torch.randint(4, (B, M, G)), torch.randint(5, (B, 1, G))
+    weights = ensemble_weights(cells, voxels, of_view + 4 * torch.arange(M).view(M, 1), of_voxel)
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(B, G, dtype=torch.float64), atol=1e-12, rtol=0)
+    features = cells.gather(2, of_view.unsqueeze(-1).expand(-1, -1, -1, D))
+    reference = voxels.gather(2, of_voxel.unsqueeze(-1).expand(-1, -1, -1, D))
     cosine = (features * reference).sum(-1) / features.norm(dim=-1) / reference.norm(dim=-1)
     expected = (cosine + 1) / (cosine + 1).sum(dim=1, keepdim=True)
     torch.testing.assert_close(weights, expected, atol=1e-12, rtol=0)
@@ -213,20 +218,23 @@ def test_ensemble_weights_are_the_formula_and_sum_to_one():
 def test_ensemble_weights_of_opposite_views_are_equal_and_their_gradients_finite():
     reference = torch.eye(D)[:1].view(1, 1, 1, D)
     features = (-reference).expand(1, M, 1, D).clone().requires_grad_()  # every cosine is −1, every weight 0 / 0
-    weights = ensemble_weights(features, reference)
+    weights = ensemble_weights(features, reference, *own_rows(1))
     torch.testing.assert_close(weights, torch.full((1, M, 1), 1 / M))
     (weights * torch.randn(1, M, 1)).sum().backward()
     assert features.grad.isfinite().all()
 
 
+def test_a_zero_reference_weighs_all_views_equally_and_gives_finite_gradients():
+    reference = torch.zeros(1, 1, 1, D, requires_grad=True)
+    weights = ensemble_weights(torch.randn(1, M, 1, D), reference, *own_rows(1))
+    torch.testing.assert_close(weights, torch.full((1, M, 1), 1 / M))
+    (weights * torch.randn(1, M, 1)).sum().backward()
+    assert reference.grad.isfinite().all()
+
+
 def test_rounding_of_cosines_near_minus_one_does_no_harm():
     reference = torch.randn(1, 1, 50, D)
     features = -reference * torch.rand(1, M, 1, 1)
-    weights = ensemble_weights(features, reference)
+    weights = ensemble_weights(features, reference, *own_rows(50))
     assert (weights >= 0).all()
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(1, 50), atol=1e-5, rtol=0)
-
-
-def test_representatives_of_views_index_within_their_view():
-    views = cell_representatives(torch.randint(3, (B, M, G)))
-    assert views.max() < G

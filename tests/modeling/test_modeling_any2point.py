@@ -237,7 +237,7 @@ def test_aggregation_leaves_cls_alone_and_3d_uses_voxels(make):
     assert (states[1][:, 1:] - block[:, 1:]).abs().amax(dim=-1).min() > 1e-3
     _, centers = model.tokenizer(points)
     found = model.find_neighborhoods(centers, model.projection(centers))
-    assert torch.equal(found.views, found.voxels.expand(-1, 3, -1))
+    assert torch.equal(found.views.numbers, found.voxels.numbers.expand(-1, 3, -1))
     assert make.model("vit", aggregation="none").find_neighborhoods(centers, model.projection(centers)) is None
 
 

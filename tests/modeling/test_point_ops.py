@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -6,10 +5,6 @@ from hypothesis import strategies as st
 
 from any2point_hf.modeling import point_ops
 from any2point_hf.modeling.point_ops import (
-    cell_max,
-    cell_representatives,
-    cell_sum,
-    copy_back,
     farthest_point_sampling,
     gather_points,
     nearest_neighbors,
@@ -132,69 +127,3 @@ def test_gathering_takes_the_rows_of_each_cloud(shape):
     assert gathered.shape == (2, *shape, 4)
     for b in range(2):
         assert torch.equal(gathered[b], features[b][indices[b]])
-
-
-cell_numbers = st.integers(1, 9).flatmap(
-    lambda size: st.lists(
-        st.lists(st.integers(-3, 3).map(lambda n: n * 10**12), min_size=size, max_size=size),
-        min_size=1,
-        max_size=3,
-    )
-)
-
-
-@given(cell_numbers)
-def test_representatives_are_the_first_tokens_of_the_cells(naive, batch):
-    found = cell_representatives(torch.tensor(batch))
-    assert found.dtype == torch.int64
-    for cells, row in zip(batch, found.tolist(), strict=True):
-        for group in naive.members(cells):
-            assert [row[index] for index in group] == [min(group)] * len(group)
-
-
-@given(cell_numbers)
-def test_pooling_is_that_of_a_loop_over_cells(naive, batch):
-    size = len(batch[0])
-    features = torch.randn(len(batch), size, 3, dtype=torch.float64)
-    representatives = cell_representatives(torch.tensor(batch))
-    total, largest = cell_sum(features, representatives), cell_max(features, representatives)
-    copied = copy_back(total, representatives)
-    for b, cells in enumerate(batch):
-        values = features[b].numpy()
-        for group in naive.members(cells):
-            first, others = group[0], group[1:]
-            np.testing.assert_allclose(total[b, first], values[group].sum(axis=0), atol=1e-12)
-            np.testing.assert_array_equal(largest[b, first], values[group].max(axis=0))
-            assert not total[b, others].any()
-            np.testing.assert_array_equal(largest[b, others], values[others])
-            for token in group:
-                assert torch.equal(copied[b, token], total[b, first])
-
-
-def test_pooling_keeps_views_and_clouds_apart():
-    features = torch.randn(2, 3, 8, 5)
-    cells = torch.randint(3, (2, 3, 8))
-    representatives = cell_representatives(cells)
-    for pool in (cell_sum, cell_max, copy_back):
-        pooled = pool(features, representatives)
-        for b in range(2):
-            for m in range(3):
-                alone = pool(features[b, m][None], representatives[b, m][None])[0]
-                torch.testing.assert_close(pooled[b, m], alone)
-
-
-def test_pooling_gradients_are_those_of_the_dense_formula():
-    features = torch.randn(2, 7, 3, dtype=torch.float64, requires_grad=True)
-    cells = torch.randint(3, (2, 7))
-    same = (cells.unsqueeze(-1) == cells.unsqueeze(-2)).unsqueeze(-1)  # [B, G, G, 1]
-    spread = features.unsqueeze(1)
-    dense_sum = (spread * same).sum(dim=2)
-    dense_max = spread.masked_fill(~same, -torch.inf).amax(dim=2)
-    representatives = cell_representatives(cells)
-    upstream = torch.randn_like(dense_sum)
-    for pool, dense in ((cell_sum, dense_sum), (cell_max, dense_max)):
-        pooled = copy_back(pool(features, representatives), representatives)
-        torch.testing.assert_close(pooled, dense)
-        (found,) = torch.autograd.grad(pooled, features, upstream)
-        (expected,) = torch.autograd.grad(dense, features, upstream)
-        torch.testing.assert_close(found, expected)

@@ -6,15 +6,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from any2point_hf.modeling import point_tokenizer
+from any2point_hf.modeling import neighbor_rows
+from any2point_hf.modeling.neighbor_rows import geometry_encoding
 from any2point_hf.modeling.point_tokenizer import (
     PointTokenizer,
     ResidualBottleneck,
+    TokenizerStage,
     deviation_normalization,
     extent_normalization,
-    fold_batch_norm,
-    geometry_encoding,
+    plain_stage,
 )
+from any2point_hf.modeling.tokenizer_inference import fold_batch_norm
 
 
 @given(st.lists(st.floats(-1, 1), min_size=3, max_size=3), st.sampled_from([6, 12, 48, 96]))
@@ -81,10 +83,14 @@ def test_bottleneck_leaves_its_input_alone(make):
 
 @pytest.mark.parametrize("normalization", ["extent", "deviation"])
 @pytest.mark.parametrize(("hidden_size", "num_points", "num_neighbors"), [(48, 64, 6), (50, 72, 5), (24, 64, 64)])
-def test_tokens_in_evaluation_are_the_naive_ones(naive, make, normalization, hidden_size, num_points, num_neighbors):
+@pytest.mark.parametrize("with_gradients", [True, False], ids=["plain", "inference"])
+def test_tokens_in_evaluation_are_the_naive_ones(
+    naive, make, normalization, hidden_size, num_points, num_neighbors, with_gradients
+):
     tokenizer = make.randomize(PointTokenizer(hidden_size, num_neighbors, normalization)).double().eval()
     points = make.points(2, num_points).double()
-    tokens, centers = tokenizer(points)
+    with torch.set_grad_enabled(with_gradients):
+        tokens, centers = tokenizer(points)
     expected, expected_centers = naive.tokenize(points.numpy(), make.arrays(tokenizer), num_neighbors, normalization)
     assert tokens.shape == (2, num_points // 8, hidden_size)
     np.testing.assert_array_equal(centers, expected_centers)
@@ -145,14 +151,34 @@ def test_any_number_of_points_gives_an_eighth_of_it_in_tokens(make, num_points):
     assert all((center == points[0]).all(dim=1).any() for center in centers[0])
 
 
-@pytest.mark.parametrize("block", [1, 1000])
-def test_blocks_change_nothing(make, monkeypatch, block):
+@pytest.fixture
+def plainly(monkeypatch):
+    """Runs a function with every stage in plain autograd operations: the twin of both fast ways."""
+
+    def run(function):
+        with monkeypatch.context() as patch:
+            patch.setattr(TokenizerStage, "_choose_way", lambda stage, rows: plain_stage)
+            return function()
+
+    return run
+
+
+@pytest.mark.parametrize("block", [1, 1000, 1 << 19])
+def test_inference_in_blocks_is_the_plain_way(make, monkeypatch, plainly, block):
     tokenizer = make.randomize(PointTokenizer(48, 5, "extent")).eval()
     points = make.points(3, 64)
-    whole, _ = tokenizer(points)
-    monkeypatch.setattr(point_tokenizer, "_BLOCK_VALUES", block)
-    split, _ = tokenizer(points)
-    torch.testing.assert_close(split, whole, atol=1e-5, rtol=0)
+    expected, _ = plainly(lambda: tokenizer(points))
+    monkeypatch.setattr(neighbor_rows, "_CPU_BLOCK", block)
+    with torch.no_grad():
+        found, _ = tokenizer(points)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_gradients_of_the_points_in_training_take_the_plain_way(make):
+    tokenizer = make.randomize(PointTokenizer(48, 5, "extent")).train()
+    points = make.points(2, 64).requires_grad_()
+    tokenizer(points)[0].square().sum().backward()
+    assert points.grad.abs().max() > 0
 
 
 def test_a_cloud_s_tokens_do_not_depend_on_its_batch(make):
@@ -162,6 +188,8 @@ def test_a_cloud_s_tokens_do_not_depend_on_its_batch(make):
         tokens, _ = tokenizer(points)
         for b in range(3):
             torch.testing.assert_close(tokenizer(points[b : b + 1])[0][0], tokens[b], atol=1e-5, rtol=0)
+            with torch.no_grad():
+                torch.testing.assert_close(tokenizer(points[b : b + 1])[0][0], tokens[b], atol=1e-5, rtol=0)
 
 
 def test_evaluation_and_frozen_statistics_agree_and_gradients_reach_everything(make):
@@ -170,7 +198,8 @@ def test_evaluation_and_frozen_statistics_agree_and_gradients_reach_everything(m
     for name, parameter in tokenizer.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
-    weights = {n: p.grad.abs().max() for n, p in tokenizer.named_parameters() if n.endswith("weight")}
+    gradients = {name: parameter.grad.abs().max() for name, parameter in tokenizer.named_parameters()}
+    weights = {name: value for name, value in gradients.items() if name.endswith("weight")}
     assert all(value > 0 for value in weights.values())
 
 

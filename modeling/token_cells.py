@@ -1,0 +1,78 @@
+"""Which tokens share a cell, and pooling over cells (the segments, patches and voxels of section 3.3; method.md 3).
+
+Unusual here: cells are numbered within their view, so that a view's pooled rows are [C, D] with C far below G, and
+pooling is a matrix product with ones and zeros, without atomic additions whose order could vary.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class TokenCells(NamedTuple):
+    """The cells of M views, numbered 0…C − 1 within a view in the order of their first tokens.
+
+    Args:
+        numbers: [B, M, G] int64, the cell of each token.
+        members: [B, M, C, G] floating point, 1 where the token lies in the cell, else 0.
+        counts: [B, M, C, 1] of the same dtype, tokens in the cell, 1 for a number that no cell has.
+        occupied: [B, M, C] bool, whether a cell has this number.
+    """
+
+    numbers: Tensor
+    members: Tensor
+    counts: Tensor
+    occupied: Tensor
+
+    @classmethod
+    def of(cls, cells: Tensor, most_cells: int, dtype: torch.dtype) -> "TokenCells":
+        """Numbers the cells.
+
+        Args:
+            cells: [B, M, G] int64 of any size; equal values of a view share a cell.
+            most_cells: an upper bound of the different values in a view. C is the largest number there is on a CPU, and
+                this bound (or G) on other devices, where to look would make the host wait.
+            dtype: of the features to be pooled.
+        """
+        numbers = number_cells(cells)
+        if cells.device.type == "cpu" and not torch.compiler.is_compiling():
+            num_cells = int(numbers.max()) + 1
+        else:
+            num_cells = min(most_cells, cells.shape[-1])
+        members = numbers.unsqueeze(-2) == torch.arange(num_cells, device=cells.device).unsqueeze(-1)
+        counts = members.sum(dim=-1, keepdim=True)
+        return cls(numbers, members.to(dtype), counts.clamp(min=1).to(dtype), counts.squeeze(-1) > 0)
+
+    def mean(self, features: Tensor) -> Tensor:
+        """Mean over each cell of features [B, G, D], which all views share, or [B, M, G, D] -> [B, M, C, D]."""
+        if features.dim() == 4:
+            return (self.members @ features) / self.counts
+        total = self.members.flatten(1, 2) @ features
+        return total.unflatten(1, self.counts.shape[1:3]) / self.counts
+
+    def maximum(self, features: Tensor) -> Tensor:
+        """Maximum over each cell of features [B, M, G, D] -> [B, M, C, D]; 0 where there is no cell."""
+        batch_size, num_views, _, hidden_size = features.shape
+        num_cells = self.counts.shape[2]
+        views = torch.arange(batch_size * num_views, device=features.device).view(batch_size, num_views, 1)
+        rows = (self.numbers + views * num_cells).flatten().unsqueeze(-1).expand(-1, hidden_size)
+        lowest = features.new_full((batch_size * num_views * num_cells, hidden_size), -torch.inf)
+        largest = lowest.scatter_reduce(0, rows, features.reshape(-1, hidden_size), "amax").view(
+            batch_size, num_views, num_cells, hidden_size
+        )
+        return largest.masked_fill(~self.occupied.unsqueeze(-1), 0.0)
+
+    def rows(self) -> Tensor:
+        """Each token's row among the M·C pooled rows of its cloud: [B, M, G] int64."""
+        _, num_views, num_cells, _ = self.counts.shape
+        views = torch.arange(num_views, device=self.numbers.device).view(-1, 1)
+        return self.numbers + views * num_cells
+
+
+def number_cells(cells: Tensor) -> Tensor:
+    """Numbers the different values of the last axis 0, 1, … in the order they first occur: [..., G] -> same, int64."""
+    same = cells.unsqueeze(-1) == cells.unsqueeze(-2)
+    first = same.to(torch.uint8).argmax(dim=-1)  # the first token of each token's cell
+    is_first = first == torch.arange(cells.shape[-1], device=cells.device)
+    return (is_first.long().cumsum(dim=-1) - 1).gather(-1, first)

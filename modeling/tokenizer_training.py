@@ -1,0 +1,139 @@
+"""A tokenizer stage in training, with a backward pass of its own (method.md 1; docs/performance.md derives it).
+
+What plain autograd would keep are a dozen tensors [B·G·K, C] a stage. Here each bottleneck keeps one of half that
+width, the product before its first batch norm; all else is made anew, a block at a time. Four facts save arithmetic:
+
+- A bias right before a batch norm changes nothing, so biases are left out; their gradients are zero.
+- y = W x has the mean W·mean(x) and the variance diag(W Cov(x) Wᵀ): the second norm's statistics need no product y.
+- Of the maximum's gradient one entry a centre and channel is not zero: products with it are sums of few rows.
+- The gradient of the gathered features is summed by point before it goes through the first product, not after.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from .neighbor_rows import NeighborRows, compute_dtype
+from .row_gradients import DenseGradient, WinnersGradient, sum_by_point
+from .trained_bottleneck import TrainedBottleneck
+
+
+def train_stage(rows: NeighborRows, bottlenecks: Sequence[nn.Module]) -> Tensor:
+    """The maximum over each neighbourhood of the bottlenecks' output, with batch statistics and gradients.
+
+    Args:
+        rows: of G centres, 2C channels; gradients go to features and centres, not to the offsets.
+        bottlenecks: `ResidualBottleneck`s in training mode; their running statistics are updated.
+
+    Returns:
+        [G, 2C].
+    """
+    parameters = [parameter for bottleneck in bottlenecks for parameter in TrainedBottleneck.parameters(bottleneck)]
+    dtype = compute_dtype(rows.features)
+    return _TrainedStage.apply(
+        rows.features.to(dtype), rows.centers.to(dtype), rows.neighbors, rows.offsets, bottlenecks, *parameters
+    )
+
+
+class _TrainedStage(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        centers: Tensor,
+        neighbors: Tensor,
+        offsets: Tensor,
+        bottlenecks: Sequence[nn.Module],
+        *parameters: Tensor,
+    ) -> Tensor:
+        rows = NeighborRows(features, neighbors, offsets, centers)
+        with torch.autocast(features.device.type, enabled=False):
+            trained = [TrainedBottleneck(module, features.dtype) for module in bottlenecks]
+            pooled, winners = _forward(rows, trained)
+        kept = [tensor for bottleneck in trained for tensor in bottleneck.kept()]
+        ctx.save_for_backward(*rows, pooled, winners, *kept)
+        ctx.bottlenecks = bottlenecks
+        return pooled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        features, neighbors, offsets, centers, pooled, winners, *kept = ctx.saved_tensors
+        rows = NeighborRows(features, neighbors, offsets, centers)
+        size = len(kept) // len(ctx.bottlenecks)
+        with torch.autocast(features.device.type, enabled=False):
+            trained = [
+                TrainedBottleneck(module, features.dtype, tuple(kept[number * size : (number + 1) * size]))
+                for number, module in enumerate(ctx.bottlenecks)
+            ]
+            of_largest = WinnersGradient(winners, gradient.masked_fill(pooled <= 0, 0.0), neighbors.shape[1])
+            of_features, of_centers, of_parameters = _backward(rows, trained, of_largest)
+        return of_features, of_centers, None, None, None, *of_parameters
+
+
+def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[Tensor, Tensor]:
+    """The maximum [G, 2C] and which neighbour has it [G, 2C]; fills in what the bottlenecks keep."""
+    num_centers, num_neighbors = rows.neighbors.shape
+    num_rows = num_centers * num_neighbors
+    blocks = [(block, _rows_of(block, num_neighbors)) for block in rows.blocks()]
+    bottlenecks[0].start(num_rows)
+    for block, own in blocks:
+        bottlenecks[0].project(rows.of(block), own)
+    largest = []
+    for bottleneck, following in zip(bottlenecks, [*bottlenecks[1:], None], strict=True):
+        bottleneck.finish_inner_norm_statistics()
+        bottleneck.finish_outer_norm_statistics(own for _, own in blocks)
+        if following is not None:
+            following.start(num_rows)
+            following.hidden = rows.features.new_empty(num_rows, rows.channels)
+        for block, own in blocks:
+            hidden = rows.of(block) if bottleneck.hidden is None else bottleneck.hidden[own]
+            if following is None:
+                outputs = bottleneck.expand(hidden, own)
+                largest.append(outputs.view(-1, num_neighbors, rows.channels).max(dim=1))
+            else:
+                outputs = bottleneck.expand(hidden, own, out=following.hidden[own])
+                following.project(outputs.add_(bottleneck.shift).relu_(), own)
+    pooled, winners = (torch.cat(parts) for parts in zip(*largest, strict=True))
+    # Adding a constant and relu keep the order, so they wait until one row a centre is left.
+    return (pooled + bottlenecks[-1].shift).relu_().to(pooled.dtype), winners
+
+
+def _backward(
+    rows: NeighborRows, bottlenecks: list[TrainedBottleneck], gradient: WinnersGradient | DenseGradient
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Gradients of features, centres and parameters, from that of the last bottleneck's sum h + norm(z)."""
+    num_centers, num_neighbors = rows.neighbors.shape
+    blocks = [(block, _rows_of(block, num_neighbors)) for block in rows.blocks()]
+    of_parameters: list[Tensor] = []
+    for bottleneck in reversed(bottlenecks):
+        bottleneck.start_backward()
+        for block, own in blocks:
+            bottleneck.meet_outer_norm(gradient, block, own)
+        bottleneck.finish_outer_norm()
+        for block, own in blocks:
+            bottleneck.meet_inner_norm(gradient, block, own)
+        bottleneck.finish_inner_norm()
+        before = None
+        if bottleneck.hidden is not None:
+            before = DenseGradient(torch.empty_like(bottleneck.hidden))
+        for block, own in blocks:
+            hidden = rows.of(block) if before is None else bottleneck.hidden[own]
+            of_products = bottleneck.through_inner_norm(hidden, own)
+            if before is not None:
+                of_hidden = gradient.dense(block, own).addmm_(of_products, bottleneck.down)
+                before.rows[own] = of_hidden.mul_(hidden > 0)
+        of_parameters = [*bottleneck.gradients(), *of_parameters]
+        gradient = before or gradient
+    # The first product is linear: its gradients are summed by point, and by centre, before they go through it.
+    half, first = rows.features.shape[-1], bottlenecks[0]
+    of_features = sum_by_point(first.of_products, rows) @ first.down[:, :half]
+    of_centers = first.of_products.view(num_centers, num_neighbors, -1).sum(dim=1) @ first.down[:, half:]
+    return of_features + gradient.by_point(rows), of_centers + gradient.by_center(rows), of_parameters
+
+
+def _rows_of(block: slice, num_neighbors: int) -> slice:
+    return slice(block.start * num_neighbors, block.stop * num_neighbors)

@@ -1,0 +1,197 @@
+"""One residual bottleneck of the tokenizer in training: h + norm(W2 relu(norm(W1 h))), a block of rows at a time.
+
+Names: h [R, 2C] are the rows, y = W1 h [R, w] the products, x = relu(norm(y)) [R, w] the inner values and z = W2 x
+[R, 2C] the outer products, which are never made as a whole. docs/performance.md derives the formulas.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from .batch_norm import BatchNorm1d, sum_over_processes, update_running_statistics
+from .row_gradients import DenseGradient, WinnersGradient
+
+
+class TrainedBottleneck:
+    """Forward and backward of one `ResidualBottleneck` in training mode.
+
+    Args:
+        module: the bottleneck.
+        dtype: of its products; statistics are never narrower than float32.
+        kept: of an earlier `TrainedBottleneck` of the same module, for the backward pass.
+    """
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype, kept: tuple[Tensor | None, ...] | None = None) -> None:
+        self.module = module
+        self.wide = torch.promote_types(dtype, torch.float32)
+        self.down, self.up = module.down.weight.detach().to(dtype), module.up.weight.detach().to(dtype)
+        self.hidden: Tensor | None = None  # h; None of the first bottleneck, whose rows are made anew
+        self._block_sizes: list[int] = []
+        self._block_means: list[Tensor] = []
+        self._block_squares: list[Tensor] = []
+        if kept is not None:
+            (self.hidden, self.products, self.count, self.product_mean, self.product_deviation) = kept[:5]
+            (self.inner_mean, self.inner_sum, self.inner_squares, self.outer_deviation) = kept[5:]
+            self._scale_inner()
+
+    def kept(self) -> tuple[Tensor | None, ...]:
+        """What the backward pass needs, for `__init__`."""
+        of_products = (self.hidden, self.products, self.count, self.product_mean, self.product_deviation)
+        return (*of_products, self.inner_mean, self.inner_sum, self.inner_squares, self.outer_deviation)
+
+    @staticmethod
+    def parameters(module: nn.Module) -> tuple[nn.Parameter, ...]:
+        """A bottleneck's, in the order of `gradients`."""
+        layers = (module.down, module.down_norm, module.up, module.up_norm)
+        return tuple(parameter for layer in layers for parameter in (layer.weight, layer.bias))
+
+    # Forward.
+
+    def start(self, num_rows: int) -> None:
+        """Makes room for y."""
+        self.products = self.down.new_empty(num_rows, len(self.down))
+
+    def project(self, hidden: Tensor, own: slice) -> None:
+        """Computes y of a block; its moments are taken about the block's own mean, so that none is lost to rounding."""
+        products = self.products[own]
+        torch.mm(hidden, self.down.t(), out=products)
+        products = products.to(self.wide)
+        mean = products.mean(dim=0)
+        self._block_sizes.append(len(products))
+        self._block_means.append(mean)
+        self._block_squares.append((products - mean).square_().sum(dim=0))
+
+    def finish_inner_norm_statistics(self) -> None:
+        """Moments of y over all rows, from those of the blocks."""
+        means, squares = torch.stack(self._block_means), torch.stack(self._block_squares)
+        sizes = means.new_full((len(means), 1), self._block_sizes[0])
+        sizes[-1] = self._block_sizes[-1]
+        self.count = sum_over_processes(sizes.sum())
+        self.product_mean = sum_over_processes((sizes * means).sum(dim=0)) / self.count
+        squares = squares.sum(dim=0) + (sizes * (means - self.product_mean).square()).sum(dim=0)
+        variance = sum_over_processes(squares) / self.count
+        norm = self.module.down_norm
+        self.product_deviation = torch.sqrt(variance + norm.eps)
+        self._update(norm, self.product_mean + self.module.down.bias.detach(), variance)
+        self._scale_inner()
+
+    def finish_outer_norm_statistics(self, blocks: Iterable[slice]) -> None:
+        """Moments of z from those of x: mean W2 E[x], variance diag(W2 Cov(x) W2ᵀ)."""
+        width = len(self.down)
+        exact = torch.float32 if self.up.device.type == "mps" else torch.float64  # many blocks are added up
+        total = torch.zeros(width, dtype=exact, device=self.up.device)
+        squares = torch.zeros(width, width, dtype=exact, device=self.up.device)
+        about = None
+        for own in blocks:
+            inner = self.inner(own)
+            about = inner.mean(dim=0, dtype=self.wide).to(inner.dtype) if about is None else about
+            inner = inner - about
+            total += inner.sum(dim=0, dtype=self.wide)
+            squares += inner.t() @ inner
+        num_rows = len(self.products)
+        own_mean = about + total / num_rows
+        mean = sum_over_processes(own_mean * num_rows) / self.count
+        apart = own_mean - mean  # zero in a single process
+        squares += num_rows * torch.outer(apart, apart) - torch.outer(total, total) / num_rows
+        covariance = sum_over_processes(squares) / self.count
+        up = self.up.to(exact)
+        variance = ((up @ covariance) * up).sum(dim=1).clamp(min=0).to(self.wide)
+        norm = self.module.up_norm
+        self.outer_deviation = torch.sqrt(variance + norm.eps)
+        self.inner_mean, self.inner_sum = mean.to(self.wide), (apart * num_rows).to(self.wide)
+        self.inner_squares = squares.to(self.wide)
+        outer_mean = self.up.to(self.wide) @ self.inner_mean
+        self._update(norm, outer_mean + self.module.up.bias.detach(), variance)
+        scale = norm.weight.detach() / self.outer_deviation
+        self.shift = norm.bias.detach() - outer_mean * scale
+        self.scaled_up = self._scale_up(scale)
+
+    def expand(self, hidden: Tensor, own: slice, out: Tensor | None = None) -> Tensor:
+        """The sum h + norm(z) of a block, without the norm's `shift`."""
+        return torch.addmm(hidden, self.inner(own), self.scaled_up.t(), out=out)
+
+    def inner(self, own: slice) -> Tensor:
+        """The inner values x of a block."""
+        return torch.addcmul(self._inner_shift, self.products[own], self._inner_scale).relu_().to(self.down.dtype)
+
+    # Backward. `gradient` is that of h + norm(z).
+
+    def start_backward(self) -> None:
+        """Makes room for the gradients of y and of the weights."""
+        self.of_products = torch.empty_like(self.products)
+        self._of_up = torch.zeros_like(self.up, dtype=self.wide)
+        self._of_down = torch.zeros_like(self.down, dtype=self.wide)
+        self._sum = self._of_up.new_zeros(len(self.up))
+        self._inner_sums = self._of_up.new_zeros(2, len(self.down))
+
+    def meet_outer_norm(self, gradient: DenseGradient | WinnersGradient, block: slice, own: slice) -> None:
+        """Sums over a block what the outer norm's gradient needs of all rows: Σ g and Σ g xᵀ."""
+        self._sum += gradient.sum(block, own)
+        self._of_up += gradient.transposed_times(self.inner(own), block, own)
+
+    def finish_outer_norm(self) -> None:
+        """The gradient of z is a·g − b − c·(z − E[z]); z itself is not needed, z − E[z] = W2 (x − E[x])."""
+        norm, up = self.module.up_norm, self.up.to(self.wide)
+        products = self._of_up - torch.outer(self._sum, self.inner_mean)  # Σ g (x − E[x])ᵀ
+        along = (up * products).sum(dim=1)  # Σ g (z − E[z])
+        scale = norm.weight.detach() / self.outer_deviation
+        shift = scale * sum_over_processes(self._sum) / self.count
+        slope = scale * sum_over_processes(along) / (self.count * self.outer_deviation.square())
+        of_up = scale.unsqueeze(-1) * products - torch.outer(shift, self.inner_sum)
+        of_up -= slope.unsqueeze(-1) * (up @ self.inner_squares)
+        self._outer_gradients = [of_up, along / self.outer_deviation, self._sum]
+        mixing = up.t() @ (slope.unsqueeze(-1) * up)
+        self._constant = (self.inner_mean @ mixing - shift @ up).to(self.up.dtype)
+        self._mixing = mixing.neg_().to(self.up.dtype)
+        self.scaled_up = self._scale_up(scale)
+
+    def meet_inner_norm(self, gradient: DenseGradient | WinnersGradient, block: slice, own: slice) -> None:
+        """The gradient of norm(y) of a block, and its sums Σ g and Σ g (y − E[y]) that the inner norm's needs."""
+        inner = self.inner(own)
+        of_inner = torch.addmm(self._constant, inner, self._mixing)
+        of_inner += gradient.times(self.scaled_up, block, own)
+        of_inner *= inner > 0
+        self.of_products[own] = of_inner
+        of_inner = of_inner.to(self.wide)
+        self._inner_sums[0] += of_inner.sum(dim=0)
+        self._inner_sums[1] += (of_inner * (self.products[own] - self.product_mean)).sum(dim=0)
+
+    def finish_inner_norm(self) -> None:
+        """The gradient of y is a·g − b − c·(y − E[y])."""
+        own_total, own_along = self._inner_sums
+        total, along = sum_over_processes(self._inner_sums)
+        scale = self.module.down_norm.weight.detach() / self.product_deviation
+        self._inner_slope = -scale * along / (self.count * self.product_deviation.square())
+        self._inner_offset = -scale * total / self.count - self._inner_slope * self.product_mean
+        self._inner_gradients = [own_along / self.product_deviation, own_total]
+        self._inner_gradient_scale = scale
+
+    def through_inner_norm(self, hidden: Tensor, own: slice) -> Tensor:
+        """The gradient of y of a block of rows h, [r, w]."""
+        of_norm, products = self.of_products[own], self.products[own]
+        of_products = torch.addcmul(self._inner_offset, of_norm, self._inner_gradient_scale)
+        of_products.addcmul_(products.to(self.wide), self._inner_slope)
+        of_norm.copy_(of_products)
+        self._of_down += of_norm.t() @ hidden
+        return of_norm
+
+    def gradients(self) -> list[Tensor]:
+        """Of the parameters; those of the biases are zero, because a batch norm takes every constant away."""
+        of_down_weight, of_down_bias = self._inner_gradients
+        of_up, of_up_weight, of_up_bias = self._outer_gradients
+        found = [self._of_down, torch.zeros_like(of_down_bias), of_down_weight, of_down_bias]
+        found += [of_up, torch.zeros_like(of_up_bias), of_up_weight, of_up_bias]
+        return [value.to(own.dtype) for value, own in zip(found, self.parameters(self.module), strict=True)]
+
+    def _scale_inner(self) -> None:
+        norm = self.module.down_norm
+        self._inner_scale = norm.weight.detach() / self.product_deviation
+        self._inner_shift = norm.bias.detach() - self.product_mean * self._inner_scale
+
+    def _scale_up(self, scale: Tensor) -> Tensor:
+        return (self.up * scale.unsqueeze(-1)).to(self.up.dtype)
+
+    def _update(self, norm: BatchNorm1d, mean: Tensor, variance: Tensor) -> None:
+        norm.num_batches_tracked.add_(1)
+        update_running_statistics(norm, mean, variance, self.count, norm.momentum)

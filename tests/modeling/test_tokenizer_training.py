@@ -1,0 +1,126 @@
+"""The training stage beside its plain twin, which autograd differentiates: outputs, statistics and every gradient."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from any2point_hf.modeling import neighbor_rows
+from any2point_hf.modeling.neighbor_rows import NeighborRows
+from any2point_hf.modeling.point_tokenizer import ResidualBottleneck, plain_stage
+from any2point_hf.modeling.tokenizer_training import train_stage
+
+
+def make_stage(make, num_bottlenecks=2, half=6, width=5, dtype=torch.float64):
+    bottlenecks = torch.nn.ModuleList(ResidualBottleneck(2 * half, width) for _ in range(num_bottlenecks))
+    return make.randomize(bottlenecks).to(dtype).train()
+
+
+def make_rows(num_points=20, num_centers=9, num_neighbors=4, half=6, dtype=torch.float64):
+    return NeighborRows(
+        torch.randn(num_points, half, dtype=dtype).relu().requires_grad_(),
+        torch.randint(num_points, (num_centers, num_neighbors)),
+        torch.randn(num_centers, num_neighbors, 3, dtype=dtype).clamp(-1, 1),
+        torch.randn(num_centers, half, dtype=dtype).relu().requires_grad_(),
+    )
+
+
+def run(stage, bottlenecks, rows, upstream):
+    """Output, and gradients by name (zero for the biases before a batch norm, where plain ones are rounding)."""
+    output = stage(rows, bottlenecks)
+    named = {"features": rows.features, "centers": rows.centers, **dict(bottlenecks.named_parameters())}
+    return output, dict(zip(named, torch.autograd.grad(output, list(named.values()), upstream), strict=True))
+
+
+def assert_same(bottlenecks, rows, tolerance):
+    twin = copy.deepcopy(bottlenecks)
+    upstream = torch.randn(*rows.centers.shape[:1], rows.channels, dtype=rows.features.dtype)
+    expected, expected_gradients = run(plain_stage, twin, rows, upstream)
+    found, gradients = run(train_stage, bottlenecks, rows, upstream)
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+    largest = max(value.abs().max() for value in expected_gradients.values())
+    for name, expected in expected_gradients.items():
+        scale = largest if name.endswith(("down.bias", "up.bias")) else expected.abs().max()
+        assert (gradients[name] - expected).abs().max() <= 10 * tolerance * scale, name
+        if name.endswith(("down.bias", "up.bias")):
+            assert not gradients[name].any()
+    for (name, found), expected in zip(bottlenecks.named_buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance, msg=name)
+
+
+@given(
+    num_bottlenecks=st.integers(1, 3),
+    num_centers=st.integers(1, 12),
+    num_neighbors=st.integers(2, 6),
+    block=st.sampled_from([1, 100, 1 << 19]),
+)
+def test_outputs_statistics_and_gradients_are_those_of_autograd(
+    make, num_bottlenecks, num_centers, num_neighbors, block
+):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbor_rows, "_CPU_BLOCK", block)
+        rows = make_rows(num_centers=num_centers, num_neighbors=num_neighbors)
+        assert_same(make_stage(make, num_bottlenecks), rows, 1e-10)
+
+
+def test_in_float32_within_the_tolerances_of_the_project(make):
+    rows = make_rows(500, 200, 16, half=24, dtype=torch.float32)
+    assert_same(make_stage(make, half=24, width=24, dtype=torch.float32), rows, 1e-5)
+
+
+def test_rows_far_from_zero_lose_no_variance(make):
+    rows = make_rows(500, 200, 16, half=24, dtype=torch.float32)
+    with torch.no_grad():
+        rows.features.add_(300)
+        rows.centers.add_(300)
+    bottlenecks = make_stage(make, 1, half=24, width=24, dtype=torch.float32)
+    twin, wide = copy.deepcopy(bottlenecks), copy.deepcopy(bottlenecks).double()
+    train_stage(rows, bottlenecks)
+    plain_stage(rows, twin)
+    plain_stage(NeighborRows(*(part.double() if part.is_floating_point() else part for part in rows)), wide)
+    exact, norms = wide[0].down_norm.running_var, (bottlenecks[0].down_norm, twin[0].down_norm)
+    ours, plain = ((norm.running_var - exact).abs().max() for norm in norms)
+    assert ours <= 2 * plain + 1e-6
+
+
+def test_a_second_backward_is_refused_and_a_kept_graph_repeats_it(make):
+    rows, bottlenecks = make_rows(), make_stage(make)
+    output = train_stage(rows, bottlenecks)
+    first = torch.autograd.grad(output.sum(), rows.features, retain_graph=True)
+    second = torch.autograd.grad(output.sum(), rows.features)
+    assert torch.equal(first[0], second[0])
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(output.sum(), rows.features)
+
+
+def test_without_gradients_only_statistics_move(make):
+    rows, bottlenecks = make_rows(), make_stage(make)
+    with torch.no_grad():
+        output = train_stage(rows, bottlenecks)
+    assert not output.requires_grad
+    assert bottlenecks[0].down_norm.num_batches_tracked == 1
+
+
+def test_autocast_takes_the_products_to_bfloat16_and_keeps_statistics_wide(make):
+    rows, bottlenecks = make_rows(dtype=torch.float32), make_stage(make, dtype=torch.float32)
+    expected = train_stage(rows, copy.deepcopy(bottlenecks))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = train_stage(rows, bottlenecks)
+        found.float().square().sum().backward()
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, atol=0.1, rtol=0.05)
+    assert bottlenecks[0].down_norm.running_var.dtype == torch.float32
+    for parameter in (rows.features, rows.centers, *bottlenecks.parameters()):
+        assert parameter.grad.dtype == torch.float32
+        assert parameter.grad.isfinite().all()
+
+
+def test_half_the_width_is_all_that_a_bottleneck_keeps(make):
+    rows, bottlenecks = make_rows(200, 100, 16), make_stage(make, 1)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        train_stage(rows, bottlenecks)
+    num_rows = rows.neighbors.numel()
+    assert [tuple(tensor.shape) for tensor in kept if tensor.shape[:1] == (num_rows,)] == [(num_rows, 5)]
