@@ -15,6 +15,7 @@ from .cpu_memory import keep_freed_memory
 from .data import load_point_cloud_dataset
 from .data.fingerprint import data_fingerprint
 from .data.validation import hold_out_validation
+from .modeling.batch_memory import batch_too_large, is_out_of_memory
 from .modeling.configuration_any2point import Any2PointConfig
 from .modeling.errors import Any2PointError, CheckpointError
 from .modeling.model_card_text import Evaluation
@@ -100,14 +101,19 @@ def train(
     trainer = make_trainer(model, processor, dataset, output, recipe, seed=seed, workers=workers, loggers=loggers)
     if trainer.is_world_process_zero():
         write_whole(output / RUN_FILE, json.dumps({"data": data} | run, indent=2) + "\n")
+    is_trained = False
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
+        is_trained = True
     except RuntimeError as error:
         if "inline_container" in str(error):  # how torch.save tells of a full disk
             raise OSError(f"a checkpoint could not be written to {output}; is the disk full?") from error
         if "PytorchStreamReader" in str(error):
             raise CheckpointError(f"{checkpoint} is damaged: {error}. Delete it, and train anew.") from error
-        raise
+        if not is_out_of_memory(error):
+            raise
+    if not is_trained:  # in the backward pass: the forward says it itself
+        raise batch_too_large(model.any2point.train(), recipe.batch_size, config.num_points, model.device)
     tested = trainer.predict(_test_clouds(trainer))  # of the weights that are saved
     answers = (tested.predictions.argmax(axis=-1), tested.label_ids, config.num_labels)
     metrics, evaluations = _results(trainer, accuracies(*answers))

@@ -13,6 +13,7 @@ _HOME = {
     "ImageBindAudioModel": "modeling_imagebind_audio",
     "Any2PointError": "errors",
     "BackboneLoadError": "errors",
+    "BatchTooLargeError": "errors",
     "CheckpointError": "errors",
     "ConfigurationError": "errors",
     "DatasetError": "errors",

@@ -12,6 +12,7 @@ from .hub_names import pull_options, pulled_folder
 from .presets import find_preset
 
 SMALLEST_CLOUD = 64  # points that the tokenizer's three halvings need
+LARGEST_CLOUD = 65536  # 8192 tokens; attention and cells compare every two of them
 
 
 @strict
@@ -25,7 +26,7 @@ class Any2PointConfig(PreTrainedConfig):
             with random weights; otherwise it is filled in when the backbone is loaded.
         modality: `"1d"` (language: positions on lines) or `"2d"` (vision, audio: on planes); what the backbone is
             by default.
-        num_points: points a cloud is brought to by the processor. Any N ≥ 64 works.
+        num_points: points a cloud is brought to by the processor. Any N from 64 to 65536 works.
         num_views: lines or planes the cloud is projected on, at most 10. Six is the paper's choice.
         num_neighbors: K of the tokenizer's neighbourhoods. More is slower and smoother; 64 or 81 are published.
         neighborhood_norm: `"extent"` for scans (each neighbourhood by its own size), `"deviation"` for clean CAD
@@ -186,6 +187,7 @@ class Any2PointConfig(PreTrainedConfig):
             value = getattr(self, name)
             _require(value is None or value > 0, f"{name} must be positive", value)
         _require(self.num_points >= SMALLEST_CLOUD, f"num_points must be at least {SMALLEST_CLOUD}", self.num_points)
+        _require(self.num_points <= LARGEST_CLOUD, f"num_points must be at most {LARGEST_CLOUD}", self.num_points)
         _require(1 <= self.num_views <= 10, "num_views must lie in 1…10 (the views there are)", self.num_views)
         _require(
             self.local_attention_heads > 0 and self.local_attention_dim % self.local_attention_heads == 0,

@@ -13,6 +13,13 @@ class PointCloudError(Any2PointError):
     """A point cloud (file or array) that cannot be used: wrong shape, not finite, too few points, unreadable."""
 
 
+class BatchTooLargeError(Any2PointError, RuntimeError):
+    """A batch that memory cannot hold; the message names a size that it can.
+
+    A RuntimeError that says "out of memory.", so that `auto_find_batch_size` of the Trainer knows it.
+    """
+
+
 class UnsupportedBackboneError(Any2PointError):
     """A backbone whose blocks, feed-forward branch or positions are not known."""
 

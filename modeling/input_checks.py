@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from .configuration_any2point import SMALLEST_CLOUD
+from .configuration_any2point import LARGEST_CLOUD, SMALLEST_CLOUD
 from .errors import DatasetError, PointCloudError
 
 
 def check_batch(points: Tensor) -> None:
-    """Points must be [B, N, 3], floating, N ≥ 64 and finite.
+    """Points must be [B, N, 3], floating, 64 ≤ N ≤ 65536 and finite.
 
     Finiteness is read on the CPU only, and not in compiled code: elsewhere it would make the host wait for the device.
     There the logits of a cloud that is not finite are NaN, those of the other clouds their own (`finite_clouds`); in
@@ -30,6 +30,11 @@ def check_batch(points: Tensor) -> None:
         raise PointCloudError(
             f"a cloud must have at least {SMALLEST_CLOUD} points, got {points.shape[1]}. Any2PointProcessor repeats "
             "the points of smaller clouds."
+        )
+    if points.shape[1] > LARGEST_CLOUD:
+        raise PointCloudError(
+            f"a cloud in the model must have at most {LARGEST_CLOUD} points, got {points.shape[1]}. "
+            "Any2PointProcessor(num_points=…) brings clouds of any size to fewer."
         )
     if points.device.type == "cpu" and not torch.compiler.is_compiling():
         finite = points.isfinite().flatten(1).all(dim=1)

@@ -34,6 +34,7 @@ from .backbone_detector import backbone_spec
 from .backbone_self_test import check_parts, self_test
 from .backbone_specs import BlockArguments, find, norm_eps, num_blocks, read_tensor
 from .backbone_table import WRITTEN_DOWN
+from .batch_memory import check_memory, names_batch_that_fits
 from .bottleneck_hook import insert_bottleneck
 from .configuration_any2point import Any2PointConfig
 from .errors import ConfigurationError
@@ -258,12 +259,13 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if self.local_attention is None:
             return None
         voxels = voxel_cells(centers, self.config.voxel_size)
-        views = self.projection.cells(coordinates)
+        views, most_cells = self.projection.cells(coordinates), self.projection.num_cells
         if self.config.aggregation == "3d":
-            views = voxels.unsqueeze(1).expand_as(views)
-        return Neighborhoods.of(views, voxels, self.cls_token.dtype)
+            views, most_cells = voxels.unsqueeze(1).expand_as(views), views.shape[-1]
+        return Neighborhoods.of(views, voxels, most_cells, self.cls_token.dtype)
 
     @can_return_tuple
+    @names_batch_that_fits
     def forward(
         self,
         points: Tensor,
@@ -275,14 +277,15 @@ class Any2PointModel(Any2PointPreTrainedModel):
         """Encodes point clouds.
 
         Args:
-            points: [B, N, 3] float, N ≥ 64; never rescaled here.
+            points: [B, N, 3] float, 64 ≤ N ≤ 65536; never rescaled here.
             output_hidden_states: whether to return the tokens before and after every block.
             output_attentions: whether to return the blocks' attention weights; needs eager attention.
             return_dict: False for a tuple.
             adapter_names: the adapter of each cloud, by name; by default the active one for all.
 
         Raises:
-            PointCloudError: points of another shape, too few, not floating or not finite.
+            PointCloudError: points of another shape, too few or too many, not floating or not finite.
+            BatchTooLargeError: the memory cannot hold the batch; the message names a size that fits.
             Any2PointError: a name is unknown, or there are more or fewer names than clouds.
             ValueError: attentions of a backbone whose attention is not eager.
         """
@@ -290,6 +293,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             options = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
             return forward_mixed(self, points, adapter_names, **options)
         check_batch(points)
+        check_memory(self, points)
         if self.must_warn and not self.training:
             self.must_warn = False
             released.warn_of_attention_across_batch()

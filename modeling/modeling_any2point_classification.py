@@ -87,7 +87,7 @@ class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
         """Classifies point clouds.
 
         Args:
-            points: [B, N, 3] float, N ≥ 64; never rescaled here.
+            points: [B, N, 3] float, 64 ≤ N ≤ 65536; never rescaled here.
             labels: [B] int64 in 0…classes − 1; with them the loss (cross-entropy, `label_smoothing`) is returned.
             output_hidden_states: as in `Any2PointModel`.
             output_attentions: as in `Any2PointModel`.
@@ -96,7 +96,8 @@ class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
                 wide as the widest head, and −inf beyond an adapter's own classes.
 
         Raises:
-            PointCloudError: points of another shape, too few, not floating or not finite.
+            PointCloudError: points of another shape, too few or too many, not floating or not finite.
+            BatchTooLargeError: the memory cannot hold the batch; the message names a size that fits.
             Any2PointError: a name is unknown, or there are more or fewer names than clouds.
             ValueError: a label outside the classes.
         """

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 import warnings
 from types import SimpleNamespace
 
@@ -776,3 +777,26 @@ def test_torn_checkpoints(two_classes, bert, tmp_path, file, content):
     torn.write_bytes(torn.read_bytes()[:100] if content is None else content.encode())
     with pytest.raises(CheckpointError, match=r"there is none|checkpoint-2 is damaged"):
         training_run.train(*arguments, epochs=2, batch_size=8, resume=True)
+
+
+def test_a_batch_that_memory_cannot_hold_is_one_line_that_names_a_smaller_one(run_train, monkeypatch):
+    from any2point_hf.modeling import batch_memory
+
+    monkeypatch.setattr(batch_memory, "SMALL", 0)
+    monkeypatch.setattr(batch_memory, "available_memory", lambda device: 2_000_000)
+    run = run_train()
+    assert run.code == 2
+    last = run.err.strip().splitlines()[-1]
+    assert last.startswith("error: cpu out of memory. 8 clouds of 64 points need at least")
+    assert re.search(r"A batch of [1-4] fits: give the clouds in batches of that size \(batch_size\)\.$", last)
+
+
+def test_a_lack_of_memory_in_the_backward_pass_names_a_smaller_batch(run_train, monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(torch.Tensor, "backward", fail)
+    run = run_train()
+    assert run.code == 2
+    assert "error: cpu out of memory. 8 clouds of 64 points" in run.err
+    assert "A batch of 4 fits" in run.err

@@ -1,0 +1,201 @@
+import weakref
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from any2point_hf.modeling import BatchTooLargeError, batch_memory
+from any2point_hf.modeling.batch_memory import ROOM, check_memory, cloud_memory, is_out_of_memory
+
+NUM_POINTS = 128
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors made under it that are alive, and the most of them: the same on every machine."""
+
+    def __init__(self):
+        super().__init__()
+        self.now, self.peak, self.storages = 0, 0, {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        given = {
+            leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)
+        }
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                storage = leaf.untyped_storage()
+                if storage._cdata not in given and storage._cdata not in self.storages:
+                    self._count(storage, storage._cdata, storage.nbytes())
+        return result
+
+    def _count(self, storage, key, size):
+        def gone(_):
+            self.now -= size
+            del self.storages[key]
+
+        self.storages[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+def peak_of(model, points):
+    with LiveBytes() as live:
+        model(points)
+    return live.peak
+
+
+@pytest.fixture
+def model(make):
+    return make.model("bert")
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """What the system says is free; every batch is large enough to ask it."""
+    told = SimpleNamespace(bytes=None)
+    monkeypatch.setattr(batch_memory, "available_memory", lambda device: told.bytes)
+    monkeypatch.setattr(batch_memory, "SMALL", 0)
+    return told
+
+
+@pytest.mark.parametrize("settings", [{}, {"aggregation": "none", "adapter_blocks": 0}], ids=["adapted", "bare"])
+@pytest.mark.parametrize("family", ["bert", "clip_text", "dinov2", "llama"])
+@pytest.mark.parametrize("mode", ["inference", "eval", "train", "checkpointing"])
+def test_a_forward_takes_at_least_the_estimate_and_not_many_times_it(make, family, settings, mode):
+    model = make.model(family, **settings)
+    model.train(mode in ("train", "checkpointing"))
+    if mode == "checkpointing":
+        model.activation_checkpointing_enable()
+    points = make.points(32, NUM_POINTS)
+    with torch.set_grad_enabled(mode != "inference"):
+        estimate, peak = 32 * cloud_memory(model, NUM_POINTS), peak_of(model, points)
+    assert estimate <= peak, f"recalibrate batch_memory.py: {estimate / peak:.2f} of what is taken"
+    assert peak <= 12 * estimate + 2**26  # blocks of the tokenizer are of one size for any batch
+
+
+def test_the_estimate_grows_with_what_a_forward_holds(make, model):
+    with torch.no_grad():
+        inference = cloud_memory(model, NUM_POINTS)
+        assert cloud_memory(model, 2 * NUM_POINTS) > 1.9 * inference
+        with torch.autocast("cpu", torch.bfloat16):
+            assert inference / 2 <= cloud_memory(model, NUM_POINTS) < inference
+    model.train()
+    step = cloud_memory(model, NUM_POINTS)
+    assert step > 2 * inference
+    model.activation_checkpointing_enable()
+    assert inference < cloud_memory(model, NUM_POINTS) < step
+    assert cloud_memory(model.requires_grad_(False), NUM_POINTS) == inference  # nothing is kept for a backward pass
+
+
+def test_a_batch_for_which_memory_cannot_suffice_is_refused_and_one_that_fits_is_named(model, make, free):
+    points = make.points(6, NUM_POINTS)
+    with torch.no_grad():
+        cloud = cloud_memory(model, NUM_POINTS)
+        free.bytes = 6 * cloud
+        model(points)  # what may fit is tried
+        free.bytes = 6 * cloud - 1
+        with pytest.raises(BatchTooLargeError) as caught:
+            model(points)
+        assert "6 clouds of 128 points need at least 0.0 GiB for inference" in str(caught.value)
+        assert f"A batch of {(6 * cloud - 1) // (ROOM * cloud)} fits" in str(caught.value)
+        model(points[:1])
+        free.bytes = cloud
+        with pytest.raises(BatchTooLargeError, match="A batch of 1 fits"):
+            model(points)
+        model(points[:1])
+        free.bytes = cloud - 1
+        for batch in (points, points[:1]):
+            with pytest.raises(BatchTooLargeError, match="Bring the clouds to fewer points"):
+                model(batch)
+
+
+def test_a_training_step_needs_more_than_inference(model, make, free):
+    points = make.points(4, NUM_POINTS)
+    with torch.no_grad():
+        free.bytes = 4 * cloud_memory(model, NUM_POINTS)
+        model(points)
+    with pytest.raises(BatchTooLargeError, match="for a training step"):
+        model.train()(points)
+
+
+@pytest.mark.parametrize("told", [None, 1 << 50])
+def test_where_memory_is_not_known_or_plenty_nothing_is_refused(model, make, free, told):
+    free.bytes = told
+    check_memory(model, make.points(4, NUM_POINTS))
+
+
+def test_the_system_is_not_asked_for_a_small_batch_or_another_device(model, make, monkeypatch):
+    monkeypatch.setattr(batch_memory, "available_memory", lambda device: pytest.fail("asked"))
+    check_memory(model, make.points(4, NUM_POINTS))
+    monkeypatch.setattr(batch_memory, "SMALL", 0)
+    check_memory(model, torch.empty(4, NUM_POINTS, 3, device="meta"))
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+    ],
+)
+def test_an_allocation_that_fails_names_a_batch_that_fits(model, make, free, monkeypatch, failure):
+    def fail(points):
+        raise failure
+
+    monkeypatch.setattr(model.tokenizer, "forward", fail)
+    free.bytes = None  # not known: half of the batch is named
+    with pytest.raises(BatchTooLargeError, match="A batch of 2 fits"):
+        model(make.points(5, NUM_POINTS))
+    with pytest.raises(BatchTooLargeError, match="Bring the clouds to fewer points"):
+        model(make.points(1, NUM_POINTS))
+    free.bytes = 5 * cloud_memory(model, NUM_POINTS)
+    with pytest.raises(BatchTooLargeError, match="A batch of 1 fits"):
+        model(make.points(5, NUM_POINTS))
+
+
+def test_the_trainer_may_look_for_a_batch_size_by_itself(model, make, free):
+    from accelerate.utils import find_executable_batch_size
+
+    with torch.no_grad():
+        free.bytes = 3 * cloud_memory(model, NUM_POINTS)
+        run = find_executable_batch_size(lambda size: model(make.points(size, NUM_POINTS)), starting_batch_size=64)
+        assert len(run().pooler_output) <= 3
+
+
+def test_other_errors_stay_as_they_are(model, make, monkeypatch):
+    def fail(points):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(model.tokenizer, "forward", fail)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        model(make.points(2, NUM_POINTS))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+
+
+def test_memory_of_the_failed_forward_is_free_when_the_next_size_is_chosen(model, make, monkeypatch):
+    alive = []
+
+    def fail(points):
+        large = torch.ones(1000)
+        alive.append(weakref.ref(large))
+        raise torch.OutOfMemoryError("out of memory")
+
+    def ask(device):
+        alive.append(alive[0]() is not None)
+
+    monkeypatch.setattr(model.tokenizer, "forward", fail)
+    monkeypatch.setattr(batch_memory, "available_memory", ask)
+    with pytest.raises(BatchTooLargeError):
+        model(make.points(2, NUM_POINTS))
+    assert alive[1] is False
+
+
+def test_a_cloud_of_a_million_points_is_sent_to_the_processor(model):
+    from any2point_hf.modeling import PointCloudError
+
+    with pytest.raises(PointCloudError, match=r"at most 65536 points, got 1000000\. Any2PointProcessor\(num_points"):
+        model(torch.zeros(1, 1_000_000, 3))
