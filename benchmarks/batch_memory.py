@@ -1,6 +1,6 @@
-"""Memory of `embed` over 1 000, 10 000 and 100 000 clouds: it must not grow with their number.
+"""Memory of `embed`, `predict` and a streamed pipeline over ever more clouds: it must not grow with their number.
 
-python benchmarks/batch_memory.py [--counts 1000 10000 100000]
+python benchmarks/batch_memory.py [--command embed|predict|pipeline] [--counts 1000 10000 100000]
 
 Clouds of 64 points, a random BERT of one block; the clouds lie in an Arrow data set on the disk. Each run is a process
 of its own. Resident memory counts the mapped pages of files, which the system takes back at will; anonymous memory does
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 NUM_POINTS = 64
+BATCH_SIZE = 128
 MIB = 2**20
 
 
@@ -69,17 +70,33 @@ class AnonymousMemory(threading.Thread):
             self.peak = max(self.peak, memory("RssAnon"))
 
 
-def measure(folder: Path) -> None:
-    """Embeds the clouds in this process and prints what it took."""
+def run_shards(task: str, folder: Path) -> dict[str, int]:
+    """`any2point embed` or `predict --out`."""
     from any2point_hf.large_collections.batch_inference import run_job
     from any2point_hf.large_collections.job import BatchJob
 
+    out = folder / "features.parquet"
+    return run_job(BatchJob(task, str(folder / "adapter"), str(folder / "clouds"), out, batch_size=BATCH_SIZE))
+
+
+def run_pipeline(folder: Path, count: int) -> dict[str, int]:
+    """The classification pipeline over a generator, whose clouds nobody holds; each result is dropped."""
+    import numpy as np
+    from transformers import pipeline
+
+    import any2point_hf  # noqa: F401 - registers the pipelines
+
+    generator = np.random.default_rng(0)
+    classify = pipeline("point-cloud-classification", model=str(folder / "adapter"))
+    clouds = (generator.normal(size=(NUM_POINTS, 3)).astype("float32") for _ in range(count))
+    return {"clouds": sum(1 for _ in classify(clouds, batch_size=BATCH_SIZE))}
+
+
+def measure(command: str, folder: Path, count: int) -> None:
+    """Runs in this process and prints what it took."""
     anonymous = AnonymousMemory()
     anonymous.start()
-    job = BatchJob(
-        "embed", str(folder / "adapter"), str(folder / "clouds"), folder / "features.parquet", batch_size=128
-    )
-    counts = run_job(job)
+    counts = run_pipeline(folder, count) if command == "pipeline" else run_shards(command, folder)
     anonymous.done.set()
     print(json.dumps({**counts, "resident": memory("VmHWM"), "anonymous": anonymous.peak}))
 
@@ -88,10 +105,11 @@ def main() -> None:
     """Prints a table, and fails if the largest run took over a twentieth more than the smallest."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--counts", type=int, nargs="+", default=[1000, 10000, 100000])
+    parser.add_argument("--command", choices=("embed", "predict", "pipeline"), default="embed")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        measure(options.measure)
+        measure(options.command, options.measure, options.counts[0])
         return
     print("MiB, resident and anonymous at their peak")
     print(f"{'clouds':>8} {'source':>10} {'output':>10} {'resident':>10} {'anonymous':>10}")
@@ -100,12 +118,16 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             make_adapter(folder)
-            make_clouds(folder, count)
-            command = [sys.executable, __file__, "--measure", name]
-            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            result = json.loads(output.splitlines()[-1])
+            (folder / "clouds").mkdir()
+            if options.command != "pipeline":
+                make_clouds(folder, count)
+            command = [sys.executable, __file__, "--measure", name, "--command", options.command]
+            command += ["--counts", str(count)]
+            printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            result = json.loads(printed.splitlines()[-1])
             source = sum(file.stat().st_size for file in (folder / "clouds").iterdir())
-            sizes = (source, (folder / "features.parquet").stat().st_size, result["resident"], result["anonymous"])
+            output = sum(file.stat().st_size for file in folder.glob("*.parquet"))
+            sizes = (source, output, result["resident"], result["anonymous"])
             print(f"{result['clouds']:>8} " + " ".join(f"{size / MIB:>10.1f}" for size in sizes), flush=True)
             peaks.append(result["resident"])
     sys.exit(peaks[-1] > 1.05 * peaks[0])
