@@ -27,6 +27,7 @@ from .training_batches import BatchAugmentation, TrainingClouds
 
 NOT_DECAYED = ("bias", "norm", "cls_token", "cls_position", "prompts")
 BEST_METRIC = "eval_validation_accuracy"
+_POINTS_AT_ONCE = 1 << 22  # read and sampled together: 48 MiB, however large a cloud is
 
 
 def points_to_keep(split: Dataset, num_points: int, surplus: float) -> int:
@@ -48,7 +49,8 @@ def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int
     """
     sampler = Any2PointProcessor(num_points, processor.scale_to_unit_sphere, processor.seed)
     arrays = split.select_columns(["points", "label"]).with_format("numpy")
-    smaller = sum(len(cloud) < num_points for cloud in arrays["points"])
+    sizes = [len(cloud) for cloud in arrays["points"]]
+    smaller = sum(size < num_points for size in sizes)
     if smaller:
         warnings.warn(
             f"{smaller} of {len(split)} clouds have fewer than {num_points} points; theirs are repeated.", stacklevel=2
@@ -58,7 +60,7 @@ def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int
         processed = arrays.map(
             lambda rows: {"points": sampler(list(rows["points"]), return_tensors="np")["points"]},
             batched=True,
-            batch_size=256,
+            batch_size=max(1, min(256, _POINTS_AT_ONCE // max(sizes))),  # the processor's result does not depend on it
             desc="Sampling points",
         )
     return processed.rename_column("label", "labels").with_format("torch")

@@ -779,6 +779,20 @@ def test_torn_checkpoints(two_classes, bert, tmp_path, file, content):
         training_run.train(*arguments, epochs=2, batch_size=8, resume=True)
 
 
+def test_of_large_clouds_fewer_are_read_at_once_with_the_same_result(two_classes, monkeypatch):
+    split = load_point_cloud_dataset(two_classes.path)["train"]  # 16 clouds of 80 points
+    processor = Any2PointProcessor(64)
+    expected = training.process_split(split, processor, 64)["points"][:]
+    monkeypatch.setattr(training, "_POINTS_AT_ONCE", 250)
+    sizes = []
+    sample = Any2PointProcessor.__call__
+    monkeypatch.setattr(
+        Any2PointProcessor, "__call__", lambda self, clouds, **k: sizes.append(len(clouds)) or sample(self, clouds, **k)
+    )
+    torch.testing.assert_close(training.process_split(split, processor, 64)["points"][:], expected, atol=0, rtol=0)
+    assert (max(sizes), sum(sizes)) == (3, 16)
+
+
 def test_a_batch_that_memory_cannot_hold_is_one_line_that_names_a_smaller_one(run_train, monkeypatch):
     from any2point_hf.modeling import batch_memory
 
