@@ -26,8 +26,8 @@ from ..point_checks import MINIMUM_DISTINCT_POINTS, check_points
 from ..point_cloud_files import read_point_cloud
 from ..processing_any2point import Any2PointProcessor
 
-MAX_POINTS = 100_000
-"""The most points of an uploaded cloud: farthest point sampling takes seconds from there on."""
+MAX_POINTS = 1_000_000
+"""The most points of an uploaded cloud: farthest point sampling takes seconds there."""
 
 MAX_UNPACKED_BYTES = 100_000_000  # of an .npz, which may be a thousand times its file
 EXAMPLE_POINTS = SHOWN_POINTS = 4096
