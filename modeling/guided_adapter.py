@@ -134,11 +134,11 @@ class CellNorm(nn.Module):
 
     def statistics(self, pooled: Tensor, occupied: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean [M, D], biased variance [M, D] and number of rows [M, 1] of the occupied cells of the batch."""
-        weight = occupied.to(pooled.dtype).unsqueeze(-1)  # [B, M, C, 1]
-        count = sum_over_processes(weight.sum(dim=(0, 2)))
-        mean = sum_over_processes((pooled * weight).sum(dim=(0, 2))) / count
-        squares = (pooled - mean.unsqueeze(1)).square() * weight
-        variance = sum_over_processes(squares.sum(dim=(0, 2))) / count
+        weight = occupied.to(pooled.dtype).unsqueeze(2)  # [B, M, 1, C]: sums over cells are products with it
+        count = sum_over_processes(weight.sum(dim=(0, 3)))
+        mean = sum_over_processes((weight @ pooled).sum(dim=0)) / count.unsqueeze(1)  # [M, 1, D]
+        squares = (weight @ (pooled - mean).square()).sum(dim=(0, 2))
+        mean, variance = mean.squeeze(1), sum_over_processes(squares) / count
         return mean, variance, count
 
     def forward(self, pooled: Tensor, occupied: Tensor) -> Tensor:

@@ -61,13 +61,13 @@ class NeighborRows(NamedTuple):
         size = max(1, values // (num_neighbors * self.channels))
         return (slice(start, min(start + size, num_centers)) for start in range(0, num_centers, size))
 
-    def of(self, block: slice) -> Tensor:
+    def of(self, block: slice, out: Tensor | None = None) -> Tensor:
         """The rows of a block of centres, neighbour ⊕ centre + geometry: [g·K, 2C]. For use without gradients."""
         neighbors, half = self.neighbors[block], self.features.shape[-1]
         rows = geometry_encoding(self.offsets[block], self.channels).to(self.features.dtype)  # [g, K, 2C]
         rows[..., :half] += self.features.index_select(0, neighbors.flatten()).view(*neighbors.shape, half)
         rows[..., half:] += self.centers[block].unsqueeze(1)
-        return rows.flatten(0, 1)
+        return rows.flatten(0, 1) if out is None else out.copy_(rows.flatten(0, 1))
 
     def all(self) -> Tensor:
         """All rows at once, [G·K, 2C], for autograd and compilers."""

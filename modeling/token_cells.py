@@ -1,7 +1,7 @@
 """Which tokens share a cell, and pooling over cells (the segments, patches and voxels of section 3.3; method.md 3).
 
 Unusual here: cells are numbered within their view, so that a view's pooled rows are [C, D] with C far below G, and
-pooling is a matrix product with ones and zeros, without atomic additions whose order could vary.
+averaging is a matrix product, without atomic additions whose order could vary.
 """
 
 from typing import NamedTuple
@@ -15,14 +15,12 @@ class TokenCells(NamedTuple):
 
     Args:
         numbers: [B, M, G] int64, the cell of each token.
-        members: [B, M, C, G] floating point, 1 where the token lies in the cell, else 0.
-        counts: [B, M, C, 1] of the same dtype, tokens in the cell, 1 for a number that no cell has.
+        shares: [B, M, C, G] floating point, 1 / (tokens in the cell) where the token lies in the cell, else 0.
         occupied: [B, M, C] bool, whether a cell has this number.
     """
 
     numbers: Tensor
-    members: Tensor
-    counts: Tensor
+    shares: Tensor
     occupied: Tensor
 
     @classmethod
@@ -42,19 +40,18 @@ class TokenCells(NamedTuple):
             num_cells = min(most_cells, cells.shape[-1])
         members = numbers.unsqueeze(-2) == torch.arange(num_cells, device=cells.device).unsqueeze(-1)
         counts = members.sum(dim=-1, keepdim=True)
-        return cls(numbers, members.to(dtype), counts.clamp(min=1).to(dtype), counts.squeeze(-1) > 0)
+        return cls(numbers, members.to(dtype) / counts.clamp(min=1).to(dtype), counts.squeeze(-1) > 0)
 
     def mean(self, features: Tensor) -> Tensor:
         """Mean over each cell of features [B, G, D], which all views share, or [B, M, G, D] -> [B, M, C, D]."""
         if features.dim() == 4:
-            return (self.members @ features) / self.counts
-        total = self.members.flatten(1, 2) @ features
-        return total.unflatten(1, self.counts.shape[1:3]) / self.counts
+            return self.shares @ features
+        return (self.shares.flatten(1, 2) @ features).unflatten(1, self.occupied.shape[1:])
 
     def maximum(self, features: Tensor) -> Tensor:
         """Maximum over each cell of features [B, M, G, D] -> [B, M, C, D]; 0 where there is no cell."""
         batch_size, num_views, _, hidden_size = features.shape
-        num_cells = self.counts.shape[2]
+        num_cells = self.occupied.shape[2]
         views = torch.arange(batch_size * num_views, device=features.device).view(batch_size, num_views, 1)
         rows = (self.numbers + views * num_cells).flatten().unsqueeze(-1).expand(-1, hidden_size)
         lowest = features.new_full((batch_size * num_views * num_cells, hidden_size), -torch.inf)
@@ -65,7 +62,7 @@ class TokenCells(NamedTuple):
 
     def rows(self) -> Tensor:
         """Each token's row among the M·C pooled rows of its cloud: [B, M, G] int64."""
-        _, num_views, num_cells, _ = self.counts.shape
+        _, num_views, num_cells = self.occupied.shape
         views = torch.arange(num_views, device=self.numbers.device).view(-1, 1)
         return self.numbers + views * num_cells
 

@@ -79,24 +79,26 @@ def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[
     num_centers, num_neighbors = rows.neighbors.shape
     num_rows = num_centers * num_neighbors
     blocks = [(block, _rows_of(block, num_neighbors)) for block in rows.blocks()]
-    bottlenecks[0].start(num_rows)
+    first, *others = bottlenecks
+    first.start(num_rows)
+    hidden = rows.features.new_empty(num_rows, rows.channels)
     for block, own in blocks:
-        bottlenecks[0].project(rows.of(block), own)
+        first.project(rows.of(block, out=hidden[own]), own)
     largest = []
-    for bottleneck, following in zip(bottlenecks, [*bottlenecks[1:], None], strict=True):
+    for bottleneck, following in zip(bottlenecks, [*others, None], strict=True):
         bottleneck.finish_inner_norm_statistics()
         bottleneck.finish_outer_norm_statistics(own for _, own in blocks)
         if following is not None:
             following.start(num_rows)
-            following.hidden = rows.features.new_empty(num_rows, rows.channels)
-        for block, own in blocks:
-            hidden = rows.of(block) if bottleneck.hidden is None else bottleneck.hidden[own]
+            # Only the first input is made anew in the backward pass, so its room may hold the second one.
+            following.hidden = hidden if bottleneck is first else torch.empty_like(hidden)
+        for _, own in blocks:
+            outputs = bottleneck.expand(hidden[own], own, out=None if following is None else following.hidden[own])
             if following is None:
-                outputs = bottleneck.expand(hidden, own)
                 largest.append(outputs.view(-1, num_neighbors, rows.channels).max(dim=1))
             else:
-                outputs = bottleneck.expand(hidden, own, out=following.hidden[own])
                 following.project(outputs.add_(bottleneck.shift).relu_(), own)
+        hidden = hidden if following is None else following.hidden
     pooled, winners = (torch.cat(parts) for parts in zip(*largest, strict=True))
     # Adding a constant and relu keep the order, so they wait until one row a centre is left.
     return (pooled + bottlenecks[-1].shift).relu_().to(pooled.dtype), winners

@@ -148,14 +148,13 @@ class TrainedBottleneck:
 
     def meet_inner_norm(self, gradient: DenseGradient | WinnersGradient, block: slice, own: slice) -> None:
         """The gradient of norm(y) of a block, and its sums Σ g and Σ g (y − E[y]) that the inner norm's needs."""
-        inner = self.inner(own)
-        of_inner = torch.addmm(self._constant, inner, self._mixing)
+        inner, of_inner = self.inner(own), self.of_products[own]
+        torch.addmm(self._constant, inner, self._mixing, out=of_inner)
         of_inner += gradient.times(self.scaled_up, block, own)
         of_inner *= inner > 0
-        self.of_products[own] = of_inner
         of_inner = of_inner.to(self.wide)
         self._inner_sums[0] += of_inner.sum(dim=0)
-        self._inner_sums[1] += (of_inner * (self.products[own] - self.product_mean)).sum(dim=0)
+        self._inner_sums[1] += (self.products[own] - self.product_mean).mul_(of_inner).sum(dim=0)
 
     def finish_inner_norm(self) -> None:
         """The gradient of y is a·g − b − c·(y − E[y])."""
@@ -169,12 +168,12 @@ class TrainedBottleneck:
 
     def through_inner_norm(self, hidden: Tensor, own: slice) -> Tensor:
         """The gradient of y of a block of rows h, [r, w]."""
-        of_norm, products = self.of_products[own], self.products[own]
-        of_products = torch.addcmul(self._inner_offset, of_norm, self._inner_gradient_scale)
-        of_products.addcmul_(products.to(self.wide), self._inner_slope)
-        of_norm.copy_(of_products)
-        self._of_down += of_norm.t() @ hidden
-        return of_norm
+        of_products = self.of_products[own]
+        exact = of_products.to(self.wide)
+        exact = torch.addcmul(self._inner_offset, exact, self._inner_gradient_scale, out=exact)
+        of_products.copy_(exact.addcmul_(self.products[own].to(self.wide), self._inner_slope))
+        self._of_down += of_products.t() @ hidden
+        return of_products
 
     def gradients(self) -> list[Tensor]:
         """Of the parameters; those of the biases are zero, because a batch norm takes every constant away."""

@@ -41,7 +41,9 @@ def test_pooling_is_that_of_a_loop_over_cells(naive, batch):
         groups = naive.members(view)
         for number, group in enumerate(groups):
             assert torch.equal(largest[0, m, number], of_views[0, m, group].amax(dim=0))
-            assert cells.counts[0, m, number] == len(group)
+            torch.testing.assert_close(
+                cells.shares[0, m, number, group], torch.full((len(group),), 1 / len(group)).double()
+            )
         assert cells.occupied[0, m].tolist() == [n < len(groups) for n in range(cells.occupied.shape[-1])]
         assert not largest[0, m, len(groups) :].any()
 
@@ -60,9 +62,9 @@ def test_rows_name_each_token_s_pooled_row():
 
 def test_as_many_cells_as_there_are_on_a_cpu_and_the_bound_elsewhere():
     numbers = torch.tensor([[[5, 5, 9, 7]], [[1, 1, 1, 1]]])
-    assert TokenCells.of(numbers, 39, torch.float32).members.shape == (2, 1, 3, 4)
-    assert TokenCells.of(numbers.to("meta"), 39, torch.float32).members.shape == (2, 1, 4, 4)
-    assert TokenCells.of(numbers.to("meta"), 2, torch.float32).members.shape == (2, 1, 2, 4)
+    assert TokenCells.of(numbers, 39, torch.float32).shares.shape == (2, 1, 3, 4)
+    assert TokenCells.of(numbers.to("meta"), 39, torch.float32).shares.shape == (2, 1, 4, 4)
+    assert TokenCells.of(numbers.to("meta"), 2, torch.float32).shares.shape == (2, 1, 2, 4)
 
 
 def test_pooling_keeps_views_and_clouds_apart():
@@ -72,7 +74,7 @@ def test_pooling_keeps_views_and_clouds_apart():
         for m in range(M):
             alone = TokenCells.of(numbers[b : b + 1, m : m + 1], 3, torch.float32)
             own = features[b : b + 1, m : m + 1]
-            count = alone.counts.shape[2]
+            count = alone.occupied.shape[2]
             torch.testing.assert_close(cells.mean(features)[b, m, :count], alone.mean(own)[0, 0])
             assert torch.equal(cells.maximum(features)[b, m, :count], alone.maximum(own)[0, 0])
 
