@@ -11,12 +11,12 @@ from accelerate.utils import parse_flag_from_env
 from datasets import Dataset, DatasetDict
 from transformers import Trainer, set_seed
 
-from .cpu_memory import keep_freed_memory
 from .data import load_point_cloud_dataset
 from .data.fingerprint import data_fingerprint
 from .data.validation import hold_out_validation
 from .modeling.batch_memory import batch_too_large, is_out_of_memory
 from .modeling.configuration_any2point import Any2PointConfig
+from .modeling.cpu_memory import keep_freed_memory
 from .modeling.errors import Any2PointError, CheckpointError
 from .modeling.model_card_text import Evaluation
 from .modeling.model_description import describe

@@ -23,8 +23,8 @@ from any2point_hf import (
     load_point_cloud_dataset,
     make_trainer,
 )
-from any2point_hf.cpu_memory import keep_freed_memory
 from any2point_hf.data.augmentation import Augmentation
+from any2point_hf.modeling.cpu_memory import keep_freed_memory
 
 LARGEST_WAIT = 0.05
 

@@ -10,11 +10,16 @@ import importlib.util
 import torch
 from torch import Tensor
 
+from .leaf_search import search_leaves
+
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 LARGEST_KERNEL_CLOUD = 16384  # points whose distances fit the registers of one program on a GPU
 
-# Entries of one distance block on a CPU: 1 M float32 values are 4 MiB and stay in the last-level cache.
-_DISTANCE_BLOCK = 1 << 20
+LARGE_CLOUD = 1024  # points from which on a CPU looks into the nearest leaves of a tree instead of at every point
+
+# Entries of one distance block: on a CPU 1 M float32 values are 4 MiB and stay in the last-level cache.
+_CPU_BLOCK = 1 << 20
+_DEVICE_BLOCK = 1 << 26
 
 
 def farthest_point_sampling(points: Tensor, num_samples: int, excluded: Tensor | None = None) -> Tensor:
@@ -105,11 +110,20 @@ def nearest_neighbors(points: Tensor, centers: Tensor, num_neighbors: int) -> Te
     if not 1 <= num_neighbors <= num_points:
         raise ValueError(f"num_neighbors must lie in 1…{num_points} (the points there are), got {num_neighbors}.")
     points, centers = points.detach(), centers.detach()
-    if points.device.type != "cpu" or torch.compiler.is_compiling():  # a compiler makes its own blocks
+    if torch.compiler.is_compiling():  # it makes its own blocks
         return _nearest(centers, points, num_neighbors)
-    clouds = max(1, _DISTANCE_BLOCK // (num_points * num_centers))
-    blocks = zip(centers.split(clouds), points.split(clouds), strict=True)
-    return torch.cat([_nearest(*block, num_neighbors) for block in blocks])
+    on_cpu = points.device.type == "cpu"
+    if on_cpu and num_points >= LARGE_CLOUD and points.dtype == torch.float32:
+        clouds = zip(points, centers, strict=True)
+        return torch.stack([search_leaves(*cloud, num_neighbors) for cloud in clouds])
+    block = _CPU_BLOCK if on_cpu else _DEVICE_BLOCK
+    clouds = max(1, block // (num_points * num_centers))
+    centers_at_once = max(1, block // (num_points * clouds))
+    found = [
+        torch.cat([_nearest(part, own_points, num_neighbors) for part in own.split(centers_at_once, dim=1)], dim=1)
+        for own, own_points in zip(centers.split(clouds), points.split(clouds), strict=True)
+    ]
+    return torch.cat(found)
 
 
 def _nearest(centers: Tensor, points: Tensor, num_neighbors: int) -> Tensor:

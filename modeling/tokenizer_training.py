@@ -9,6 +9,7 @@ width, the product before its first batch norm; all else is made anew, a block a
 - The gradient of the gathered features is summed by point before it goes through the first product, not after.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,9 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .cpu_memory import keep_freed_memory
 from .neighbor_rows import NeighborRows, compute_dtype
 from .row_gradients import DenseGradient, WinnersGradient, sum_by_point
 from .trained_bottleneck import TrainedBottleneck
+
+_keep_freed_memory = functools.cache(keep_freed_memory)
 
 
 def train_stage(rows: NeighborRows, bottlenecks: Sequence[nn.Module]) -> Tensor:
@@ -33,6 +37,8 @@ def train_stage(rows: NeighborRows, bottlenecks: Sequence[nn.Module]) -> Tensor:
     """
     parameters = [parameter for bottleneck in bottlenecks for parameter in TrainedBottleneck.parameters(bottleneck)]
     dtype = compute_dtype(rows.features)
+    if rows.features.device.type == "cpu":
+        _keep_freed_memory()  # or the system clears the pages of every step's tensors anew: half of its time
     return _TrainedStage.apply(
         rows.features.to(dtype), rows.centers.to(dtype), rows.neighbors, rows.offsets, bottlenecks, *parameters
     )

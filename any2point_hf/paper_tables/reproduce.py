@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict
 
-from ..cpu_memory import keep_freed_memory
 from ..data import load_point_cloud_dataset
 from ..modeling.configuration_any2point import recorded_path
+from ..modeling.cpu_memory import keep_freed_memory
 from ..modeling.errors import Any2PointError, DatasetError
 from ..whole_files import write_whole
 from .markdown import write_table

@@ -88,7 +88,7 @@ def test_ties_of_neighbors_go_to_the_lowest_index_also_when_compiled(monkeypatch
 
 @pytest.mark.parametrize("block", [1, 500, 1 << 20])
 def test_neighbors_of_random_points_are_the_same_sets_in_any_blocks(naive, monkeypatch, block):
-    monkeypatch.setattr(point_ops, "_DISTANCE_BLOCK", block)
+    monkeypatch.setattr(point_ops, "_CPU_BLOCK", block)
     points = torch.randn(3, 40, 3, dtype=torch.float64)
     centers = torch.randn(3, 7, 3, dtype=torch.float64)
     found = nearest_neighbors(points, centers, 9)

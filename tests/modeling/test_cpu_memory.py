@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from any2point_hf.cpu_memory import keep_freed_memory
+from any2point_hf.modeling.cpu_memory import keep_freed_memory
 
 on_glibc = pytest.mark.skipif(
     not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt"
@@ -12,7 +12,7 @@ on_glibc = pytest.mark.skipif(
 
 BLOCKS = """
 import ctypes, resource, sys
-from any2point_hf.cpu_memory import keep_freed_memory
+from any2point_hf.modeling.cpu_memory import keep_freed_memory
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 libc.free.argtypes = [ctypes.c_void_p]
