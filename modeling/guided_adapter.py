@@ -4,10 +4,11 @@ Unusual here: the work of all views is batched, [B, M, ...], never looped over; 
 computed once a cell, [B, M, C, ...] with C cells of a view, and never copied back to the tokens, [B, M, G, D].
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import initialization as init
 
@@ -110,7 +111,7 @@ class LocalAttention(nn.Module):
 
 
 class CellNorm(nn.Module):
-    """Batch norm over the occupied cells of all processes, one for each of M branches.
+    """Batch norm over the occupied cells of all processes, one for each of M branches, and GELU.
 
     Shapes: pooled [B, M, C, D], occupied [B, M, C] bool -> [B, M, C, D]; rows not occupied hold no meaning.
     """
@@ -143,12 +144,50 @@ class CellNorm(nn.Module):
 
     def forward(self, pooled: Tensor, occupied: Tensor) -> Tensor:
         """Normalises by the batch's statistics in training, by the running ones otherwise."""
-        mean, variance = self.running_mean, self.running_var
-        if self.training:
+        if not self.training:
+            return F.gelu(_normalize(pooled, self.running_mean, self.running_var, self.weight, self.bias))
+        if torch.compiler.is_compiling():
             mean, variance, count = self.statistics(pooled, occupied)
-            update_running_statistics(self, mean, variance, count, BATCH_NORM_MOMENTUM)
-        scale = self.weight * torch.rsqrt(variance + NORM_EPS)
-        return torch.addcmul((self.bias - mean * scale).unsqueeze(1), pooled, scale.unsqueeze(1))
+            result = F.gelu(_normalize(pooled, mean, variance, self.weight, self.bias))
+        else:
+            with torch.no_grad():
+                mean, variance, count = self.statistics(pooled, occupied)
+            result = _TrainedNorm.apply(pooled, occupied, self.weight, self.bias, mean, variance, count)
+        update_running_statistics(self, mean, variance, count, BATCH_NORM_MOMENTUM)
+        return result
+
+
+def _normalize(pooled: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    scale = weight * torch.rsqrt(variance + NORM_EPS)
+    return torch.addcmul((bias - mean * scale).unsqueeze(1), pooled, scale.unsqueeze(1))
+
+
+class _TrainedNorm(torch.autograd.Function):
+    """Norm by batch statistics and GELU, keeping only their input; autograd would keep three tensors of its size."""
+
+    @staticmethod
+    def forward(ctx: Any, pooled: Tensor, occupied: Tensor, *others: Tensor) -> Tensor:
+        ctx.save_for_backward(pooled, occupied, *others)
+        weight, bias, mean, variance, _ = others
+        return F.gelu(_normalize(pooled, mean, variance, weight, bias)).to(pooled.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        pooled, occupied, weight, bias, mean, variance, count = ctx.saved_tensors
+        normalized = _normalize(pooled, mean, variance, weight, bias)
+        gradient = torch.ops.aten.gelu_backward(gradient.to(normalized.dtype), normalized)
+        gradient = gradient.mul_(occupied.unsqueeze(-1))
+        deviation = torch.sqrt(variance + NORM_EPS)
+        centered = (pooled - mean.unsqueeze(1)).mul_(occupied.unsqueeze(-1))
+        own = torch.stack([gradient.sum(dim=2).sum(dim=0), (gradient * centered).sum(dim=2).sum(dim=0)])  # [2, M, D]
+        total, along = sum_over_processes(own)
+        scale = weight / deviation
+        slope = scale * along / (count * deviation.square())
+        of_pooled = gradient.mul_(scale.unsqueeze(1)).addcmul_(centered, slope.unsqueeze(1), value=-1)
+        of_pooled.addcmul_(occupied.unsqueeze(-1).to(scale.dtype), (scale * total / count).unsqueeze(1), value=-1)
+        of_weight, of_bias = (own[1] / deviation).to(weight.dtype), own[0].to(bias.dtype)
+        return of_pooled.to(pooled.dtype), None, of_weight, of_bias, None, None, None
 
 
 class GuidedAggregation(nn.Module):
@@ -179,13 +218,13 @@ class GuidedAggregation(nn.Module):
             pooled = views.mean(attended) + views.maximum(attended)
         else:  # the mean of Z = X + Attn(X) needs no Z: the output layer is linear, and runs on C rows instead of G
             pooled = views.mean(tokens) + attention.widen(views.mean(attention.mix(tokens, same_cell)))
-        features = F.gelu(self.view_norm(pooled, views.occupied))  # F of each cell, [B, M, C, D]
+        features = self.view_norm(pooled, views.occupied)  # F of each cell, [B, M, C, D]
         rows = views.rows()
         if self.voxel_norm is None:
             weights = torch.full_like(rows, 1 / rows.shape[1], dtype=features.dtype)
         else:
             pooled = voxels.mean(tokens) + voxels.maximum(tokens.unsqueeze(1))
-            reference = F.gelu(self.voxel_norm(pooled, voxels.occupied))  # B of each voxel, [B, 1, V, D]
+            reference = self.voxel_norm(pooled, voxels.occupied)  # B of each voxel, [B, 1, V, D]
             weights = ensemble_weights(features, reference, rows, voxels.numbers)
         # Σ_m w_m F_m of all tokens is one product: a row of weights a token, a column a cell.
         by_cell = weights.new_zeros(*tokens.shape[:2], features.shape[1] * features.shape[2])

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from .cpu_memory import keep_freed_memory
 from .neighbor_rows import NeighborRows, compute_dtype
 from .row_gradients import DenseGradient, WinnersGradient, sum_by_point
-from .trained_bottleneck import TrainedBottleneck
+from .trained_bottleneck import TrainedBottleneck, parameters_of
 
 _keep_freed_memory = functools.cache(keep_freed_memory)
 
@@ -35,7 +35,7 @@ def train_stage(rows: NeighborRows, bottlenecks: Sequence[nn.Module]) -> Tensor:
     Returns:
         [G, 2C].
     """
-    parameters = [parameter for bottleneck in bottlenecks for parameter in TrainedBottleneck.parameters(bottleneck)]
+    parameters = [parameter for bottleneck in bottlenecks for parameter in parameters_of(bottleneck)]
     dtype = compute_dtype(rows.features)
     if rows.features.device.type == "cpu":
         _keep_freed_memory()  # or the system clears the pages of every step's tensors anew: half of its time
@@ -57,24 +57,26 @@ class _TrainedStage(torch.autograd.Function):
     ) -> Tensor:
         rows = NeighborRows(features, neighbors, offsets, centers)
         with torch.autocast(features.device.type, enabled=False):
-            trained = [TrainedBottleneck(module, features.dtype) for module in bottlenecks]
+            trained = [
+                TrainedBottleneck(module, own, features.dtype)
+                for module, own in zip(bottlenecks, _split(parameters, bottlenecks), strict=True)
+            ]
             pooled, winners = _forward(rows, trained)
         kept = [tensor for bottleneck in trained for tensor in bottleneck.kept()]
-        ctx.save_for_backward(*rows, pooled, winners, *kept)
+        ctx.save_for_backward(*rows, pooled, winners, *parameters, *kept)
         ctx.bottlenecks = bottlenecks
         return pooled
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        features, neighbors, offsets, centers, pooled, winners, *kept = ctx.saved_tensors
-        rows = NeighborRows(features, neighbors, offsets, centers)
-        size = len(kept) // len(ctx.bottlenecks)
+        features, neighbors, offsets, centers, pooled, winners, *others = ctx.saved_tensors
+        rows, bottlenecks = NeighborRows(features, neighbors, offsets, centers), ctx.bottlenecks
+        num_parameters = len(bottlenecks) * len(parameters_of(bottlenecks[0]))
+        parameters, kept = others[:num_parameters], others[num_parameters:]
+        parts = zip(bottlenecks, _split(parameters, bottlenecks), _split(kept, bottlenecks), strict=True)
         with torch.autocast(features.device.type, enabled=False):
-            trained = [
-                TrainedBottleneck(module, features.dtype, tuple(kept[number * size : (number + 1) * size]))
-                for number, module in enumerate(ctx.bottlenecks)
-            ]
+            trained = [TrainedBottleneck(module, own, features.dtype, own_kept) for module, own, own_kept in parts]
             of_largest = WinnersGradient(winners, gradient.masked_fill(pooled <= 0, 0.0), neighbors.shape[1])
             of_features, of_centers, of_parameters = _backward(rows, trained, of_largest)
         return of_features, of_centers, None, None, None, *of_parameters
@@ -141,6 +143,12 @@ def _backward(
     of_features = sum_by_point(first.of_products, rows) @ first.down[:, :half]
     of_centers = first.of_products.view(num_centers, num_neighbors, -1).sum(dim=1) @ first.down[:, half:]
     return of_features + gradient.by_point(rows), of_centers + gradient.by_center(rows), of_parameters
+
+
+def _split(tensors: Sequence[Any], bottlenecks: Sequence[nn.Module]) -> list[Sequence[Any]]:
+    """As many of them for each bottleneck."""
+    size = len(tensors) // len(bottlenecks)
+    return [tensors[start : start + size] for start in range(0, len(tensors), size)]
 
 
 def _rows_of(block: slice, num_neighbors: int) -> slice:

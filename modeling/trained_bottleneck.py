@@ -4,7 +4,7 @@ Names: h [R, 2C] are the rows, y = W1 h [R, w] the products, x = relu(norm(y)) [
 [R, 2C] the outer products, which are never made as a whole. docs/performance.md derives the formulas.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,19 +13,35 @@ from .batch_norm import BatchNorm1d, sum_over_processes, update_running_statisti
 from .row_gradients import DenseGradient, WinnersGradient
 
 
+def parameters_of(module: nn.Module) -> list[nn.Parameter]:
+    """Of a `ResidualBottleneck`, in the order of `TrainedBottleneck.gradients`."""
+    layers = (module.down, module.down_norm, module.up, module.up_norm)
+    return [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+
+
 class TrainedBottleneck:
     """Forward and backward of one `ResidualBottleneck` in training mode.
 
     Args:
-        module: the bottleneck.
-        dtype: of its products; statistics are never narrower than float32.
+        module: the bottleneck, for its running statistics.
+        parameters: of the module, as `parameters_of` orders them.
+        dtype: of the products; statistics are never narrower than float32.
         kept: of an earlier `TrainedBottleneck` of the same module, for the backward pass.
     """
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype, kept: tuple[Tensor | None, ...] | None = None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        parameters: Sequence[Tensor],
+        dtype: torch.dtype,
+        kept: Sequence[Tensor | None] | None = None,
+    ) -> None:
         self.module = module
+        self.parameters = [parameter.detach() for parameter in parameters]
+        down, self.down_bias, self.inner_weight, self.inner_bias = self.parameters[:4]
+        up, self.up_bias, self.outer_weight, self.outer_bias = self.parameters[4:]
+        self.down, self.up = down.to(dtype), up.to(dtype)
         self.wide = torch.promote_types(dtype, torch.float32)
-        self.down, self.up = module.down.weight.detach().to(dtype), module.up.weight.detach().to(dtype)
         self.hidden: Tensor | None = None  # h; None of the first bottleneck, whose rows are made anew
         self._block_sizes: list[int] = []
         self._block_means: list[Tensor] = []
@@ -39,12 +55,6 @@ class TrainedBottleneck:
         """What the backward pass needs, for `__init__`."""
         of_products = (self.hidden, self.products, self.count, self.product_mean, self.product_deviation)
         return (*of_products, self.inner_mean, self.inner_sum, self.inner_squares, self.outer_deviation)
-
-    @staticmethod
-    def parameters(module: nn.Module) -> tuple[nn.Parameter, ...]:
-        """A bottleneck's, in the order of `gradients`."""
-        layers = (module.down, module.down_norm, module.up, module.up_norm)
-        return tuple(parameter for layer in layers for parameter in (layer.weight, layer.bias))
 
     # Forward.
 
@@ -73,7 +83,7 @@ class TrainedBottleneck:
         variance = sum_over_processes(squares) / self.count
         norm = self.module.down_norm
         self.product_deviation = torch.sqrt(variance + norm.eps)
-        self._update(norm, self.product_mean + self.module.down.bias.detach(), variance)
+        self._update(norm, self.product_mean + self.down_bias, variance)
         self._scale_inner()
 
     def finish_outer_norm_statistics(self, blocks: Iterable[slice]) -> None:
@@ -102,9 +112,9 @@ class TrainedBottleneck:
         self.inner_mean, self.inner_sum = mean.to(self.wide), (apart * num_rows).to(self.wide)
         self.inner_squares = squares.to(self.wide)
         outer_mean = self.up.to(self.wide) @ self.inner_mean
-        self._update(norm, outer_mean + self.module.up.bias.detach(), variance)
-        scale = norm.weight.detach() / self.outer_deviation
-        self.shift = norm.bias.detach() - outer_mean * scale
+        self._update(norm, outer_mean + self.up_bias, variance)
+        scale = self.outer_weight / self.outer_deviation
+        self.shift = self.outer_bias - outer_mean * scale
         self.scaled_up = self._scale_up(scale)
 
     def expand(self, hidden: Tensor, own: slice, out: Tensor | None = None) -> Tensor:
@@ -132,10 +142,10 @@ class TrainedBottleneck:
 
     def finish_outer_norm(self) -> None:
         """The gradient of z is a·g − b − c·(z − E[z]); z itself is not needed, z − E[z] = W2 (x − E[x])."""
-        norm, up = self.module.up_norm, self.up.to(self.wide)
+        up = self.up.to(self.wide)
         products = self._of_up - torch.outer(self._sum, self.inner_mean)  # Σ g (x − E[x])ᵀ
         along = (up * products).sum(dim=1)  # Σ g (z − E[z])
-        scale = norm.weight.detach() / self.outer_deviation
+        scale = self.outer_weight / self.outer_deviation
         shift = scale * sum_over_processes(self._sum) / self.count
         slope = scale * sum_over_processes(along) / (self.count * self.outer_deviation.square())
         of_up = scale.unsqueeze(-1) * products - torch.outer(shift, self.inner_sum)
@@ -160,7 +170,7 @@ class TrainedBottleneck:
         """The gradient of y is a·g − b − c·(y − E[y])."""
         own_total, own_along = self._inner_sums
         total, along = sum_over_processes(self._inner_sums)
-        scale = self.module.down_norm.weight.detach() / self.product_deviation
+        scale = self.inner_weight / self.product_deviation
         self._inner_slope = -scale * along / (self.count * self.product_deviation.square())
         self._inner_offset = -scale * total / self.count - self._inner_slope * self.product_mean
         self._inner_gradients = [own_along / self.product_deviation, own_total]
@@ -181,12 +191,11 @@ class TrainedBottleneck:
         of_up, of_up_weight, of_up_bias = self._outer_gradients
         found = [self._of_down, torch.zeros_like(of_down_bias), of_down_weight, of_down_bias]
         found += [of_up, torch.zeros_like(of_up_bias), of_up_weight, of_up_bias]
-        return [value.to(own.dtype) for value, own in zip(found, self.parameters(self.module), strict=True)]
+        return [value.to(own.dtype) for value, own in zip(found, self.parameters, strict=True)]
 
     def _scale_inner(self) -> None:
-        norm = self.module.down_norm
-        self._inner_scale = norm.weight.detach() / self.product_deviation
-        self._inner_shift = norm.bias.detach() - self.product_mean * self._inner_scale
+        self._inner_scale = self.inner_weight / self.product_deviation
+        self._inner_shift = self.inner_bias - self.product_mean * self._inner_scale
 
     def _scale_up(self, scale: Tensor) -> Tensor:
         return (self.up * scale.unsqueeze(-1)).to(self.up.dtype)

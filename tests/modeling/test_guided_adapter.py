@@ -115,6 +115,7 @@ def test_cell_norm_in_evaluation_uses_running_statistics(make):
         expected = torch.nn.functional.batch_norm(
             pooled[:, m].reshape(-1, D), norm.running_mean[m], norm.running_var[m], norm.weight[m], norm.bias[m]
         )
+        expected = torch.nn.functional.gelu(expected)
         torch.testing.assert_close(found[:, m].reshape(-1, D), expected, atol=1e-12, rtol=0)
     for name, value in make.arrays(norm).items():
         np.testing.assert_array_equal(value, before[name])
@@ -127,17 +128,21 @@ def test_cell_norm_in_training_sees_occupied_cells_only(make):
     upstream = torch.randn(B, M, G, D, dtype=torch.float64) * occupied.unsqueeze(-1)
     pooled.requires_grad_()
     found = norm(pooled, occupied)
-    (gradient,) = torch.autograd.grad(found, pooled, upstream)
+    gradient, *of_parameters = torch.autograd.grad(found, [pooled, norm.weight, norm.bias], upstream)
     for m in range(M):
         rows = pooled[:, m][occupied[:, m]]
         expected = torch.nn.functional.batch_norm(  # torch's own, updates the clones in place
             rows, means[m], variances[m], norm.weight[m], norm.bias[m], training=True, momentum=0.1
         )
+        expected = torch.nn.functional.gelu(expected)
         torch.testing.assert_close(found[:, m][occupied[:, m]], expected, atol=1e-12, rtol=0)
         torch.testing.assert_close(norm.running_mean[m], means[m], atol=1e-12, rtol=0)
         torch.testing.assert_close(norm.running_var[m], variances[m], atol=1e-12, rtol=0)
-        (expected,) = torch.autograd.grad(expected, pooled, upstream[:, m][occupied[:, m]])
+        inputs = [pooled, norm.weight, norm.bias]
+        expected, *expected_of_parameters = torch.autograd.grad(expected, inputs, upstream[:, m][occupied[:, m]])
         torch.testing.assert_close(gradient[:, m], expected[:, m], atol=1e-12, rtol=0)
+        for ours, own in zip(of_parameters, expected_of_parameters, strict=True):
+            torch.testing.assert_close(ours[m], own[m], atol=1e-12, rtol=0)
 
 
 def test_cell_norm_with_a_single_cell_stays_finite():

@@ -217,14 +217,20 @@ def test_cell_norm_counts_empty_cells_as_zeros(make):
     norm = make.randomize(ReleasedCellNorm(width, branches, num_cells)).double().train()
     pooled, occupied = torch.randn(2, branches, 8, width, dtype=torch.float64), torch.rand(2, branches, 8) > 0.4
     means, variances = norm.running_mean.clone(), norm.running_var.clone()
+    pooled.requires_grad_()
     found = norm(pooled, occupied)
+    upstream = torch.randn_like(found) * occupied.unsqueeze(-1)
+    (gradient,) = torch.autograd.grad(found, pooled, upstream)
     for m in range(branches):
         rows = pooled[:, m][occupied[:, m]]
         every = torch.cat([rows, torch.zeros(2 * num_cells - len(rows), width, dtype=torch.float64)])
         expected = torch.nn.functional.batch_norm(
             every, means[m], variances[m], norm.weight[m], norm.bias[m], training=True, momentum=0.1
         )
-        torch.testing.assert_close(found[:, m][occupied[:, m]], expected[: len(rows)], atol=1e-12, rtol=0)
+        expected = torch.nn.functional.gelu(expected[: len(rows)])
+        torch.testing.assert_close(found[:, m][occupied[:, m]], expected, atol=1e-12, rtol=0)
+        (of_rows,) = torch.autograd.grad(expected, pooled, upstream[:, m][occupied[:, m]])
+        torch.testing.assert_close(gradient[:, m], of_rows[:, m], atol=1e-12, rtol=0)
         torch.testing.assert_close(norm.running_mean[m], means[m], atol=1e-12, rtol=0)
         torch.testing.assert_close(norm.running_var[m], variances[m], atol=1e-12, rtol=0)
 
