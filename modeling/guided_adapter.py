@@ -14,6 +14,7 @@ from transformers import initialization as init
 
 from .batch_norm import sum_over_processes, update_running_statistics
 from .initialization import reset_norm, reset_stacked_linear
+from .precision import at_least_float32, without_autocast
 from .token_cells import TokenCells
 
 NORM_EPS = 1e-5  # of LN_m and of the adapters' batch norms
@@ -135,20 +136,22 @@ class CellNorm(nn.Module):
 
     def statistics(self, pooled: Tensor, occupied: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean [M, D], biased variance [M, D] and number of rows [M, 1] of the occupied cells of the batch."""
+        pooled = pooled.to(at_least_float32(pooled.dtype))
         weight = occupied.to(pooled.dtype).unsqueeze(2)  # [B, M, 1, C]: sums over cells are products with it
-        count = sum_over_processes(weight.sum(dim=(0, 3)))
-        mean = sum_over_processes((weight @ pooled).sum(dim=0)) / count.unsqueeze(1)  # [M, 1, D]
-        squares = (weight @ (pooled - mean).square()).sum(dim=(0, 2))
+        with without_autocast(pooled.device):
+            count = sum_over_processes(weight.sum(dim=(0, 3)))
+            mean = sum_over_processes((weight @ pooled).sum(dim=0)) / count.unsqueeze(1)  # [M, 1, D]
+            squares = (weight @ (pooled - mean).square()).sum(dim=(0, 2))
         mean, variance = mean.squeeze(1), sum_over_processes(squares) / count
         return mean, variance, count
 
     def forward(self, pooled: Tensor, occupied: Tensor) -> Tensor:
         """Normalises by the batch's statistics in training, by the running ones otherwise."""
         if not self.training:
-            return F.gelu(_normalize(pooled, self.running_mean, self.running_var, self.weight, self.bias))
+            return _normalize(pooled, self.running_mean, self.running_var, self.weight, self.bias)[1]
         if torch.compiler.is_compiling():
             mean, variance, count = self.statistics(pooled, occupied)
-            result = F.gelu(_normalize(pooled, mean, variance, self.weight, self.bias))
+            _, result = _normalize(pooled, mean, variance, self.weight, self.bias)
         else:
             with torch.no_grad():
                 mean, variance, count = self.statistics(pooled, occupied)
@@ -157,25 +160,30 @@ class CellNorm(nn.Module):
         return result
 
 
-def _normalize(pooled: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _normalize(pooled: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalised rows, and their GELU in the dtype of `pooled`."""
     scale = weight * torch.rsqrt(variance + NORM_EPS)
-    return torch.addcmul((bias - mean * scale).unsqueeze(1), pooled, scale.unsqueeze(1))
+    normalized = torch.addcmul((bias - mean * scale).unsqueeze(1), pooled, scale.unsqueeze(1))
+    return normalized, F.gelu(normalized).to(pooled.dtype)
 
 
 class _TrainedNorm(torch.autograd.Function):
-    """Norm by batch statistics and GELU, keeping only their input; autograd would keep three tensors of its size."""
+    """Norm by batch statistics and GELU, keeping only their input; autograd would keep three tensors of its size.
+
+    Statistics come in as numbers: that they depend on the input is part of the gradient below.
+    """
 
     @staticmethod
     def forward(ctx: Any, pooled: Tensor, occupied: Tensor, *others: Tensor) -> Tensor:
         ctx.save_for_backward(pooled, occupied, *others)
         weight, bias, mean, variance, _ = others
-        return F.gelu(_normalize(pooled, mean, variance, weight, bias)).to(pooled.dtype)
+        return _normalize(pooled, mean, variance, weight, bias)[1]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         pooled, occupied, weight, bias, mean, variance, count = ctx.saved_tensors
-        normalized = _normalize(pooled, mean, variance, weight, bias)
+        normalized, _ = _normalize(pooled, mean, variance, weight, bias)
         gradient = torch.ops.aten.gelu_backward(gradient.to(normalized.dtype), normalized)
         gradient = gradient.mul_(occupied.unsqueeze(-1))
         deviation = torch.sqrt(variance + NORM_EPS)

@@ -29,8 +29,8 @@ def search_leaves(points: Tensor, centers: Tensor, num_neighbors: int) -> Tensor
     num_leaves, leaf_size = original.shape
     lowest = planes.amin(dim=2)
     highest = planes.masked_fill(planes == torch.inf, -torch.inf).amax(dim=2)  # not of the filling
-    found = torch.empty(len(centers), num_neighbors, dtype=torch.long)
-    waiting = torch.arange(len(centers))
+    found = torch.empty(len(centers), num_neighbors, dtype=torch.long, device=points.device)
+    waiting = torch.arange(len(centers), device=points.device)
     num_looked_into = _FIRST_LEAVES + 2 * -(-num_neighbors // leaf_size)
     while len(waiting):
         num_looked_into = min(num_looked_into, num_leaves)
@@ -57,9 +57,9 @@ def _sort_into_leaves(points: Tensor) -> tuple[Tensor, Tensor]:
     num_points = len(points)
     cuts = min(max(1, round((num_points / LEAF_SIZE) ** (1 / 3))), MOST_CUTS)  # along each axis
     leaf_size = -(-num_points // cuts**3)
-    planes = torch.full((3, cuts**3 * leaf_size), torch.inf)
+    planes = points.new_full((3, cuts**3 * leaf_size), torch.inf)
     planes[:, :num_points] = points.t()
-    order = torch.arange(planes.shape[1])
+    order = torch.arange(planes.shape[1], device=points.device)
     for axis in range(3):
         slabs = order.view(cuts**axis, -1)
         order = slabs.gather(1, planes[axis][slabs].argsort(dim=1)).flatten()

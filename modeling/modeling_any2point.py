@@ -259,7 +259,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if self.local_attention is None:
             return None
         voxels = voxel_cells(centers, self.config.voxel_size)
-        views, most_cells = self.projection.cells(coordinates), self.projection.num_cells
+        views = self.projection.cells(coordinates)
+        most_cells = self.projection.num_cells + 1  # rounding may put a token on the very end
         if self.config.aggregation == "3d":
             views, most_cells = voxels.unsqueeze(1).expand_as(views), views.shape[-1]
         return Neighborhoods.of(views, voxels, most_cells, self.cls_token.dtype)

@@ -74,9 +74,3 @@ class NeighborRows(NamedTuple):
         gathered = self.features.index_select(0, self.neighbors.flatten()).view(*self.neighbors.shape, -1)
         rows = torch.cat([gathered, self.centers.unsqueeze(1).expand_as(gathered)], dim=-1)
         return (rows + geometry_encoding(self.offsets, self.channels).to(rows.dtype)).flatten(0, 1)
-
-
-def compute_dtype(values: Tensor) -> torch.dtype:
-    """What matrix products run in: autocast's dtype where it is on, else the tensor's own."""
-    device = values.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else values.dtype

@@ -86,11 +86,17 @@ class TokenizerStage(nn.Module):
 
     def _choose_way(self, rows: NeighborRows) -> Callable[[NeighborRows, nn.ModuleList], Tensor]:
         """Three ways to the same numbers; the plain one alone is open to compilers and to gradients of the points."""
-        if torch.compiler.is_compiling() or rows.offsets.requires_grad:
+        on_mps = rows.features.device.type == "mps"  # has no embedding bags
+        if torch.compiler.is_compiling() or rows.offsets.requires_grad or on_mps:
             return plain_stage
         if self.training:
-            return train_stage
+            return train_stage if self._takes_batch_statistics() else plain_stage
         return plain_stage if torch.is_grad_enabled() and self._has_gradients(rows) else infer_stage
+
+    def _takes_batch_statistics(self) -> bool:
+        """Whether every norm does as it was made to: none is frozen, or has been given another way of averaging."""
+        norms = [module for module in self.modules() if isinstance(module, BatchNorm1d)]
+        return all(norm.training and norm.momentum is not None for norm in norms)
 
     def _has_gradients(self, rows: NeighborRows) -> bool:
         tensors = (rows.features, rows.centers, *self.parameters())

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .neighbor_rows import NeighborRows
+from .precision import at_least_float32
 
 
 class DenseGradient(NamedTuple):
@@ -20,7 +21,7 @@ class DenseGradient(NamedTuple):
 
     def sum(self, _: slice, own: slice) -> Tensor:
         """Over a block's rows: [2C]."""
-        return self.rows[own].sum(dim=0)
+        return self.rows[own].sum(dim=0, dtype=at_least_float32(self.rows.dtype))
 
     def times(self, weight: Tensor, _: slice, own: slice) -> Tensor:
         """A block's rows through a matrix [2C, w]: [r, w]."""
@@ -65,7 +66,7 @@ class WinnersGradient(NamedTuple):
 
     def sum(self, block: slice, _: slice) -> Tensor:
         """Over a block's rows: [2C]."""
-        return self.values[block].sum(dim=0)
+        return self.values[block].sum(dim=0, dtype=at_least_float32(self.values.dtype))
 
     def times(self, weight: Tensor, block: slice, own: slice) -> Tensor:
         """A block's rows through a matrix [2C, w]: [r, w]. A row is the sum of the channels that it has won."""

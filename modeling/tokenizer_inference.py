@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .batch_norm import BatchNorm1d
-from .neighbor_rows import NeighborRows, compute_dtype
+from .neighbor_rows import NeighborRows
+from .precision import compute_dtype, without_autocast
 
 
 def fold_batch_norm(linear: nn.Linear, norm: BatchNorm1d) -> tuple[Tensor, Tensor]:
@@ -30,7 +31,7 @@ def infer_stage(rows: NeighborRows, bottlenecks: Iterable[nn.Module]) -> Tensor:
         [G, 2C].
     """
     dtype = compute_dtype(rows.features)
-    with torch.autocast(rows.features.device.type, enabled=False):
+    with without_autocast(rows.features.device):
         rows = rows._replace(features=rows.features.to(dtype), centers=rows.centers.to(dtype))
         layers = []
         for bottleneck in bottlenecks:

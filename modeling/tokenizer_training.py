@@ -1,7 +1,8 @@
 """A tokenizer stage in training, with a backward pass of its own (method.md 1; docs/performance.md derives it).
 
 What plain autograd would keep are a dozen tensors [B·G·K, C] a stage. Here each bottleneck keeps one of half that
-width, the product before its first batch norm; all else is made anew, a block at a time. Four facts save arithmetic:
+width, the product before its first batch norm, and its input where it is not a stage's first; all else is made anew, a
+block at a time. A tie's gradient goes to one of its neighbours. Four facts save arithmetic:
 
 - A bias right before a batch norm changes nothing, so biases are left out; their gradients are zero.
 - y = W x has the mean W·mean(x) and the variance diag(W Cov(x) Wᵀ): the second norm's statistics need no product y.
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .cpu_memory import keep_freed_memory
-from .neighbor_rows import NeighborRows, compute_dtype
+from .neighbor_rows import NeighborRows
+from .precision import compute_dtype, without_autocast
 from .row_gradients import DenseGradient, WinnersGradient, sum_by_point
 from .trained_bottleneck import TrainedBottleneck, parameters_of
 
@@ -56,7 +58,7 @@ class _TrainedStage(torch.autograd.Function):
         *parameters: Tensor,
     ) -> Tensor:
         rows = NeighborRows(features, neighbors, offsets, centers)
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features.device):
             trained = [
                 TrainedBottleneck(module, own, features.dtype)
                 for module, own in zip(bottlenecks, _split(parameters, bottlenecks), strict=True)
@@ -75,7 +77,7 @@ class _TrainedStage(torch.autograd.Function):
         num_parameters = len(bottlenecks) * len(parameters_of(bottlenecks[0]))
         parameters, kept = others[:num_parameters], others[num_parameters:]
         parts = zip(bottlenecks, _split(parameters, bottlenecks), _split(kept, bottlenecks), strict=True)
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features.device):
             trained = [TrainedBottleneck(module, own, features.dtype, own_kept) for module, own, own_kept in parts]
             of_largest = WinnersGradient(winners, gradient.masked_fill(pooled <= 0, 0.0), neighbors.shape[1])
             of_features, of_centers, of_parameters = _backward(rows, trained, of_largest)
@@ -137,7 +139,7 @@ def _backward(
                 of_hidden = gradient.dense(block, own).addmm_(of_products, bottleneck.down)
                 before.rows[own] = of_hidden.mul_(hidden > 0)
         of_parameters = [*bottleneck.gradients(), *of_parameters]
-        gradient = before or gradient
+        gradient = gradient if before is None else before
     # The first product is linear: its gradients are summed by point, and by centre, before they go through it.
     half, first = rows.features.shape[-1], bottlenecks[0]
     of_features = sum_by_point(first.of_products, rows) @ first.down[:, :half]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .batch_norm import BatchNorm1d, sum_over_processes, update_running_statistics
+from .precision import at_least_float32
 from .row_gradients import DenseGradient, WinnersGradient
 
 
@@ -41,7 +42,7 @@ class TrainedBottleneck:
         down, self.down_bias, self.inner_weight, self.inner_bias = self.parameters[:4]
         up, self.up_bias, self.outer_weight, self.outer_bias = self.parameters[4:]
         self.down, self.up = down.to(dtype), up.to(dtype)
-        self.wide = torch.promote_types(dtype, torch.float32)
+        self.wide = at_least_float32(dtype)
         self.hidden: Tensor | None = None  # h; None of the first bottleneck, whose rows are made anew
         self._block_sizes: list[int] = []
         self._block_means: list[Tensor] = []
@@ -75,8 +76,8 @@ class TrainedBottleneck:
     def finish_inner_norm_statistics(self) -> None:
         """Moments of y over all rows, from those of the blocks."""
         means, squares = torch.stack(self._block_means), torch.stack(self._block_squares)
-        sizes = means.new_full((len(means), 1), self._block_sizes[0])
-        sizes[-1] = self._block_sizes[-1]
+        sizes = means.new_full((len(means), 1), self._block_sizes[0])  # all are equal but the last
+        sizes[-1] = self._block_sizes[-1]  # filled on the device: a list would be copied from the host
         self.count = sum_over_processes(sizes.sum())
         self.product_mean = sum_over_processes((sizes * means).sum(dim=0)) / self.count
         squares = squares.sum(dim=0) + (sizes * (means - self.product_mean).square()).sum(dim=0)
@@ -94,10 +95,10 @@ class TrainedBottleneck:
         squares = torch.zeros(width, width, dtype=exact, device=self.up.device)
         about = None
         for own in blocks:
-            inner = self.inner(own)
-            about = inner.mean(dim=0, dtype=self.wide).to(inner.dtype) if about is None else about
+            inner = self.inner(own).to(self.wide)
+            about = inner.mean(dim=0) if about is None else about
             inner = inner - about
-            total += inner.sum(dim=0, dtype=self.wide)
+            total += inner.sum(dim=0)
             squares += inner.t() @ inner
         num_rows = len(self.products)
         own_mean = about + total / num_rows

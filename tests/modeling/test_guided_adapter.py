@@ -145,6 +145,17 @@ def test_cell_norm_in_training_sees_occupied_cells_only(make):
             torch.testing.assert_close(ours[m], own[m], atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_cell_norm_takes_its_statistics_in_float32_under_autocast(dtype):
+    pooled, occupied = 400 * torch.randn(B, 1, G, D), torch.ones(B, 1, G, dtype=torch.bool)
+    narrow, wide = CellNorm(D, 1).train(), CellNorm(D, 1).train()
+    wide(pooled.to(dtype).float(), occupied)
+    with torch.autocast("cpu", dtype):
+        narrow(pooled.to(dtype), occupied)
+    torch.testing.assert_close(narrow.running_var, wide.running_var, rtol=1e-5, atol=0)
+    torch.testing.assert_close(narrow.running_mean, wide.running_mean, rtol=1e-5, atol=1e-5)
+
+
 def test_cell_norm_with_a_single_cell_stays_finite():
     norm = CellNorm(D, 1).train()
     occupied = torch.zeros(1, 1, G, dtype=torch.bool)

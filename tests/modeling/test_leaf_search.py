@@ -68,3 +68,13 @@ def test_most_centers_look_into_few_leaves(monkeypatch):
     points = torch.nn.functional.normalize(torch.randn(16384, 3), dim=1)
     search_leaves(points, points[:1000], 32)
     assert sum(looked_into) < 0.05 * 16384 * 1000
+
+
+def test_another_default_dtype_changes_nothing():
+    points = torch.randn(1500, 3)
+    expected = search_leaves(points, points[:9], 5)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(search_leaves(points, points[:9], 5), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -63,7 +63,6 @@ def _one_thread(one_thread):
 @pytest.fixture
 def on_meta(make, monkeypatch):
     """Model, points and labels of which only shapes are known, on a device that is not the CPU."""
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)  # which knows no meta device
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
 
     def prepare(family, **settings):

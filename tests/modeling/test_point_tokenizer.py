@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -172,6 +173,23 @@ def test_inference_in_blocks_is_the_plain_way(make, monkeypatch, plainly, block)
     with torch.no_grad():
         found, _ = tokenizer(points)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("change", ["frozen", "cumulative"])
+def test_norms_made_to_do_otherwise_are_obeyed(make, plainly, change):
+    tokenizer = make.randomize(PointTokenizer(48, 5, "extent")).train()
+    for norm in (module for module in tokenizer.modules() if isinstance(module, torch.nn.BatchNorm1d)):
+        if change == "frozen":
+            norm.eval()
+        else:
+            norm.momentum = None  # as torch.optim.swa_utils.update_bn does
+    twin, points = copy.deepcopy(tokenizer), make.points(2, 64)
+    found, _ = tokenizer(points)
+    expected, _ = plainly(lambda: twin(points))
+    assert torch.equal(found, expected)
+    norm, other = tokenizer.stages[0].bottlenecks[0].up_norm, twin.stages[0].bottlenecks[0].up_norm
+    assert torch.equal(norm.running_var, other.running_var)
+    assert norm.num_batches_tracked == (0 if change == "frozen" else 1)
 
 
 def test_gradients_of_the_points_in_training_take_the_plain_way(make):

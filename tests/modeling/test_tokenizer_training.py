@@ -117,10 +117,56 @@ def test_autocast_takes_the_products_to_bfloat16_and_keeps_statistics_wide(make)
         assert parameter.grad.isfinite().all()
 
 
-def test_half_the_width_is_all_that_a_bottleneck_keeps(make):
-    rows, bottlenecks = make_rows(200, 100, 16), make_stage(make, 1)
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        train_stage(rows, bottlenecks)
-    num_rows = rows.neighbors.numel()
-    assert [tuple(tensor.shape) for tensor in kept if tensor.shape[:1] == (num_rows,)] == [(num_rows, 5)]
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_statistics_of_many_rows_are_those_of_float32(make, monkeypatch, dtype):
+    monkeypatch.setattr(neighbor_rows, "_CPU_BLOCK", 1 << 26)  # one block, as on a GPU
+    rows = make_rows(1000, 12500, 16, dtype=torch.float32)
+    bottlenecks = make_stage(make, 1, dtype=torch.float32)
+    wide = copy.deepcopy(bottlenecks)
+    with torch.no_grad():
+        train_stage(rows, wide)
+        with torch.autocast("cpu", dtype):
+            train_stage(rows, bottlenecks)
+    for norm in ("down_norm", "up_norm"):
+        found, expected = (getattr(module[0], norm).running_var for module in (bottlenecks, wide))
+        torch.testing.assert_close(found, expected, atol=0.01, rtol=0.02)
+
+
+def test_bfloat16_weights_train(make):
+    rows = make_rows(500, 200, 16, half=24, dtype=torch.float32)
+    upstream = torch.randn(200, 48)
+    _, expected = run(train_stage, make_stage(make, half=24, width=24, dtype=torch.float32), rows, upstream)
+    narrow = NeighborRows(
+        rows.features.detach().bfloat16().requires_grad_(),
+        rows.neighbors,
+        rows.offsets,
+        rows.centers.detach().bfloat16().requires_grad_(),
+    )
+    torch.manual_seed(0)
+    bottlenecks = make_stage(make, half=24, width=24, dtype=torch.float32).bfloat16()
+    _, found = run(train_stage, bottlenecks, narrow, upstream.bfloat16())
+    assert {value.dtype for value in found.values()} == {torch.bfloat16}
+    assert all(value.isfinite().all() for value in found.values())
+    assert found.keys() == expected.keys()
+
+
+def test_equal_neighbors_share_a_weight_s_gradient_as_one_of_them_would_have_it(make):
+    rows = make_rows(num_neighbors=3)
+    rows = rows._replace(neighbors=rows.neighbors[:, :1].expand(-1, 3).contiguous())
+    rows = rows._replace(offsets=rows.offsets[:, :1].expand(-1, 3, -1).contiguous())
+    bottlenecks = make_stage(make)
+    twin, upstream = copy.deepcopy(bottlenecks), torch.randn(9, 12, dtype=torch.float64)
+    _, expected = run(plain_stage, twin, rows, upstream)
+    _, found = run(train_stage, bottlenecks, rows, upstream)
+    for name in ("0.down.weight", "1.up.weight", "0.up_norm.bias", "features", "centers"):  # the same point thrice
+        torch.testing.assert_close(found[name], expected[name])
+
+
+def test_half_the_width_is_kept_and_the_input_of_a_second_bottleneck(make):
+    rows, num_rows = make_rows(200, 100, 16), 1600
+    for count, expected in ((1, [(num_rows, 5)]), (2, [(num_rows, 5), (num_rows, 12), (num_rows, 5)])):
+        kept = []
+        hooks = (lambda tensor, kept=kept: kept.append(tensor) or tensor, lambda tensor: tensor)
+        with torch.autograd.graph.saved_tensors_hooks(*hooks):
+            train_stage(rows, make_stage(make, count))
+        assert [tuple(tensor.shape) for tensor in kept if tensor.shape[:1] == (num_rows,)] == expected
