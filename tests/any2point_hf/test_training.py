@@ -406,7 +406,9 @@ def test_the_backbone_stays_bit_for_bit(make, bert):
     after = state_of(trainer.model)
     trained = [name for name, parameter in trainer.model.named_parameters() if ".backbone." not in name]
     still = [name for name in trained if torch.equal(before[name], after[name])]
-    assert not still
+    # A bias right before a batch norm changes nothing, so nothing changes it.
+    assert all(".tokenizer.stages." in name and name.endswith(("down.bias", "up.bias")) for name in still), still
+    assert len(still) == 8
 
 
 def test_the_loss_falls_and_two_easy_classes_are_told_apart(make):
@@ -797,7 +799,7 @@ def test_a_batch_that_memory_cannot_hold_is_one_line_that_names_a_smaller_one(ru
     from any2point_hf.modeling import batch_memory
 
     monkeypatch.setattr(batch_memory, "SMALL", 0)
-    monkeypatch.setattr(batch_memory, "available_memory", lambda device: 2_000_000)
+    monkeypatch.setattr(batch_memory, "available_memory", lambda device: 600_000)
     run = run_train()
     assert run.code == 2
     last = run.err.strip().splitlines()[-1]
