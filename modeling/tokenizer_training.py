@@ -1,8 +1,8 @@
 """A tokenizer stage in training, with a backward pass of its own (method.md 1; docs/performance.md derives it).
 
 What plain autograd would keep are a dozen tensors [B·G·K, C] a stage. Here each bottleneck keeps one of half that
-width, the product before its first batch norm, and its input where it is not a stage's first; all else is made anew, a
-block at a time. A tie's gradient goes to one of its neighbours. Four facts save arithmetic:
+width, the product before its first batch norm; all else is made anew, a block at a time. A tie's gradient goes to one
+of its neighbours. Four facts save arithmetic:
 
 - A bias right before a batch norm changes nothing, so biases are left out; their gradients are zero.
 - y = W x has the mean W·mean(x) and the variance diag(W Cov(x) Wᵀ): the second norm's statistics need no product y.
@@ -89,26 +89,22 @@ def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[
     num_centers, num_neighbors = rows.neighbors.shape
     num_rows = num_centers * num_neighbors
     blocks = [(block, _rows_of(block, num_neighbors)) for block in rows.blocks()]
-    first, *others = bottlenecks
-    first.start(num_rows)
-    hidden = rows.features.new_empty(num_rows, rows.channels)
+    hidden = rows.features.new_empty(num_rows, rows.channels)  # input of one bottleneck after the other
+    bottlenecks[0].start(num_rows)
     for block, own in blocks:
-        first.project(rows.of(block, out=hidden[own]), own)
+        bottlenecks[0].project(rows.of(block, out=hidden[own]), own)
     largest = []
-    for bottleneck, following in zip(bottlenecks, [*others, None], strict=True):
+    for bottleneck, following in zip(bottlenecks, [*bottlenecks[1:], None], strict=True):
         bottleneck.finish_inner_norm_statistics()
         bottleneck.finish_outer_norm_statistics(own for _, own in blocks)
         if following is not None:
             following.start(num_rows)
-            # Only the first input is made anew in the backward pass, so its room may hold the second one.
-            following.hidden = hidden if bottleneck is first else torch.empty_like(hidden)
         for _, own in blocks:
-            outputs = bottleneck.expand(hidden[own], own, out=None if following is None else following.hidden[own])
             if following is None:
+                outputs = bottleneck.expand(hidden[own], own)
                 largest.append(outputs.view(-1, num_neighbors, rows.channels).max(dim=1))
             else:
-                following.project(outputs.add_(bottleneck.shift).relu_(), own)
-        hidden = hidden if following is None else following.hidden
+                following.project(bottleneck.output(hidden[own], own), own)
     pooled, winners = (torch.cat(parts) for parts in zip(*largest, strict=True))
     # Adding a constant and relu keep the order, so they wait until one row a centre is left.
     return (pooled + bottlenecks[-1].shift).relu_().to(pooled.dtype), winners
@@ -121,7 +117,8 @@ def _backward(
     num_centers, num_neighbors = rows.neighbors.shape
     blocks = [(block, _rows_of(block, num_neighbors)) for block in rows.blocks()]
     of_parameters: list[Tensor] = []
-    for bottleneck in reversed(bottlenecks):
+    for number, bottleneck in reversed(list(enumerate(bottlenecks))):
+        earlier = bottlenecks[:number]
         bottleneck.start_backward()
         for block, own in blocks:
             bottleneck.meet_outer_norm(gradient, block, own)
@@ -129,11 +126,11 @@ def _backward(
         for block, own in blocks:
             bottleneck.meet_inner_norm(gradient, block, own)
         bottleneck.finish_inner_norm()
-        before = None
-        if bottleneck.hidden is not None:
-            before = DenseGradient(torch.empty_like(bottleneck.hidden))
+        before = DenseGradient(rows.features.new_empty(len(bottleneck.products), rows.channels)) if earlier else None
         for block, own in blocks:
-            hidden = rows.of(block) if before is None else bottleneck.hidden[own]
+            hidden = rows.of(block)
+            for one in earlier:
+                hidden = one.output(hidden, own)
             of_products = bottleneck.through_inner_norm(hidden, own)
             if before is not None:
                 of_hidden = gradient.dense(block, own).addmm_(of_products, bottleneck.down)

@@ -35,7 +35,7 @@ class TrainedBottleneck:
         module: nn.Module,
         parameters: Sequence[Tensor],
         dtype: torch.dtype,
-        kept: Sequence[Tensor | None] | None = None,
+        kept: Sequence[Tensor] | None = None,
     ) -> None:
         self.module = module
         self.parameters = [parameter.detach() for parameter in parameters]
@@ -43,18 +43,18 @@ class TrainedBottleneck:
         up, self.up_bias, self.outer_weight, self.outer_bias = self.parameters[4:]
         self.down, self.up = down.to(dtype), up.to(dtype)
         self.wide = at_least_float32(dtype)
-        self.hidden: Tensor | None = None  # h; None of the first bottleneck, whose rows are made anew
         self._block_sizes: list[int] = []
         self._block_means: list[Tensor] = []
         self._block_squares: list[Tensor] = []
         if kept is not None:
-            (self.hidden, self.products, self.count, self.product_mean, self.product_deviation) = kept[:5]
-            (self.inner_mean, self.inner_sum, self.inner_squares, self.outer_deviation) = kept[5:]
+            (self.products, self.count, self.product_mean, self.product_deviation) = kept[:4]
+            (self.inner_mean, self.inner_sum, self.inner_squares, self.outer_deviation) = kept[4:]
             self._scale_inner()
+            self._scale_outer()
 
-    def kept(self) -> tuple[Tensor | None, ...]:
+    def kept(self) -> tuple[Tensor, ...]:
         """What the backward pass needs, for `__init__`."""
-        of_products = (self.hidden, self.products, self.count, self.product_mean, self.product_deviation)
+        of_products = (self.products, self.count, self.product_mean, self.product_deviation)
         return (*of_products, self.inner_mean, self.inner_sum, self.inner_squares, self.outer_deviation)
 
     # Forward.
@@ -114,13 +114,15 @@ class TrainedBottleneck:
         self.inner_squares = squares.to(self.wide)
         outer_mean = self.up.to(self.wide) @ self.inner_mean
         self._update(norm, outer_mean + self.up_bias, variance)
-        scale = self.outer_weight / self.outer_deviation
-        self.shift = self.outer_bias - outer_mean * scale
-        self.scaled_up = self._scale_up(scale)
+        self._scale_outer()
 
-    def expand(self, hidden: Tensor, own: slice, out: Tensor | None = None) -> Tensor:
-        """The sum h + norm(z) of a block, without the norm's `shift`."""
-        return torch.addmm(hidden, self.inner(own), self.scaled_up.t(), out=out)
+    def expand(self, hidden: Tensor, own: slice) -> Tensor:
+        """The sum h + norm(z) of a block without the norm's `shift`, written over h."""
+        return hidden.addmm_(self.inner(own), self.scaled_up.t())
+
+    def output(self, hidden: Tensor, own: slice) -> Tensor:
+        """relu(h + norm(z)) of a block, written over h: the next bottleneck's input."""
+        return self.expand(hidden, own).add_(self.shift).relu_()
 
     def inner(self, own: slice) -> Tensor:
         """The inner values x of a block."""
@@ -155,7 +157,6 @@ class TrainedBottleneck:
         mixing = up.t() @ (slope.unsqueeze(-1) * up)
         self._constant = (self.inner_mean @ mixing - shift @ up).to(self.up.dtype)
         self._mixing = mixing.neg_().to(self.up.dtype)
-        self.scaled_up = self._scale_up(scale)
 
     def meet_inner_norm(self, gradient: DenseGradient | WinnersGradient, block: slice, own: slice) -> None:
         """The gradient of norm(y) of a block, and its sums Σ g and Σ g (y − E[y]) that the inner norm's needs."""
@@ -198,8 +199,10 @@ class TrainedBottleneck:
         self._inner_scale = self.inner_weight / self.product_deviation
         self._inner_shift = self.inner_bias - self.product_mean * self._inner_scale
 
-    def _scale_up(self, scale: Tensor) -> Tensor:
-        return (self.up * scale.unsqueeze(-1)).to(self.up.dtype)
+    def _scale_outer(self) -> None:
+        scale = self.outer_weight / self.outer_deviation
+        self.shift = self.outer_bias - (self.up.to(self.wide) @ self.inner_mean) * scale
+        self.scaled_up = (self.up * scale.unsqueeze(-1)).to(self.up.dtype)
 
     def _update(self, norm: BatchNorm1d, mean: Tensor, variance: Tensor) -> None:
         norm.num_batches_tracked.add_(1)

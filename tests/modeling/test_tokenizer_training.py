@@ -162,11 +162,10 @@ def test_equal_neighbors_share_a_weight_s_gradient_as_one_of_them_would_have_it(
         torch.testing.assert_close(found[name], expected[name])
 
 
-def test_half_the_width_is_kept_and_the_input_of_a_second_bottleneck(make):
-    rows, num_rows = make_rows(200, 100, 16), 1600
-    for count, expected in ((1, [(num_rows, 5)]), (2, [(num_rows, 5), (num_rows, 12), (num_rows, 5)])):
-        kept = []
-        hooks = (lambda tensor, kept=kept: kept.append(tensor) or tensor, lambda tensor: tensor)
-        with torch.autograd.graph.saved_tensors_hooks(*hooks):
-            train_stage(rows, make_stage(make, count))
-        assert [tuple(tensor.shape) for tensor in kept if tensor.shape[:1] == (num_rows,)] == expected
+@pytest.mark.parametrize("num_bottlenecks", [1, 2])
+def test_half_the_width_is_all_that_a_bottleneck_keeps(make, num_bottlenecks):
+    rows, num_rows, kept = make_rows(200, 100, 16), 1600, []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        train_stage(rows, make_stage(make, num_bottlenecks))
+    shapes = [tuple(tensor.shape) for tensor in kept if tensor.shape[:1] == (num_rows,)]
+    assert shapes == [(num_rows, 5)] * num_bottlenecks
