@@ -55,7 +55,7 @@ class NeighborRows(NamedTuple):
         return 2 * self.features.shape[-1]
 
     def blocks(self) -> Iterator[slice]:
-        """Slices of the centres, whose rows together fill one block."""
+        """Slices of the centres, whose rows together fill one block; a block's span is its slice of the rows."""
         num_centers, num_neighbors = self.neighbors.shape
         values = _CPU_BLOCK if self.features.device.type == "cpu" else _DEVICE_BLOCK
         size = max(1, values // (num_neighbors * self.channels))

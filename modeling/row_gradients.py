@@ -15,21 +15,21 @@ class DenseGradient(NamedTuple):
 
     rows: Tensor
 
-    def dense(self, _: slice, own: slice) -> Tensor:
+    def dense(self, _: slice, span: slice) -> Tensor:
         """A copy of a block's rows."""
-        return self.rows[own].clone()
+        return self.rows[span].clone()
 
-    def sum(self, _: slice, own: slice) -> Tensor:
+    def sum(self, _: slice, span: slice) -> Tensor:
         """Over a block's rows: [2C]."""
-        return self.rows[own].sum(dim=0, dtype=at_least_float32(self.rows.dtype))
+        return self.rows[span].sum(dim=0, dtype=at_least_float32(self.rows.dtype))
 
-    def times(self, weight: Tensor, _: slice, own: slice) -> Tensor:
+    def times(self, weight: Tensor, _: slice, span: slice) -> Tensor:
         """A block's rows through a matrix [2C, w]: [r, w]."""
-        return self.rows[own] @ weight
+        return self.rows[span] @ weight
 
-    def transposed_times(self, inner: Tensor, _: slice, own: slice) -> Tensor:
+    def transposed_times(self, inner: Tensor, _: slice, span: slice) -> Tensor:
         """Sum over a block's rows of the products with inner [r, w]: [2C, w]."""
-        return self.rows[own].t() @ inner
+        return self.rows[span].t() @ inner
 
     def by_point(self, rows: NeighborRows) -> Tensor:
         """What comes back to the gathered features: [P, C]."""
@@ -58,7 +58,7 @@ class WinnersGradient(NamedTuple):
         winners = self.winners[block]
         return winners + torch.arange(len(winners), device=winners.device).mul_(self.num_neighbors).unsqueeze(-1)
 
-    def dense(self, block: slice, own: slice) -> Tensor:
+    def dense(self, block: slice, span: slice) -> Tensor:
         """A block's rows, [r, 2C]."""
         values = self.values[block].unsqueeze(1)
         zeros = values.new_zeros(len(values), self.num_neighbors, values.shape[-1])
@@ -68,10 +68,10 @@ class WinnersGradient(NamedTuple):
         """Over a block's rows: [2C]."""
         return self.values[block].sum(dim=0, dtype=at_least_float32(self.values.dtype))
 
-    def times(self, weight: Tensor, block: slice, own: slice) -> Tensor:
+    def times(self, weight: Tensor, block: slice, span: slice) -> Tensor:
         """A block's rows through a matrix [2C, w]: [r, w]. A row is the sum of the channels that it has won."""
         ordered, order = self._rows(block).flatten().sort()
-        starts = torch.searchsorted(ordered, torch.arange(own.stop - own.start, device=order.device))
+        starts = torch.searchsorted(ordered, torch.arange(span.stop - span.start, device=order.device))
         values = self.values[block].flatten()[order]
         return F.embedding_bag(order % weight.shape[0], weight, starts, per_sample_weights=values, mode="sum")
 

@@ -88,23 +88,23 @@ def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[
     """The maximum [G, 2C] and which neighbour has it [G, 2C]; fills in what the bottlenecks keep."""
     num_centers, num_neighbors = rows.neighbors.shape
     num_rows = num_centers * num_neighbors
-    blocks = [(block, _rows_of(block, num_neighbors)) for block in rows.blocks()]
+    blocks = [(block, _span(block, num_neighbors)) for block in rows.blocks()]
     hidden = rows.features.new_empty(num_rows, rows.channels)  # input of one bottleneck after the other
     bottlenecks[0].start(num_rows)
-    for block, own in blocks:
-        bottlenecks[0].project(rows.of(block, out=hidden[own]), own)
+    for block, span in blocks:
+        bottlenecks[0].project(rows.of(block, out=hidden[span]), span)
     largest = []
     for bottleneck, following in zip(bottlenecks, [*bottlenecks[1:], None], strict=True):
         bottleneck.finish_inner_norm_statistics()
-        bottleneck.finish_outer_norm_statistics(own for _, own in blocks)
+        bottleneck.finish_outer_norm_statistics(span for _, span in blocks)
         if following is not None:
             following.start(num_rows)
-        for _, own in blocks:
+        for _, span in blocks:
             if following is None:
-                outputs = bottleneck.expand(hidden[own], own)
+                outputs = bottleneck.expand(hidden[span], span)
                 largest.append(outputs.view(-1, num_neighbors, rows.channels).max(dim=1))
             else:
-                following.project(bottleneck.output(hidden[own], own), own)
+                following.project(bottleneck.output(hidden[span], span), span)
     pooled, winners = (torch.cat(parts) for parts in zip(*largest, strict=True))
     # Adding a constant and relu keep the order, so they wait until one row a centre is left.
     return (pooled + bottlenecks[-1].shift).relu_().to(pooled.dtype), winners
@@ -115,26 +115,26 @@ def _backward(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Gradients of features, centres and parameters, from that of the last bottleneck's sum h + norm(z)."""
     num_centers, num_neighbors = rows.neighbors.shape
-    blocks = [(block, _rows_of(block, num_neighbors)) for block in rows.blocks()]
+    blocks = [(block, _span(block, num_neighbors)) for block in rows.blocks()]
     of_parameters: list[Tensor] = []
     for number, bottleneck in reversed(list(enumerate(bottlenecks))):
         earlier = bottlenecks[:number]
         bottleneck.start_backward()
-        for block, own in blocks:
-            bottleneck.meet_outer_norm(gradient, block, own)
+        for block, span in blocks:
+            bottleneck.meet_outer_norm(gradient, block, span)
         bottleneck.finish_outer_norm()
-        for block, own in blocks:
-            bottleneck.meet_inner_norm(gradient, block, own)
+        for block, span in blocks:
+            bottleneck.meet_inner_norm(gradient, block, span)
         bottleneck.finish_inner_norm()
         before = DenseGradient(rows.features.new_empty(len(bottleneck.products), rows.channels)) if earlier else None
-        for block, own in blocks:
+        for block, span in blocks:
             hidden = rows.of(block)
             for one in earlier:
-                hidden = one.output(hidden, own)
-            of_products = bottleneck.through_inner_norm(hidden, own)
+                hidden = one.output(hidden, span)
+            of_products = bottleneck.through_inner_norm(hidden, span)
             if before is not None:
-                of_hidden = gradient.dense(block, own).addmm_(of_products, bottleneck.down)
-                before.rows[own] = of_hidden.mul_(hidden > 0)
+                of_hidden = gradient.dense(block, span).addmm_(of_products, bottleneck.down)
+                before.rows[span] = of_hidden.mul_(hidden > 0)
         of_parameters = [*bottleneck.gradients(), *of_parameters]
         gradient = gradient if before is None else before
     # The first product is linear: its gradients are summed by point, and by centre, before they go through it.
@@ -150,5 +150,5 @@ def _split(tensors: Sequence[Any], bottlenecks: Sequence[nn.Module]) -> list[Seq
     return [tensors[start : start + size] for start in range(0, len(tensors), size)]
 
 
-def _rows_of(block: slice, num_neighbors: int) -> slice:
+def _span(block: slice, num_neighbors: int) -> slice:
     return slice(block.start * num_neighbors, block.stop * num_neighbors)

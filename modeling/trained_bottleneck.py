@@ -63,9 +63,9 @@ class TrainedBottleneck:
         """Makes room for y."""
         self.products = self.down.new_empty(num_rows, len(self.down))
 
-    def project(self, hidden: Tensor, own: slice) -> None:
+    def project(self, hidden: Tensor, span: slice) -> None:
         """Computes y of a block; its moments are taken about the block's own mean, so that none is lost to rounding."""
-        products = self.products[own]
+        products = self.products[span]
         torch.mm(hidden, self.down.t(), out=products)
         products = products.to(self.wide)
         mean = products.mean(dim=0)
@@ -94,8 +94,8 @@ class TrainedBottleneck:
         total = torch.zeros(width, dtype=exact, device=self.up.device)
         squares = torch.zeros(width, width, dtype=exact, device=self.up.device)
         about = None
-        for own in blocks:
-            inner = self.inner(own).to(self.wide)
+        for span in blocks:
+            inner = self.inner(span).to(self.wide)
             about = inner.mean(dim=0) if about is None else about
             inner = inner - about
             total += inner.sum(dim=0)
@@ -116,17 +116,17 @@ class TrainedBottleneck:
         self._update(norm, outer_mean + self.up_bias, variance)
         self._scale_outer()
 
-    def expand(self, hidden: Tensor, own: slice) -> Tensor:
+    def expand(self, hidden: Tensor, span: slice) -> Tensor:
         """The sum h + norm(z) of a block without the norm's `shift`, written over h."""
-        return hidden.addmm_(self.inner(own), self.scaled_up.t())
+        return hidden.addmm_(self.inner(span), self.scaled_up.t())
 
-    def output(self, hidden: Tensor, own: slice) -> Tensor:
+    def output(self, hidden: Tensor, span: slice) -> Tensor:
         """relu(h + norm(z)) of a block, written over h: the next bottleneck's input."""
-        return self.expand(hidden, own).add_(self.shift).relu_()
+        return self.expand(hidden, span).add_(self.shift).relu_()
 
-    def inner(self, own: slice) -> Tensor:
+    def inner(self, span: slice) -> Tensor:
         """The inner values x of a block."""
-        return torch.addcmul(self._inner_shift, self.products[own], self._inner_scale).relu_().to(self.down.dtype)
+        return torch.addcmul(self._inner_shift, self.products[span], self._inner_scale).relu_().to(self.down.dtype)
 
     # Backward. `gradient` is that of h + norm(z).
 
@@ -138,10 +138,10 @@ class TrainedBottleneck:
         self._sum = self._of_up.new_zeros(len(self.up))
         self._inner_sums = self._of_up.new_zeros(2, len(self.down))
 
-    def meet_outer_norm(self, gradient: DenseGradient | WinnersGradient, block: slice, own: slice) -> None:
+    def meet_outer_norm(self, gradient: DenseGradient | WinnersGradient, block: slice, span: slice) -> None:
         """Sums over a block what the outer norm's gradient needs of all rows: Σ g and Σ g xᵀ."""
-        self._sum += gradient.sum(block, own)
-        self._of_up += gradient.transposed_times(self.inner(own), block, own)
+        self._sum += gradient.sum(block, span)
+        self._of_up += gradient.transposed_times(self.inner(span), block, span)
 
     def finish_outer_norm(self) -> None:
         """The gradient of z is a·g − b − c·(z − E[z]); z itself is not needed, z − E[z] = W2 (x − E[x])."""
@@ -158,15 +158,15 @@ class TrainedBottleneck:
         self._constant = (self.inner_mean @ mixing - shift @ up).to(self.up.dtype)
         self._mixing = mixing.neg_().to(self.up.dtype)
 
-    def meet_inner_norm(self, gradient: DenseGradient | WinnersGradient, block: slice, own: slice) -> None:
+    def meet_inner_norm(self, gradient: DenseGradient | WinnersGradient, block: slice, span: slice) -> None:
         """The gradient of norm(y) of a block, and its sums Σ g and Σ g (y − E[y]) that the inner norm's needs."""
-        inner, of_inner = self.inner(own), self.of_products[own]
+        inner, of_inner = self.inner(span), self.of_products[span]
         torch.addmm(self._constant, inner, self._mixing, out=of_inner)
-        of_inner += gradient.times(self.scaled_up, block, own)
+        of_inner += gradient.times(self.scaled_up, block, span)
         of_inner *= inner > 0
         of_inner = of_inner.to(self.wide)
         self._inner_sums[0] += of_inner.sum(dim=0)
-        self._inner_sums[1] += (self.products[own] - self.product_mean).mul_(of_inner).sum(dim=0)
+        self._inner_sums[1] += (self.products[span] - self.product_mean).mul_(of_inner).sum(dim=0)
 
     def finish_inner_norm(self) -> None:
         """The gradient of y is a·g − b − c·(y − E[y])."""
@@ -178,12 +178,12 @@ class TrainedBottleneck:
         self._inner_gradients = [own_along / self.product_deviation, own_total]
         self._inner_gradient_scale = scale
 
-    def through_inner_norm(self, hidden: Tensor, own: slice) -> Tensor:
+    def through_inner_norm(self, hidden: Tensor, span: slice) -> Tensor:
         """The gradient of y of a block of rows h, [r, w]."""
-        of_products = self.of_products[own]
+        of_products = self.of_products[span]
         exact = of_products.to(self.wide)
         exact = torch.addcmul(self._inner_offset, exact, self._inner_gradient_scale, out=exact)
-        of_products.copy_(exact.addcmul_(self.products[own].to(self.wide), self._inner_slope))
+        of_products.copy_(exact.addcmul_(self.products[span].to(self.wide), self._inner_slope))
         self._of_down += of_products.t() @ hidden
         return of_products
 

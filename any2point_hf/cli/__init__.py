@@ -93,7 +93,12 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _fault(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    if "tqdm" in sys.modules:  # an open progress bar would have the error on its own line
+        from tqdm import tqdm
+
+        tqdm.write(f"error: {message}", file=sys.stderr)
+    else:
+        print(f"error: {message}", file=sys.stderr)
     return FAULT_OF_INPUT
 
 
