@@ -1,37 +1,20 @@
 """The rows a tokenizer stage works on: a neighbour's features, its centre's and their geometry (method.md 1).
 
 Unusual here: the [B·G·K, C] rows are never one tensor; they are made a block of neighbourhoods at a time, small enough
-to stay in the processor's cache, and made anew rather than kept: sines cost less than the way to memory and back.
+to stay in the processor's cache, and made anew rather than kept: that costs less than the way to memory and back.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-WAVELENGTH_BASE = 1000.0  # α of method.md 1
-ANGLE_SCALE = 100.0  # β of method.md 1
+from .geometry_encoding import geometry_encoder, geometry_encoding
 
 # Values of one block. On a CPU 512 K float32 values are 2 MiB: a block and what is made of it stay in the cache.
 _CPU_BLOCK = 1 << 19
 _DEVICE_BLOCK = 1 << 26
-
-
-def geometry_encoding(offsets: Tensor, channels: int) -> Tensor:
-    """Sines and cosines of coordinates (method.md 1), axis-major: of each axis F = channels / 6 sines, then F cosines.
-
-    Args:
-        offsets: [..., 3] relative coordinates.
-        channels: a multiple of 6.
-
-    Returns:
-        [..., channels], same dtype.
-    """
-    num_frequencies = channels // 6
-    exponents = torch.arange(num_frequencies, device=offsets.device, dtype=offsets.dtype) / num_frequencies
-    angles = ANGLE_SCALE * offsets.unsqueeze(-1) / WAVELENGTH_BASE**exponents
-    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
 class NeighborRows(NamedTuple):
@@ -61,13 +44,25 @@ class NeighborRows(NamedTuple):
         size = max(1, values // (num_neighbors * self.channels))
         return (slice(start, min(start + size, num_centers)) for start in range(0, num_centers, size))
 
-    def of(self, block: slice, out: Tensor | None = None) -> Tensor:
-        """The rows of a block of centres, neighbour ⊕ centre + geometry: [g·K, 2C]. For use without gradients."""
+    def encoder(self) -> Callable[[slice], Tensor]:
+        """Of the geometry of blocks of centres, in the features' dtype: [g, K, 2C]."""
+        encode, dtype = geometry_encoder(self.offsets, self.channels), self.features.dtype
+        return lambda block: encode(block).to(dtype)
+
+    def of(self, block: slice, geometry: Tensor, out: Tensor | None = None) -> Tensor:
+        """The rows of a block of centres, neighbour ⊕ centre + geometry: [g·K, 2C]. For use without gradients.
+
+        Args:
+            block: the centres.
+            geometry: of the block, by `encoder`; the rows are written over it when `out` is None.
+            out: [g·K, 2C].
+        """
         neighbors, half = self.neighbors[block], self.features.shape[-1]
-        rows = geometry_encoding(self.offsets[block], self.channels).to(self.features.dtype)  # [g, K, 2C]
-        rows[..., :half] += self.features.index_select(0, neighbors.flatten()).view(*neighbors.shape, half)
-        rows[..., half:] += self.centers[block].unsqueeze(1)
-        return rows.flatten(0, 1) if out is None else out.copy_(rows.flatten(0, 1))
+        rows = geometry if out is None else out.view_as(geometry)
+        gathered = self.features.index_select(0, neighbors.flatten()).view(*neighbors.shape, half)
+        torch.add(geometry[..., :half], gathered, out=rows[..., :half])
+        torch.add(geometry[..., half:], self.centers[block].unsqueeze(1), out=rows[..., half:])
+        return rows.flatten(0, 1)
 
     def all(self) -> Tensor:
         """All rows at once, [G·K, 2C], for autograd and compilers."""

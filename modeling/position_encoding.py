@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .neighbor_rows import geometry_encoding
+from .geometry_encoding import geometry_encoding
 
 LEARNABLE_WIDTH = 128  # of the coordinate network of Point-BERT and Point-MAE
 

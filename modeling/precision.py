@@ -19,6 +19,11 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def widest_dtype(device: torch.device) -> torch.dtype:
+    """float64, which MPS does not have."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
     """Inside, products run in the dtype of their tensors."""
     if not torch.amp.is_autocast_available(device.type):

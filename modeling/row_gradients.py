@@ -54,8 +54,8 @@ class WinnersGradient(NamedTuple):
     values: Tensor
     num_neighbors: int
 
-    def _rows(self, block: slice) -> Tensor:
-        winners = self.winners[block]
+    def _rows(self, winners: Tensor) -> Tensor:
+        """Rows of their block, from the numbers [g, 2C] of neighbours."""
         return winners + torch.arange(len(winners), device=winners.device).mul_(self.num_neighbors).unsqueeze(-1)
 
     def dense(self, block: slice, span: slice) -> Tensor:
@@ -70,14 +70,16 @@ class WinnersGradient(NamedTuple):
 
     def times(self, weight: Tensor, block: slice, span: slice) -> Tensor:
         """A block's rows through a matrix [2C, w]: [r, w]. A row is the sum of the channels that it has won."""
-        ordered, order = self._rows(block).flatten().sort()
-        starts = torch.searchsorted(ordered, torch.arange(span.stop - span.start, device=order.device))
-        values = self.values[block].flatten()[order]
-        return F.embedding_bag(order % weight.shape[0], weight, starts, per_sample_weights=values, mode="sum")
+        ordered, channels = self.winners[block].sort(dim=1)
+        starts = torch.searchsorted(
+            self._rows(ordered).flatten(), torch.arange(span.stop - span.start, device=channels.device)
+        )
+        values = self.values[block].gather(1, channels).flatten()
+        return F.embedding_bag(channels.flatten(), weight, starts, per_sample_weights=values, mode="sum")
 
     def transposed_times(self, inner: Tensor, block: slice, _: slice) -> Tensor:
         """Sum over a block's rows of the products with inner [r, w]: [2C, w]. A channel sums the rows that won it."""
-        rows, values = self._rows(block).t().contiguous(), self.values[block].t().contiguous()
+        rows, values = self._rows(self.winners[block]).t().contiguous(), self.values[block].t().contiguous()
         return F.embedding_bag(rows, inner, per_sample_weights=values, mode="sum")
 
     def by_point(self, rows: NeighborRows) -> Tensor:

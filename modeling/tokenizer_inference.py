@@ -37,11 +37,11 @@ def infer_stage(rows: NeighborRows, bottlenecks: Iterable[nn.Module]) -> Tensor:
         for bottleneck in bottlenecks:
             down, up = (bottleneck.down, bottleneck.down_norm), (bottleneck.up, bottleneck.up_norm)
             layers.append([part.to(dtype) for pair in (down, up) for part in fold_batch_norm(*pair)])
-        return torch.cat([_infer_block(rows, block, layers) for block in rows.blocks()])
+        encode = rows.encoder()
+        return torch.cat([_infer_block(rows, rows.of(block, encode(block)), layers) for block in rows.blocks()])
 
 
-def _infer_block(rows: NeighborRows, block: slice, layers: list[list[Tensor]]) -> Tensor:
-    hidden = rows.of(block)
+def _infer_block(rows: NeighborRows, hidden: Tensor, layers: list[list[Tensor]]) -> Tensor:
     for number, (down, down_bias, up, up_bias) in enumerate(layers, start=1):
         inner = torch.addmm(down_bias, hidden, down.t()).relu_()
         hidden.addmm_(inner, up.t())

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from .cpu_memory import keep_freed_memory
 from .neighbor_rows import NeighborRows
@@ -89,10 +90,11 @@ def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[
     num_centers, num_neighbors = rows.neighbors.shape
     num_rows = num_centers * num_neighbors
     blocks = [(block, _span(block, num_neighbors)) for block in rows.blocks()]
+    encode = rows.encoder()
     hidden = rows.features.new_empty(num_rows, rows.channels)  # input of one bottleneck after the other
     bottlenecks[0].start(num_rows)
     for block, span in blocks:
-        bottlenecks[0].project(rows.of(block, out=hidden[span]), span)
+        bottlenecks[0].project(rows.of(block, encode(block), out=hidden[span]), span)
     largest = []
     for bottleneck, following in zip(bottlenecks, [*bottlenecks[1:], None], strict=True):
         bottleneck.finish_inner_norm_statistics()
@@ -102,7 +104,7 @@ def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[
         for _, span in blocks:
             if following is None:
                 outputs = bottleneck.expand(hidden[span], span)
-                largest.append(outputs.view(-1, num_neighbors, rows.channels).max(dim=1))
+                largest.append(_maximum(outputs.view(-1, num_neighbors, rows.channels)))
             else:
                 following.project(bottleneck.output(hidden[span], span), span)
     pooled, winners = (torch.cat(parts) for parts in zip(*largest, strict=True))
@@ -114,8 +116,8 @@ def _backward(
     rows: NeighborRows, bottlenecks: list[TrainedBottleneck], gradient: WinnersGradient | DenseGradient
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Gradients of features, centres and parameters, from that of the last bottleneck's sum h + norm(z)."""
-    num_centers, num_neighbors = rows.neighbors.shape
-    blocks = [(block, _span(block, num_neighbors)) for block in rows.blocks()]
+    blocks = [(block, _span(block, rows.neighbors.shape[1])) for block in rows.blocks()]
+    encode = rows.encoder()
     of_parameters: list[Tensor] = []
     for number, bottleneck in reversed(list(enumerate(bottlenecks))):
         earlier = bottlenecks[:number]
@@ -128,20 +130,40 @@ def _backward(
         bottleneck.finish_inner_norm()
         before = DenseGradient(rows.features.new_empty(len(bottleneck.products), rows.channels)) if earlier else None
         for block, span in blocks:
-            hidden = rows.of(block)
-            for one in earlier:
-                hidden = one.output(hidden, span)
-            of_products = bottleneck.through_inner_norm(hidden, span)
+            hidden = encode(block)
+            if earlier:
+                hidden = rows.of(block, hidden)
+                for one in earlier:
+                    hidden = one.output(hidden, span)
+            of_products = bottleneck.through_inner_norm(hidden.view(-1, rows.channels), span)
             if before is not None:
                 of_hidden = gradient.dense(block, span).addmm_(of_products, bottleneck.down)
-                before.rows[span] = of_hidden.mul_(hidden > 0)
+                torch.ops.aten.threshold_backward.grad_input(of_hidden, hidden, 0, grad_input=before.rows[span])
+        if not earlier:
+            of_features, of_centers = _through_first_product(rows, bottleneck)
         of_parameters = [*bottleneck.gradients(), *of_parameters]
         gradient = gradient if before is None else before
-    # The first product is linear: its gradients are summed by point, and by centre, before they go through it.
-    half, first = rows.features.shape[-1], bottlenecks[0]
-    of_features = sum_by_point(first.of_products, rows) @ first.down[:, :half]
-    of_centers = first.of_products.view(num_centers, num_neighbors, -1).sum(dim=1) @ first.down[:, half:]
     return of_features + gradient.by_point(rows), of_centers + gradient.by_center(rows), of_parameters
+
+
+def _through_first_product(rows: NeighborRows, first: TrainedBottleneck) -> tuple[Tensor, Tensor]:
+    """What comes to features [P, C] and centres [G, C] through the first product.
+
+    It is linear in them: gradients are summed by point, and by centre, before they go through it. The gradient of the
+    weight has met the geometry alone; here it meets the other parts of the rows.
+    """
+    half = rows.features.shape[-1]
+    by_point = sum_by_point(first.of_products, rows)
+    by_center = first.of_products.view(*rows.neighbors.shape, -1).sum(dim=1)
+    first.add_to_weight(by_point.t() @ rows.features, by_center.t() @ rows.centers)
+    return by_point @ first.down[:, :half], by_center @ first.down[:, half:]
+
+
+def _maximum(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The maximum over neighbours [g, K, 2C] -> [g, 2C] and whose it is, the first's: torch's pooling is far faster."""
+    images = outputs.unsqueeze(2).permute(0, 3, 1, 2)  # [g, 2C, K, 1], channels last
+    pooled, winners = F.max_pool2d(images, (outputs.shape[1], 1), return_indices=True)
+    return pooled.flatten(1), winners.flatten(1)
 
 
 def _split(tensors: Sequence[Any], bottlenecks: Sequence[nn.Module]) -> list[Sequence[Any]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .batch_norm import BatchNorm1d, sum_over_processes, update_running_statistics
-from .precision import at_least_float32
+from .precision import at_least_float32, widest_dtype
 from .row_gradients import DenseGradient, WinnersGradient
 
 
@@ -90,7 +90,7 @@ class TrainedBottleneck:
     def finish_outer_norm_statistics(self, blocks: Iterable[slice]) -> None:
         """Moments of z from those of x: mean W2 E[x], variance diag(W2 Cov(x) W2ᵀ)."""
         width = len(self.down)
-        exact = torch.float32 if self.up.device.type == "mps" else torch.float64  # many blocks are added up
+        exact = widest_dtype(self.up.device)  # many blocks are added up
         total = torch.zeros(width, dtype=exact, device=self.up.device)
         squares = torch.zeros(width, width, dtype=exact, device=self.up.device)
         about = None
@@ -163,7 +163,7 @@ class TrainedBottleneck:
         inner, of_inner = self.inner(span), self.of_products[span]
         torch.addmm(self._constant, inner, self._mixing, out=of_inner)
         of_inner += gradient.times(self.scaled_up, block, span)
-        of_inner *= inner > 0
+        torch.ops.aten.threshold_backward.grad_input(of_inner, inner, 0, grad_input=of_inner)
         of_inner = of_inner.to(self.wide)
         self._inner_sums[0] += of_inner.sum(dim=0)
         self._inner_sums[1] += (self.products[span] - self.product_mean).mul_(of_inner).sum(dim=0)
@@ -179,13 +179,17 @@ class TrainedBottleneck:
         self._inner_gradient_scale = scale
 
     def through_inner_norm(self, hidden: Tensor, span: slice) -> Tensor:
-        """The gradient of y of a block of rows h, [r, w]."""
+        """The gradient of y of a block of rows h, [r, w]; W1's adds up."""
         of_products = self.of_products[span]
         exact = of_products.to(self.wide)
         exact = torch.addcmul(self._inner_offset, exact, self._inner_gradient_scale, out=exact)
         of_products.copy_(exact.addcmul_(self.products[span].to(self.wide), self._inner_slope))
         self._of_down += of_products.t() @ hidden
         return of_products
+
+    def add_to_weight(self, *parts: Tensor) -> None:
+        """Adds to the gradient of W1 what came another way: parts [w, ...] side by side."""
+        self._of_down += torch.cat(parts, dim=1)
 
     def gradients(self) -> list[Tensor]:
         """Of the parameters; those of the biases are zero, because a batch norm takes every constant away."""

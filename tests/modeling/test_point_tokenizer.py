@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from any2point_hf.modeling import neighbor_rows
-from any2point_hf.modeling.neighbor_rows import geometry_encoding
+from any2point_hf.modeling.geometry_encoding import geometry_encoding
 from any2point_hf.modeling.point_tokenizer import (
     PointTokenizer,
     ResidualBottleneck,

@@ -21,7 +21,7 @@ def make_stage(make, num_bottlenecks=2, half=6, width=5, dtype=torch.float64):
 def make_rows(num_points=20, num_centers=9, num_neighbors=4, half=6, dtype=torch.float64):
     return NeighborRows(
         torch.randn(num_points, half, dtype=dtype).relu().requires_grad_(),
-        torch.randint(num_points, (num_centers, num_neighbors)),
+        torch.rand(num_centers, num_points).argsort(dim=1)[:, :num_neighbors],  # two alike would share a gradient
         torch.randn(num_centers, num_neighbors, 3, dtype=dtype).clamp(-1, 1),
         torch.randn(num_centers, half, dtype=dtype).relu().requires_grad_(),
     )
