@@ -23,9 +23,9 @@ class DenseGradient(NamedTuple):
         """Over a block's rows: [2C]."""
         return self.rows[span].sum(dim=0, dtype=at_least_float32(self.rows.dtype))
 
-    def times(self, weight: Tensor, _: slice, span: slice) -> Tensor:
-        """A block's rows through a matrix [2C, w]: [r, w]."""
-        return self.rows[span] @ weight
+    def add_times(self, weight: Tensor, total: Tensor, _: slice, span: slice) -> None:
+        """Adds a block's rows through a matrix [2C, w] to the total [r, w]."""
+        total.addmm_(self.rows[span], weight)
 
     def transposed_times(self, inner: Tensor, _: slice, span: slice) -> Tensor:
         """Sum over a block's rows of the products with inner [r, w]: [2C, w]."""
@@ -68,14 +68,14 @@ class WinnersGradient(NamedTuple):
         """Over a block's rows: [2C]."""
         return self.values[block].sum(dim=0, dtype=at_least_float32(self.values.dtype))
 
-    def times(self, weight: Tensor, block: slice, span: slice) -> Tensor:
-        """A block's rows through a matrix [2C, w]: [r, w]. A row is the sum of the channels that it has won."""
+    def add_times(self, weight: Tensor, total: Tensor, block: slice, span: slice) -> None:
+        """Adds a block's rows through a matrix [2C, w] to the total [r, w]. A row sums the channels that it has won."""
         ordered, channels = self.winners[block].sort(dim=1)
         starts = torch.searchsorted(
             self._rows(ordered).flatten(), torch.arange(span.stop - span.start, device=channels.device)
         )
         values = self.values[block].gather(1, channels).flatten()
-        return F.embedding_bag(channels.flatten(), weight, starts, per_sample_weights=values, mode="sum")
+        total += F.embedding_bag(channels.flatten(), weight, starts, per_sample_weights=values, mode="sum")
 
     def transposed_times(self, inner: Tensor, block: slice, _: slice) -> Tensor:
         """Sum over a block's rows of the products with inner [r, w]: [2C, w]. A channel sums the rows that won it."""

@@ -1,7 +1,7 @@
 """One residual bottleneck of the tokenizer in training: h + norm(W2 relu(norm(W1 h))), a block of rows at a time.
 
-Names: h [R, 2C] are the rows, y = W1 h [R, w] the products, x = relu(norm(y)) [R, w] the inner values and z = W2 x
-[R, 2C] the outer products, which are never made as a whole. docs/performance.md derives the formulas.
+Names: h [R, 2C] are the rows, y = W1 h less a constant [R, w] the products, x = relu(norm(y)) [R, w] the inner values
+and z = W2 x [R, 2C] the outer products, which are never made as a whole. docs/performance.md derives the formulas.
 """
 
 from collections.abc import Iterable, Sequence
@@ -43,9 +43,6 @@ class TrainedBottleneck:
         up, self.up_bias, self.outer_weight, self.outer_bias = self.parameters[4:]
         self.down, self.up = down.to(dtype), up.to(dtype)
         self.wide = at_least_float32(dtype)
-        self._block_sizes: list[int] = []
-        self._block_means: list[Tensor] = []
-        self._block_squares: list[Tensor] = []
         if kept is not None:
             (self.products, self.count, self.product_mean, self.product_deviation) = kept[:4]
             (self.inner_mean, self.inner_sum, self.inner_squares, self.outer_deviation) = kept[4:]
@@ -62,29 +59,30 @@ class TrainedBottleneck:
     def start(self, num_rows: int) -> None:
         """Makes room for y."""
         self.products = self.down.new_empty(num_rows, len(self.down))
+        self._about: Tensor | None = None
+        exact = widest_dtype(self.down.device)  # many blocks are added up
+        self._product_sums = torch.zeros(2, len(self.down), dtype=exact, device=self.down.device)
 
     def project(self, hidden: Tensor, span: slice) -> None:
-        """Computes y of a block; its moments are taken about the block's own mean, so that none is lost to rounding."""
-        products = self.products[span]
-        torch.mm(hidden, self.down.t(), out=products)
-        products = products.to(self.wide)
-        mean = products.mean(dim=0)
-        self._block_sizes.append(len(products))
-        self._block_means.append(mean)
-        self._block_squares.append((products - mean).square_().sum(dim=0))
+        """Computes y of a block, less the first block's mean: so its plain moments lose nothing to rounding."""
+        if self._about is None:
+            self._about = (hidden @ self.down.t()).mean(dim=0, dtype=self.wide).to(self.down.dtype)
+        products = torch.addmm(self._about, hidden, self.down.t(), beta=-1, out=self.products[span])
+        self._product_sums[0] += products.sum(dim=0, dtype=self.wide)
+        self._product_sums[1] += products.to(self.wide).square().sum(dim=0)
 
     def finish_inner_norm_statistics(self) -> None:
-        """Moments of y over all rows, from those of the blocks."""
-        means, squares = torch.stack(self._block_means), torch.stack(self._block_squares)
-        sizes = means.new_full((len(means), 1), self._block_sizes[0])  # all are equal but the last
-        sizes[-1] = self._block_sizes[-1]  # filled on the device: a list would be copied from the host
-        self.count = sum_over_processes(sizes.sum())
-        self.product_mean = sum_over_processes((sizes * means).sum(dim=0)) / self.count
-        squares = squares.sum(dim=0) + (sizes * (means - self.product_mean).square()).sum(dim=0)
-        variance = sum_over_processes(squares) / self.count
+        """Moments of y over the rows of all processes."""
+        num_rows, about = len(self.products), self._about.to(self._product_sums.dtype)
+        total, squares = self._product_sums
+        count = sum_over_processes(total.new_full((), num_rows))
+        mean = sum_over_processes(total + about * num_rows) / count
+        apart = mean - about  # what is left of the mean in `products`
+        variance = sum_over_processes(squares - 2 * apart * total + num_rows * apart.square()) / count
         norm = self.module.down_norm
-        self.product_deviation = torch.sqrt(variance + norm.eps)
-        self._update(norm, self.product_mean + self.down_bias, variance)
+        self.count, self.product_mean = count.to(self.wide), apart.to(self.wide)
+        self.product_deviation = torch.sqrt(variance.clamp(min=0) + norm.eps).to(self.wide)
+        self._update(norm, mean + self.down_bias, variance)
         self._scale_inner()
 
     def finish_outer_norm_statistics(self, blocks: Iterable[slice]) -> None:
@@ -159,17 +157,18 @@ class TrainedBottleneck:
         self._mixing = mixing.neg_().to(self.up.dtype)
 
     def meet_inner_norm(self, gradient: DenseGradient | WinnersGradient, block: slice, span: slice) -> None:
-        """The gradient of norm(y) of a block, and its sums Σ g and Σ g (y − E[y]) that the inner norm's needs."""
+        """The gradient of norm(y) of a block, and its sums Σ g and Σ g y that the inner norm's needs."""
         inner, of_inner = self.inner(span), self.of_products[span]
         torch.addmm(self._constant, inner, self._mixing, out=of_inner)
-        of_inner += gradient.times(self.scaled_up, block, span)
+        gradient.add_times(self.scaled_up, of_inner, block, span)
         torch.ops.aten.threshold_backward.grad_input(of_inner, inner, 0, grad_input=of_inner)
         of_inner = of_inner.to(self.wide)
         self._inner_sums[0] += of_inner.sum(dim=0)
-        self._inner_sums[1] += (self.products[span] - self.product_mean).mul_(of_inner).sum(dim=0)
+        self._inner_sums[1] += (self.products[span] * of_inner).sum(dim=0)
 
     def finish_inner_norm(self) -> None:
         """The gradient of y is a·g − b − c·(y − E[y])."""
+        self._inner_sums[1] -= self.product_mean * self._inner_sums[0]  # Σ g (y − E[y])
         own_total, own_along = self._inner_sums
         total, along = sum_over_processes(self._inner_sums)
         scale = self.inner_weight / self.product_deviation
