@@ -33,7 +33,7 @@ class DenseGradient(NamedTuple):
 
     def by_point(self, rows: NeighborRows) -> Tensor:
         """What comes back to the gathered features: [P, C]."""
-        return sum_by_point(self.rows[:, : rows.features.shape[-1]], rows)
+        return sum_by_point(self.rows, rows)[:, : rows.features.shape[-1]]  # half of the rows would first be copied
 
     def by_center(self, rows: NeighborRows) -> Tensor:
         """What comes back to the centres' features: [G, C]."""

@@ -1,8 +1,8 @@
 """A tokenizer stage in training, with a backward pass of its own (method.md 1; docs/performance.md derives it).
 
 What plain autograd would keep are a dozen tensors [B·G·K, C] a stage. Here each bottleneck keeps one of half that
-width, the product before its first batch norm; all else is made anew, a block at a time. A tie's gradient goes to one
-of its neighbours. Four facts save arithmetic:
+width, the product before its first batch norm; all else is made anew, a block at a time, but for the input of a second
+bottleneck in batches of ordinary size. A tie's gradient goes to one of its neighbours. Four facts save arithmetic:
 
 - A bias right before a batch norm changes nothing, so biases are left out; their gradients are zero.
 - y = W x has the mean W·mean(x) and the variance diag(W Cov(x) Wᵀ): the second norm's statistics need no product y.
@@ -24,6 +24,8 @@ from .neighbor_rows import NeighborRows
 from .precision import compute_dtype, without_autocast
 from .row_gradients import DenseGradient, WinnersGradient, sum_by_point
 from .trained_bottleneck import TrainedBottleneck, parameters_of
+
+_MOST_KEPT_VALUES = 1 << 27  # of the last bottleneck's input, 512 MiB in float32: to make it anew takes 8 % of a step
 
 _keep_freed_memory = functools.cache(keep_freed_memory)
 
@@ -64,16 +66,16 @@ class _TrainedStage(torch.autograd.Function):
                 TrainedBottleneck(module, own, features.dtype)
                 for module, own in zip(bottlenecks, _split(parameters, bottlenecks), strict=True)
             ]
-            pooled, winners = _forward(rows, trained)
+            pooled, winners, last_input = _forward(rows, trained)
         kept = [tensor for bottleneck in trained for tensor in bottleneck.kept()]
-        ctx.save_for_backward(*rows, pooled, winners, *parameters, *kept)
+        ctx.save_for_backward(*rows, pooled, winners, last_input, *parameters, *kept)
         ctx.bottlenecks = bottlenecks
         return pooled
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        features, neighbors, offsets, centers, pooled, winners, *others = ctx.saved_tensors
+        features, neighbors, offsets, centers, pooled, winners, last_input, *others = ctx.saved_tensors
         rows, bottlenecks = NeighborRows(features, neighbors, offsets, centers), ctx.bottlenecks
         num_parameters = len(bottlenecks) * len(parameters_of(bottlenecks[0]))
         parameters, kept = others[:num_parameters], others[num_parameters:]
@@ -81,17 +83,21 @@ class _TrainedStage(torch.autograd.Function):
         with without_autocast(features.device):
             trained = [TrainedBottleneck(module, own, features.dtype, own_kept) for module, own, own_kept in parts]
             of_largest = WinnersGradient(winners, gradient.masked_fill(pooled <= 0, 0.0), neighbors.shape[1])
-            of_features, of_centers, of_parameters = _backward(rows, trained, of_largest)
+            of_features, of_centers, of_parameters = _backward(rows, trained, last_input, of_largest)
         return of_features, of_centers, None, None, None, *of_parameters
 
 
-def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[Tensor, Tensor]:
-    """The maximum [G, 2C] and which neighbour has it [G, 2C]; fills in what the bottlenecks keep."""
+def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The maximum [G, 2C], which neighbour has it [G, 2C], and the last bottleneck's input where it is kept, [R, 2C].
+
+    Fills in what the bottlenecks keep.
+    """
     num_centers, num_neighbors = rows.neighbors.shape
     num_rows = num_centers * num_neighbors
     blocks = [(block, _span(block, num_neighbors)) for block in rows.blocks()]
     encode = rows.encoder()
     hidden = rows.features.new_empty(num_rows, rows.channels)  # input of one bottleneck after the other
+    is_input_kept = len(bottlenecks) > 1 and hidden.numel() <= _MOST_KEPT_VALUES
     bottlenecks[0].start(num_rows)
     for block, span in blocks:
         bottlenecks[0].project(rows.of(block, encode(block), out=hidden[span]), span)
@@ -103,17 +109,21 @@ def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[
             following.start(num_rows)
         for _, span in blocks:
             if following is None:
-                outputs = bottleneck.expand(hidden[span], span)
+                outputs = bottleneck.expand(hidden[span].clone() if is_input_kept else hidden[span], span)
                 largest.append(_maximum(outputs.view(-1, num_neighbors, rows.channels)))
             else:
                 following.project(bottleneck.output(hidden[span], span), span)
     pooled, winners = (torch.cat(parts) for parts in zip(*largest, strict=True))
     # Adding a constant and relu keep the order, so they wait until one row a centre is left.
-    return (pooled + bottlenecks[-1].shift).relu_().to(pooled.dtype), winners
+    pooled = (pooled + bottlenecks[-1].shift).relu_().to(pooled.dtype)
+    return pooled, winners, hidden if is_input_kept else None
 
 
 def _backward(
-    rows: NeighborRows, bottlenecks: list[TrainedBottleneck], gradient: WinnersGradient | DenseGradient
+    rows: NeighborRows,
+    bottlenecks: list[TrainedBottleneck],
+    last_input: Tensor | None,
+    gradient: WinnersGradient | DenseGradient,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Gradients of features, centres and parameters, from that of the last bottleneck's sum h + norm(z)."""
     blocks = [(block, _span(block, rows.neighbors.shape[1])) for block in rows.blocks()]
@@ -121,40 +131,44 @@ def _backward(
     of_parameters: list[Tensor] = []
     for number, bottleneck in reversed(list(enumerate(bottlenecks))):
         earlier = bottlenecks[:number]
-        bottleneck.start_backward()
+        of_products = bottleneck.start_backward()
         for block, span in blocks:
             bottleneck.meet_outer_norm(gradient, block, span)
         bottleneck.finish_outer_norm()
         for block, span in blocks:
-            bottleneck.meet_inner_norm(gradient, block, span)
+            bottleneck.meet_inner_norm(gradient, of_products, block, span)
         bottleneck.finish_inner_norm()
         before = DenseGradient(rows.features.new_empty(len(bottleneck.products), rows.channels)) if earlier else None
         for block, span in blocks:
-            hidden = encode(block)
-            if earlier:
-                hidden = rows.of(block, hidden)
+            if not earlier:
+                hidden = encode(block).flatten(0, 1)
+            elif last_input is not None and bottleneck is bottlenecks[-1]:
+                hidden = last_input[span]
+            else:
+                hidden = rows.of(block, encode(block))
                 for one in earlier:
                     hidden = one.output(hidden, span)
-            of_products = bottleneck.through_inner_norm(hidden.view(-1, rows.channels), span)
+            of_block = bottleneck.through_inner_norm(hidden, of_products, span)
             if before is not None:
-                of_hidden = gradient.dense(block, span).addmm_(of_products, bottleneck.down)
+                of_hidden = gradient.dense(block, span).addmm_(of_block, bottleneck.down)
                 torch.ops.aten.threshold_backward.grad_input(of_hidden, hidden, 0, grad_input=before.rows[span])
         if not earlier:
-            of_features, of_centers = _through_first_product(rows, bottleneck)
+            of_features, of_centers = _through_first_product(rows, bottleneck, of_products)
         of_parameters = [*bottleneck.gradients(), *of_parameters]
         gradient = gradient if before is None else before
+        del of_products  # before the next bottleneck's take as much
     return of_features + gradient.by_point(rows), of_centers + gradient.by_center(rows), of_parameters
 
 
-def _through_first_product(rows: NeighborRows, first: TrainedBottleneck) -> tuple[Tensor, Tensor]:
+def _through_first_product(rows: NeighborRows, first: TrainedBottleneck, of_products: Tensor) -> tuple[Tensor, Tensor]:
     """What comes to features [P, C] and centres [G, C] through the first product.
 
     It is linear in them: gradients are summed by point, and by centre, before they go through it. The gradient of the
     weight has met the geometry alone; here it meets the other parts of the rows.
     """
     half = rows.features.shape[-1]
-    by_point = sum_by_point(first.of_products, rows)
-    by_center = first.of_products.view(*rows.neighbors.shape, -1).sum(dim=1)
+    by_point = sum_by_point(of_products, rows)
+    by_center = of_products.view(*rows.neighbors.shape, -1).sum(dim=1)
     first.add_to_weight(by_point.t() @ rows.features, by_center.t() @ rows.centers)
     return by_point @ first.down[:, :half], by_center @ first.down[:, half:]
 

@@ -128,13 +128,13 @@ class TrainedBottleneck:
 
     # Backward. `gradient` is that of h + norm(z).
 
-    def start_backward(self) -> None:
-        """Makes room for the gradients of y and of the weights."""
-        self.of_products = torch.empty_like(self.products)
+    def start_backward(self) -> Tensor:
+        """Makes room for the gradients of the weights, and for those of y, which it returns."""
         self._of_up = torch.zeros_like(self.up, dtype=self.wide)
         self._of_down = torch.zeros_like(self.down, dtype=self.wide)
         self._sum = self._of_up.new_zeros(len(self.up))
         self._inner_sums = self._of_up.new_zeros(2, len(self.down))
+        return torch.empty_like(self.products)
 
     def meet_outer_norm(self, gradient: DenseGradient | WinnersGradient, block: slice, span: slice) -> None:
         """Sums over a block what the outer norm's gradient needs of all rows: Σ g and Σ g xᵀ."""
@@ -156,9 +156,11 @@ class TrainedBottleneck:
         self._constant = (self.inner_mean @ mixing - shift @ up).to(self.up.dtype)
         self._mixing = mixing.neg_().to(self.up.dtype)
 
-    def meet_inner_norm(self, gradient: DenseGradient | WinnersGradient, block: slice, span: slice) -> None:
-        """The gradient of norm(y) of a block, and its sums Σ g and Σ g y that the inner norm's needs."""
-        inner, of_inner = self.inner(span), self.of_products[span]
+    def meet_inner_norm(
+        self, gradient: DenseGradient | WinnersGradient, of_products: Tensor, block: slice, span: slice
+    ) -> None:
+        """Writes the gradient of norm(y) of a block, and sums Σ g and Σ g y, which the inner norm's needs."""
+        inner, of_inner = self.inner(span), of_products[span]
         torch.addmm(self._constant, inner, self._mixing, out=of_inner)
         gradient.add_times(self.scaled_up, of_inner, block, span)
         torch.ops.aten.threshold_backward.grad_input(of_inner, inner, 0, grad_input=of_inner)
@@ -177,9 +179,9 @@ class TrainedBottleneck:
         self._inner_gradients = [own_along / self.product_deviation, own_total]
         self._inner_gradient_scale = scale
 
-    def through_inner_norm(self, hidden: Tensor, span: slice) -> Tensor:
-        """The gradient of y of a block of rows h, [r, w]; W1's adds up."""
-        of_products = self.of_products[span]
+    def through_inner_norm(self, hidden: Tensor, of_products: Tensor, span: slice) -> Tensor:
+        """Turns a block's gradient of norm(y) into that of y, [r, w], which it returns; W1's adds up."""
+        of_products = of_products[span]
         exact = of_products.to(self.wide)
         exact = torch.addcmul(self._inner_offset, exact, self._inner_gradient_scale, out=exact)
         of_products.copy_(exact.addcmul_(self.products[span].to(self.wide), self._inner_slope))

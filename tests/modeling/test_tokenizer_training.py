@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from any2point_hf.modeling import neighbor_rows
+from any2point_hf.modeling import neighbor_rows, tokenizer_training
 from any2point_hf.modeling.neighbor_rows import NeighborRows
 from any2point_hf.modeling.point_tokenizer import ResidualBottleneck, plain_stage
 from any2point_hf.modeling.tokenizer_training import train_stage
@@ -162,10 +162,28 @@ def test_equal_neighbors_share_a_weight_s_gradient_as_one_of_them_would_have_it(
         torch.testing.assert_close(found[name], expected[name])
 
 
-@pytest.mark.parametrize("num_bottlenecks", [1, 2])
-def test_half_the_width_is_all_that_a_bottleneck_keeps(make, num_bottlenecks):
+@pytest.mark.parametrize(("num_bottlenecks", "most"), [(1, 1 << 27), (2, 1 << 27), (2, 1600 * 12 - 1), (3, 1600 * 12)])
+def test_what_is_kept_is_half_the_width_of_a_bottleneck_and_a_small_last_input(
+    make, monkeypatch, num_bottlenecks, most
+):
+    monkeypatch.setattr(tokenizer_training, "_MOST_KEPT_VALUES", most)
     rows, num_rows, kept = make_rows(200, 100, 16), 1600, []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
         train_stage(rows, make_stage(make, num_bottlenecks))
     shapes = [tuple(tensor.shape) for tensor in kept if tensor.shape[:1] == (num_rows,)]
-    assert shapes == [(num_rows, 5)] * num_bottlenecks
+    is_input_kept = num_bottlenecks > 1 and most >= num_rows * 12
+    assert sorted(shapes) == [(num_rows, 5)] * num_bottlenecks + [(num_rows, 12)] * is_input_kept
+
+
+@pytest.mark.parametrize("num_bottlenecks", [2, 3])
+def test_keeping_an_input_changes_no_bit(make, monkeypatch, num_bottlenecks):
+    rows, bottlenecks, upstream = (
+        make_rows(200, 100, 16),
+        make_stage(make, num_bottlenecks),
+        torch.randn(100, 12).double(),
+    )
+    kept, kept_gradients = run(train_stage, copy.deepcopy(bottlenecks), rows, upstream)
+    monkeypatch.setattr(tokenizer_training, "_MOST_KEPT_VALUES", 0)
+    made, made_gradients = run(train_stage, bottlenecks, rows, upstream)
+    assert torch.equal(kept, made)
+    assert all(torch.equal(kept_gradients[name], made_gradients[name]) for name in made_gradients)
