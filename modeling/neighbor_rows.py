@@ -37,12 +37,20 @@ class NeighborRows(NamedTuple):
         """2C, of a row."""
         return 2 * self.features.shape[-1]
 
-    def blocks(self) -> Iterator[slice]:
-        """Slices of the centres, whose rows together fill one block; a block's span is its slice of the rows."""
-        num_centers, num_neighbors = self.neighbors.shape
+    @property
+    def block_size(self) -> int:
+        """Centres whose rows together fill one block."""
         values = _CPU_BLOCK if self.features.device.type == "cpu" else _DEVICE_BLOCK
-        size = max(1, values // (num_neighbors * self.channels))
+        return max(1, values // (self.neighbors.shape[1] * self.channels))
+
+    def blocks(self) -> Iterator[slice]:
+        """Slices of the centres."""
+        num_centers, size = len(self.neighbors), self.block_size
         return (slice(start, min(start + size, num_centers)) for start in range(0, num_centers, size))
+
+    def in_blocks(self, values: Tensor) -> tuple[Tensor, ...]:
+        """What is known of each row, [G·K, X], block by block."""
+        return values.split(self.block_size * self.neighbors.shape[1])
 
     def encoder(self) -> Callable[[slice], Tensor]:
         """Of the geometry of blocks of centres, in the features' dtype: [g, K, 2C]."""

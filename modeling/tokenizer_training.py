@@ -63,7 +63,7 @@ class _TrainedStage(torch.autograd.Function):
         rows = NeighborRows(features, neighbors, offsets, centers)
         with without_autocast(features.device):
             trained = [
-                TrainedBottleneck(module, own, features.dtype)
+                TrainedBottleneck(module, own, rows)
                 for module, own in zip(bottlenecks, _split(parameters, bottlenecks), strict=True)
             ]
             pooled, winners, last_input = _forward(rows, trained)
@@ -81,8 +81,8 @@ class _TrainedStage(torch.autograd.Function):
         parameters, kept = others[:num_parameters], others[num_parameters:]
         parts = zip(bottlenecks, _split(parameters, bottlenecks), _split(kept, bottlenecks), strict=True)
         with without_autocast(features.device):
-            trained = [TrainedBottleneck(module, own, features.dtype, own_kept) for module, own, own_kept in parts]
-            of_largest = WinnersGradient(winners, gradient.masked_fill(pooled <= 0, 0.0), neighbors.shape[1])
+            trained = [TrainedBottleneck(module, own, rows, own_kept) for module, own, own_kept in parts]
+            of_largest = WinnersGradient(rows, winners, gradient.masked_fill(pooled <= 0, 0.0))
             of_features, of_centers, of_parameters = _backward(rows, trained, last_input, of_largest)
         return of_features, of_centers, None, None, None, *of_parameters
 
@@ -92,27 +92,25 @@ def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[
 
     Fills in what the bottlenecks keep.
     """
-    num_centers, num_neighbors = rows.neighbors.shape
-    num_rows = num_centers * num_neighbors
-    blocks = [(block, _span(block, num_neighbors)) for block in rows.blocks()]
+    num_neighbors = rows.neighbors.shape[1]
     encode = rows.encoder()
-    hidden = rows.features.new_empty(num_rows, rows.channels)  # input of one bottleneck after the other
+    hidden = rows.features.new_empty(rows.neighbors.numel(), rows.channels)  # input of one bottleneck after the other
     is_input_kept = len(bottlenecks) > 1 and hidden.numel() <= _MOST_KEPT_VALUES
-    bottlenecks[0].start(num_rows)
-    for block, span in blocks:
-        bottlenecks[0].project(rows.of(block, encode(block), out=hidden[span]), span)
+    bottlenecks[0].start()
+    for number, (block, own) in enumerate(zip(rows.blocks(), rows.in_blocks(hidden), strict=True)):
+        bottlenecks[0].project(rows.of(block, encode(block), out=own), number)
     largest = []
     for bottleneck, following in zip(bottlenecks, [*bottlenecks[1:], None], strict=True):
         bottleneck.finish_inner_norm_statistics()
-        bottleneck.finish_outer_norm_statistics(span for _, span in blocks)
+        bottleneck.finish_outer_norm_statistics()
         if following is not None:
-            following.start(num_rows)
-        for _, span in blocks:
+            following.start()
+        for number, own in enumerate(rows.in_blocks(hidden)):
             if following is None:
-                outputs = bottleneck.expand(hidden[span].clone() if is_input_kept else hidden[span], span)
+                outputs = bottleneck.expand(own.clone() if is_input_kept else own, number)
                 largest.append(_maximum(outputs.view(-1, num_neighbors, rows.channels)))
             else:
-                following.project(bottleneck.output(hidden[span], span), span)
+                following.project(bottleneck.output(own, number), number)
     pooled, winners = (torch.cat(parts) for parts in zip(*largest, strict=True))
     # Adding a constant and relu keep the order, so they wait until one row a centre is left.
     pooled = (pooled + bottlenecks[-1].shift).relu_().to(pooled.dtype)
@@ -126,38 +124,41 @@ def _backward(
     gradient: WinnersGradient | DenseGradient,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Gradients of features, centres and parameters, from that of the last bottleneck's sum h + norm(z)."""
-    blocks = [(block, _span(block, rows.neighbors.shape[1])) for block in rows.blocks()]
-    encode = rows.encoder()
+    encode, blocks = rows.encoder(), list(rows.blocks())
     of_parameters: list[Tensor] = []
-    for number, bottleneck in reversed(list(enumerate(bottlenecks))):
-        earlier = bottlenecks[:number]
+    for position, bottleneck in reversed(list(enumerate(bottlenecks))):
+        earlier = bottlenecks[:position]
         of_products = bottleneck.start_backward()
-        for block, span in blocks:
-            bottleneck.meet_outer_norm(gradient, block, span)
+        of_blocks = rows.in_blocks(of_products)
+        for number in range(len(blocks)):
+            bottleneck.meet_outer_norm(gradient, number)
         bottleneck.finish_outer_norm()
-        for block, span in blocks:
-            bottleneck.meet_inner_norm(gradient, of_products, block, span)
+        for number, of_block in enumerate(of_blocks):
+            bottleneck.meet_inner_norm(gradient, of_block, number)
         bottleneck.finish_inner_norm()
-        before = DenseGradient(rows.features.new_empty(len(bottleneck.products), rows.channels)) if earlier else None
-        for block, span in blocks:
+        before = None
+        if earlier:
+            before = DenseGradient(rows, rows.features.new_empty(len(of_products), rows.channels))
+        for number, (block, of_block) in enumerate(zip(blocks, of_blocks, strict=True)):
             if not earlier:
                 hidden = encode(block).flatten(0, 1)
             elif last_input is not None and bottleneck is bottlenecks[-1]:
-                hidden = last_input[span]
+                hidden = rows.in_blocks(last_input)[number]
             else:
                 hidden = rows.of(block, encode(block))
                 for one in earlier:
-                    hidden = one.output(hidden, span)
-            of_block = bottleneck.through_inner_norm(hidden, of_products, span)
+                    hidden = one.output(hidden, number)
+            bottleneck.through_inner_norm(hidden, of_block, number)
             if before is not None:
-                of_hidden = gradient.dense(block, span).addmm_(of_block, bottleneck.down)
-                torch.ops.aten.threshold_backward.grad_input(of_hidden, hidden, 0, grad_input=before.rows[span])
+                of_hidden = gradient.dense(number).addmm_(of_block, bottleneck.down)
+                own = before.blocks[number]
+                torch.ops.aten.threshold_backward.grad_input(of_hidden, hidden, 0, grad_input=own)
         if not earlier:
             of_features, of_centers = _through_first_product(rows, bottleneck, of_products)
         of_parameters = [*bottleneck.gradients(), *of_parameters]
         gradient = gradient if before is None else before
-        del of_products  # before the next bottleneck's take as much
-    return of_features + gradient.by_point(rows), of_centers + gradient.by_center(rows), of_parameters
+        del of_products, of_blocks, of_block  # before the next bottleneck's take as much
+    return of_features + gradient.by_point(), of_centers + gradient.by_center(), of_parameters
 
 
 def _through_first_product(rows: NeighborRows, first: TrainedBottleneck, of_products: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,7 +185,3 @@ def _split(tensors: Sequence[Any], bottlenecks: Sequence[nn.Module]) -> list[Seq
     """As many of them for each bottleneck."""
     size = len(tensors) // len(bottlenecks)
     return [tensors[start : start + size] for start in range(0, len(tensors), size)]
-
-
-def _span(block: slice, num_neighbors: int) -> slice:
-    return slice(block.start * num_neighbors, block.stop * num_neighbors)

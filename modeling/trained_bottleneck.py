@@ -4,12 +4,13 @@ Names: h [R, 2C] are the rows, y = W1 h less a constant [R, w] the products, x =
 and z = W2 x [R, 2C] the outer products, which are never made as a whole. docs/performance.md derives the formulas.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from .batch_norm import BatchNorm1d, sum_over_processes, update_running_statistics
+from .neighbor_rows import NeighborRows
 from .precision import at_least_float32, widest_dtype
 from .row_gradients import DenseGradient, WinnersGradient
 
@@ -26,7 +27,7 @@ class TrainedBottleneck:
     Args:
         module: the bottleneck, for its running statistics.
         parameters: of the module, as `parameters_of` orders them.
-        dtype: of the products; statistics are never narrower than float32.
+        rows: that the stage works on; products take their dtype, statistics at least float32.
         kept: of an earlier `TrainedBottleneck` of the same module, for the backward pass.
     """
 
@@ -34,10 +35,11 @@ class TrainedBottleneck:
         self,
         module: nn.Module,
         parameters: Sequence[Tensor],
-        dtype: torch.dtype,
+        rows: NeighborRows,
         kept: Sequence[Tensor] | None = None,
     ) -> None:
-        self.module = module
+        self.module, self.rows = module, rows
+        dtype = rows.features.dtype
         self.parameters = [parameter.detach() for parameter in parameters]
         down, self.down_bias, self.inner_weight, self.inner_bias = self.parameters[:4]
         up, self.up_bias, self.outer_weight, self.outer_bias = self.parameters[4:]
@@ -46,6 +48,7 @@ class TrainedBottleneck:
         if kept is not None:
             (self.products, self.count, self.product_mean, self.product_deviation) = kept[:4]
             (self.inner_mean, self.inner_sum, self.inner_squares, self.outer_deviation) = kept[4:]
+            self._blocks = rows.in_blocks(self.products)
             self._scale_inner()
             self._scale_outer()
 
@@ -56,18 +59,19 @@ class TrainedBottleneck:
 
     # Forward.
 
-    def start(self, num_rows: int) -> None:
+    def start(self) -> None:
         """Makes room for y."""
-        self.products = self.down.new_empty(num_rows, len(self.down))
+        self.products = self.down.new_empty(self.rows.neighbors.numel(), len(self.down))
+        self._blocks = self.rows.in_blocks(self.products)
         self._about: Tensor | None = None
         exact = widest_dtype(self.down.device)  # many blocks are added up
         self._product_sums = torch.zeros(2, len(self.down), dtype=exact, device=self.down.device)
 
-    def project(self, hidden: Tensor, span: slice) -> None:
+    def project(self, hidden: Tensor, number: int) -> None:
         """Computes y of a block, less the first block's mean: so its plain moments lose nothing to rounding."""
         if self._about is None:
             self._about = (hidden @ self.down.t()).mean(dim=0, dtype=self.wide).to(self.down.dtype)
-        products = torch.addmm(self._about, hidden, self.down.t(), beta=-1, out=self.products[span])
+        products = torch.addmm(self._about, hidden, self.down.t(), beta=-1, out=self._blocks[number])
         self._product_sums[0] += products.sum(dim=0, dtype=self.wide)
         self._product_sums[1] += products.to(self.wide).square().sum(dim=0)
 
@@ -85,15 +89,15 @@ class TrainedBottleneck:
         self._update(norm, mean + self.down_bias, variance)
         self._scale_inner()
 
-    def finish_outer_norm_statistics(self, blocks: Iterable[slice]) -> None:
+    def finish_outer_norm_statistics(self) -> None:
         """Moments of z from those of x: mean W2 E[x], variance diag(W2 Cov(x) W2ᵀ)."""
         width = len(self.down)
         exact = widest_dtype(self.up.device)  # many blocks are added up
         total = torch.zeros(width, dtype=exact, device=self.up.device)
         squares = torch.zeros(width, width, dtype=exact, device=self.up.device)
         about = None
-        for span in blocks:
-            inner = self.inner(span).to(self.wide)
+        for number in range(len(self._blocks)):
+            inner = self.inner(number).to(self.wide)
             about = inner.mean(dim=0) if about is None else about
             inner = inner - about
             total += inner.sum(dim=0)
@@ -114,17 +118,17 @@ class TrainedBottleneck:
         self._update(norm, outer_mean + self.up_bias, variance)
         self._scale_outer()
 
-    def expand(self, hidden: Tensor, span: slice) -> Tensor:
+    def expand(self, hidden: Tensor, number: int) -> Tensor:
         """The sum h + norm(z) of a block without the norm's `shift`, written over h."""
-        return hidden.addmm_(self.inner(span), self.scaled_up.t())
+        return hidden.addmm_(self.inner(number), self.scaled_up.t())
 
-    def output(self, hidden: Tensor, span: slice) -> Tensor:
+    def output(self, hidden: Tensor, number: int) -> Tensor:
         """relu(h + norm(z)) of a block, written over h: the next bottleneck's input."""
-        return self.expand(hidden, span).add_(self.shift).relu_()
+        return self.expand(hidden, number).add_(self.shift).relu_()
 
-    def inner(self, span: slice) -> Tensor:
+    def inner(self, number: int) -> Tensor:
         """The inner values x of a block."""
-        return torch.addcmul(self._inner_shift, self.products[span], self._inner_scale).relu_().to(self.down.dtype)
+        return torch.addcmul(self._inner_shift, self._blocks[number], self._inner_scale).relu_().to(self.down.dtype)
 
     # Backward. `gradient` is that of h + norm(z).
 
@@ -136,10 +140,10 @@ class TrainedBottleneck:
         self._inner_sums = self._of_up.new_zeros(2, len(self.down))
         return torch.empty_like(self.products)
 
-    def meet_outer_norm(self, gradient: DenseGradient | WinnersGradient, block: slice, span: slice) -> None:
+    def meet_outer_norm(self, gradient: DenseGradient | WinnersGradient, number: int) -> None:
         """Sums over a block what the outer norm's gradient needs of all rows: Σ g and Σ g xᵀ."""
-        self._sum += gradient.sum(block, span)
-        self._of_up += gradient.transposed_times(self.inner(span), block, span)
+        self._sum += gradient.sum(number)
+        self._of_up += gradient.transposed_times(self.inner(number), number)
 
     def finish_outer_norm(self) -> None:
         """The gradient of z is a·g − b − c·(z − E[z]); z itself is not needed, z − E[z] = W2 (x − E[x])."""
@@ -156,17 +160,15 @@ class TrainedBottleneck:
         self._constant = (self.inner_mean @ mixing - shift @ up).to(self.up.dtype)
         self._mixing = mixing.neg_().to(self.up.dtype)
 
-    def meet_inner_norm(
-        self, gradient: DenseGradient | WinnersGradient, of_products: Tensor, block: slice, span: slice
-    ) -> None:
+    def meet_inner_norm(self, gradient: DenseGradient | WinnersGradient, of_inner: Tensor, number: int) -> None:
         """Writes the gradient of norm(y) of a block, and sums Σ g and Σ g y, which the inner norm's needs."""
-        inner, of_inner = self.inner(span), of_products[span]
+        inner = self.inner(number)
         torch.addmm(self._constant, inner, self._mixing, out=of_inner)
-        gradient.add_times(self.scaled_up, of_inner, block, span)
+        gradient.add_times(self.scaled_up, of_inner, number)
         torch.ops.aten.threshold_backward.grad_input(of_inner, inner, 0, grad_input=of_inner)
         of_inner = of_inner.to(self.wide)
         self._inner_sums[0] += of_inner.sum(dim=0)
-        self._inner_sums[1] += (self.products[span] * of_inner).sum(dim=0)
+        self._inner_sums[1] += (self._blocks[number] * of_inner).sum(dim=0)
 
     def finish_inner_norm(self) -> None:
         """The gradient of y is a·g − b − c·(y − E[y])."""
@@ -179,14 +181,12 @@ class TrainedBottleneck:
         self._inner_gradients = [own_along / self.product_deviation, own_total]
         self._inner_gradient_scale = scale
 
-    def through_inner_norm(self, hidden: Tensor, of_products: Tensor, span: slice) -> Tensor:
-        """Turns a block's gradient of norm(y) into that of y, [r, w], which it returns; W1's adds up."""
-        of_products = of_products[span]
+    def through_inner_norm(self, hidden: Tensor, of_products: Tensor, number: int) -> None:
+        """Turns a block's gradient of norm(y) into that of y, [r, w]; W1's adds up."""
         exact = of_products.to(self.wide)
         exact = torch.addcmul(self._inner_offset, exact, self._inner_gradient_scale, out=exact)
-        of_products.copy_(exact.addcmul_(self.products[span].to(self.wide), self._inner_slope))
+        of_products.copy_(exact.addcmul_(self._blocks[number].to(self.wide), self._inner_slope))
         self._of_down += of_products.t() @ hidden
-        return of_products
 
     def add_to_weight(self, *parts: Tensor) -> None:
         """Adds to the gradient of W1 what came another way: parts [w, ...] side by side."""
