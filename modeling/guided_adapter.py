@@ -46,27 +46,29 @@ class Neighborhoods(NamedTuple):
     Args:
         views: the segments or patches of the M views.
         voxels: the voxels, a single view.
-        same_cell: [B·M, 1, G, G] bool, which tokens attend to each other.
+        cell_mask: [B·M, 1, G, G] in the features' dtype, 0 for tokens that attend to each other, −inf for others (a mask
+            of bool would be turned into this in every block).
     """
 
     views: TokenCells
     voxels: TokenCells
-    same_cell: Tensor
+    cell_mask: Tensor
 
     @classmethod
     def of(cls, view_cells: Tensor, voxel_cells: Tensor, most_cells: int, dtype: torch.dtype) -> "Neighborhoods":
         """From cells by any number: view_cells [B, M, G], of at most `most_cells` a view, and voxel_cells [B, G]."""
         views = TokenCells.of(view_cells, most_cells, dtype)
         voxels = TokenCells.of(voxel_cells.unsqueeze(1), voxel_cells.shape[-1], dtype)
-        same_cell = (views.numbers.unsqueeze(-1) == views.numbers.unsqueeze(-2)).flatten(0, 1).unsqueeze(1)
-        return cls(views, voxels, same_cell)
+        is_apart = (views.numbers.unsqueeze(-1) != views.numbers.unsqueeze(-2)).flatten(0, 1).unsqueeze(1)
+        mask = torch.zeros(is_apart.shape, dtype=dtype, device=is_apart.device).masked_fill_(is_apart, -torch.inf)
+        return cls(views, voxels, mask)
 
 
 class LocalAttention(nn.Module):
     """Attn_m and LN_m of all views: self-attention among the tokens of a cell, with residual. Shared by all blocks.
 
     Shapes:
-        tokens [B, G, D], same_cell [B·M, 1, G, G] bool -> Z [B, M, G, D].
+        tokens [B, G, D], cell_mask [B·M, 1, G, G] of `Neighborhoods` -> Z [B, M, G, D].
     """
 
     def __init__(self, hidden_size: int, num_views: int, width: int, num_heads: int) -> None:
@@ -86,11 +88,11 @@ class LocalAttention(nn.Module):
         reset_stacked_linear(self.qkv_weight, self.qkv_bias)
         reset_stacked_linear(self.out_weight, self.out_bias)
 
-    def forward(self, tokens: Tensor, same_cell: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, cell_mask: Tensor) -> Tensor:
         """Z = X + Attn_m(LN_m(X)), [B, M, G, D]."""
-        return tokens.unsqueeze(1) + self.widen(self.mix(tokens, same_cell))
+        return tokens.unsqueeze(1) + self.widen(self.mix(tokens, cell_mask))
 
-    def mix(self, tokens: Tensor, same_cell: Tensor) -> Tensor:
+    def mix(self, tokens: Tensor, cell_mask: Tensor) -> Tensor:
         """The attention before its output layer, [B, M, G, width]; the scale of the scores is width^(−1/2)."""
         batch_size, num_tokens, hidden_size = tokens.shape
         # All views share the normalisation; its affine part goes into the products, one product for all q, k, v.
@@ -100,7 +102,9 @@ class LocalAttention(nn.Module):
         qkv = F.linear(normalized, weight, bias.flatten())  # [B, G, M·3·width]
         qkv = qkv.view(batch_size, num_tokens, self.num_views, 3, self.num_heads, -1).permute(3, 0, 2, 4, 1, 5)
         query, key, value = qkv.flatten(1, 2)  # each [B·M, heads, G, width / heads]
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=same_cell, scale=self.width**-0.5)
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=cell_mask.to(query.dtype), scale=self.width**-0.5
+        )
         return mixed.transpose(1, 2).reshape(batch_size, self.num_views, num_tokens, self.width)
 
     def widen(self, mixed: Tensor) -> Tensor:
@@ -220,12 +224,12 @@ class GuidedAggregation(nn.Module):
 
     def forward(self, tokens: Tensor, neighborhoods: Neighborhoods, attention: LocalAttention) -> Tensor:
         """X ← X + c·Σ_m w_m F_m."""
-        views, voxels, same_cell = neighborhoods
+        views, voxels, cell_mask = neighborhoods
         if self.max_pooling:
-            attended = attention(tokens, same_cell)
+            attended = attention(tokens, cell_mask)
             pooled = views.mean(attended) + views.maximum(attended)
         else:  # the mean of Z = X + Attn(X) needs no Z: the output layer is linear, and runs on C rows instead of G
-            pooled = views.mean(tokens) + attention.widen(views.mean(attention.mix(tokens, same_cell)))
+            pooled = views.mean(tokens) + attention.widen(views.mean(attention.mix(tokens, cell_mask)))
         features = self.view_norm(pooled, views.occupied)  # F of each cell, [B, M, C, D]
         rows = views.rows()
         if self.voxel_norm is None:

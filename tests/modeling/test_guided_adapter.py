@@ -60,8 +60,9 @@ def neighborhoods(cells, dtype=torch.float64):
 def test_neighborhoods_say_who_shares_a_cell(cells):
     view_cells, voxel_cells = cells
     found = neighborhoods(cells)
-    same_cell = found.same_cell.view(B, M, G, G)
-    assert torch.equal(same_cell, view_cells.unsqueeze(-1) == view_cells.unsqueeze(-2))
+    mask, same_cell = found.cell_mask.view(B, M, G, G), view_cells.unsqueeze(-1) == view_cells.unsqueeze(-2)
+    assert torch.equal(mask == 0, same_cell)
+    assert torch.equal(mask == -torch.inf, ~same_cell)
     for mine, numbers in ((view_cells, found.views.numbers), (voxel_cells.unsqueeze(1), found.voxels.numbers)):
         together = mine.unsqueeze(-1) == mine.unsqueeze(-2)
         assert torch.equal(numbers.unsqueeze(-1) == numbers.unsqueeze(-2), together)
@@ -72,7 +73,7 @@ def test_local_attention_is_the_naive_one(make, naive, cells):
     attention = make.randomize(LocalAttention(D, M, 12, 6)).double()
     view_cells, _voxel_cells = cells
     tokens, state = torch.randn(B, G, D, dtype=torch.float64), make.arrays(attention)
-    found = attention(tokens, neighborhoods(cells).same_cell)
+    found = attention(tokens, neighborhoods(cells).cell_mask)
     assert found.shape == (B, M, G, D)
     for b in range(B):
         for m in range(M):
@@ -84,7 +85,7 @@ def test_local_attention_of_another_width_and_heads(make, naive, cells):
     attention = make.randomize(LocalAttention(D, M, 8, 2)).double()
     view_cells, _voxel_cells = cells
     tokens, state = torch.randn(B, G, D, dtype=torch.float64), make.arrays(attention)
-    found = attention(tokens, neighborhoods(cells).same_cell)
+    found = attention(tokens, neighborhoods(cells).cell_mask)
     expected = naive.local_attention(tokens[1].numpy(), view_cells[1, 2].tolist(), state, 2, num_heads=2, width=8)
     np.testing.assert_allclose(found[1, 2].detach(), expected, atol=1e-10)
 
@@ -92,11 +93,11 @@ def test_local_attention_of_another_width_and_heads(make, naive, cells):
 def test_tokens_of_other_cells_are_not_seen(make):
     attention = make.randomize(LocalAttention(D, 1, 12, 6))
     view_cells = torch.tensor([[[0, 0, 1, 1]]])
-    same_cell = neighborhoods((view_cells, view_cells[:, 0]), torch.float32).same_cell
+    mask = neighborhoods((view_cells, view_cells[:, 0]), torch.float32).cell_mask
     tokens = torch.randn(1, 4, D)
     changed = tokens.clone()
     changed[0, 3, 0] += 1
-    before, after = attention(tokens, same_cell), attention(changed, same_cell)
+    before, after = attention(tokens, mask), attention(changed, mask)
     torch.testing.assert_close(before[0, 0, :2], after[0, 0, :2], atol=1e-6, rtol=0)
     assert (before[0, 0, 2] - after[0, 0, 2]).abs().max() > 1e-3
 
