@@ -46,8 +46,8 @@ class Neighborhoods(NamedTuple):
     Args:
         views: the segments or patches of the M views.
         voxels: the voxels, a single view.
-        cell_mask: [B·M, 1, G, G] in the features' dtype, 0 for tokens that attend to each other, −inf for others (a mask
-            of bool would be turned into this in every block).
+        cell_mask: [B·M, 1, G, G] in the features' dtype, 0 for tokens that attend to each other, −inf for others (a
+            mask of bool would be turned into this in every block).
     """
 
     views: TokenCells

@@ -1,14 +1,10 @@
 import copy
-import math
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from any2point_hf.modeling import neighbor_rows
-from any2point_hf.modeling.geometry_encoding import geometry_encoding
 from any2point_hf.modeling.point_tokenizer import (
     PointTokenizer,
     ResidualBottleneck,
@@ -18,21 +14,6 @@ from any2point_hf.modeling.point_tokenizer import (
     plain_stage,
 )
 from any2point_hf.modeling.tokenizer_inference import fold_batch_norm
-
-
-@given(st.lists(st.floats(-1, 1), min_size=3, max_size=3), st.sampled_from([6, 12, 48, 96]))
-def test_geometry_encoding_is_the_formula(naive, offset, channels):
-    found = geometry_encoding(torch.tensor(offset, dtype=torch.float64), channels)
-    np.testing.assert_allclose(found, naive.geometry_encoding(offset, channels), atol=1e-12)
-
-
-def test_geometry_encoding_by_hand():
-    encoded = geometry_encoding(torch.tensor([0.01, 0.0, -0.02], dtype=torch.float64), 12)
-    small = 1000**0.5  # the second of two wavelengths
-    expected = [math.sin(1), math.sin(1 / small), math.cos(1), math.cos(1 / small)]
-    expected += [0, 0, 1, 1]
-    expected += [math.sin(-2), math.sin(-2 / small), math.cos(-2), math.cos(-2 / small)]
-    np.testing.assert_allclose(encoded, expected, atol=1e-12)
 
 
 def test_extent_normalization_is_per_axis_and_neighborhood(naive):

@@ -1,0 +1,73 @@
+"""The geometry's sines: by the formula, and the table beside it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from any2point_hf.modeling import geometry_encoding as module
+from any2point_hf.modeling.geometry_encoding import geometry_encoder, geometry_encoding
+
+CHANNELS = st.integers(1, 40).map(lambda frequencies: 6 * frequencies)
+
+
+def in_table(value):
+    return st.floats(-value, value, width=32)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=3, max_size=3), st.sampled_from([6, 12, 48, 96]))
+def test_geometry_encoding_is_the_formula(naive, offset, channels):
+    found = geometry_encoding(torch.tensor(offset, dtype=torch.float64), channels)
+    np.testing.assert_allclose(found, naive.geometry_encoding(offset, channels), atol=1e-12)
+
+
+def test_geometry_encoding_by_hand():
+    encoded = geometry_encoding(torch.tensor([0.01, 0.0, -0.02], dtype=torch.float64), 12)
+    small = 1000**0.5  # the second of two wavelengths
+    expected = [math.sin(1), math.sin(1 / small), math.cos(1), math.cos(1 / small)]
+    expected += [0, 0, 1, 1]
+    expected += [math.sin(-2), math.sin(-2 / small), math.cos(-2), math.cos(-2 / small)]
+    np.testing.assert_allclose(encoded, expected, atol=1e-12)
+
+
+@given(offsets=st.lists(st.tuples(in_table(1), in_table(1), in_table(1)), min_size=1, max_size=8), channels=CHANNELS)
+def test_the_table_is_nearer_to_the_formula_than_float32_gets_by_itself(offsets, channels):
+    offsets = torch.tensor(offsets, dtype=torch.float32).unsqueeze(1)
+    found = geometry_encoder(offsets, channels)(slice(0, len(offsets)))
+    expected = geometry_encoding(offsets.double(), channels)
+    torch.testing.assert_close(found.double(), expected, atol=5e-7, rtol=0)
+
+
+def test_every_place_and_the_middles_between_them():
+    offsets = torch.linspace(-1, 1, 4 * 1024 + 1).view(-1, 1, 1).expand(-1, 2, 3).contiguous()
+    found = geometry_encoder(offsets, 96)(slice(0, len(offsets))).double()
+    torch.testing.assert_close(found, geometry_encoding(offsets.double(), 96), atol=5e-7, rtol=0)
+
+
+def test_a_block_is_a_slice_of_the_whole():
+    encode = geometry_encoder(torch.rand(9, 4, 3) * 2 - 1, 24)
+    whole = encode(slice(0, 9))
+    assert whole.shape == (9, 4, 24)
+    assert torch.equal(encode(slice(3, 7)), whole[3:7])
+    assert torch.equal(encode(slice(7, 9)), whole[7:])
+
+
+@pytest.mark.parametrize("value", [1.0000001, -1.5, torch.nan, torch.inf])
+def test_what_the_table_does_not_reach_is_computed(value):
+    offsets = torch.rand(5, 4, 3) * 2 - 1
+    offsets[3, 1, 2] = value
+    torch.testing.assert_close(
+        geometry_encoder(offsets, 24)(slice(1, 5)), geometry_encoding(offsets[1:], 24), atol=0, rtol=0, equal_nan=True
+    )
+
+
+def test_wider_offsets_are_computed():
+    offsets = torch.rand(5, 4, 3, dtype=torch.float64)
+    assert torch.equal(geometry_encoder(offsets, 24)(slice(0, 5)), geometry_encoding(offsets, 24))
+
+
+def test_a_table_holds_megabytes():
+    assert module._table(128).nbytes == 2049 * 4 * 256 * 4
