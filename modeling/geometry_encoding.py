@@ -1,7 +1,7 @@
 """Sines and cosines of coordinates (method.md 1), by the formula and, on a CPU, from a table.
 
 Unusual here: a sine costs twenty products, and a stage takes millions at places of [−1, 1]. The table holds the sines
-at 2049 places and three of their derivatives; the sum of four of its rows is as near as float32 comes to a sine.
+at 513 places and five of their derivatives; a weighted sum of six of its rows is as near as float32 comes to a sine.
 """
 
 import functools
@@ -17,8 +17,8 @@ from .precision import widest_dtype
 WAVELENGTH_BASE = 1000.0  # α of method.md 1
 ANGLE_SCALE = 100.0  # β of method.md 1
 
-_STEPS = 1024  # of the table in a unit of length; the largest error is (100 / 2048)⁴ / 4! = 2.4e-7
-_TERMS = 4  # of Taylor's series about the nearest place
+_STEPS = 256  # of the table in a unit of length; the largest error is (100 / 512)⁶ / 6! = 7.7e-8
+_TERMS = 6  # of Taylor's series about the nearest place; fewer of them at more places would fill the cache
 
 
 def geometry_encoding(offsets: Tensor, channels: int) -> Tensor:
@@ -35,28 +35,57 @@ def geometry_encoding(offsets: Tensor, channels: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
-def geometry_encoder(offsets: Tensor, channels: int) -> Callable[[slice], Tensor]:
-    """`geometry_encoding` of slices of the offsets [G, K, 3], without gradients: [g, K, channels].
+class GeometryEncoder:
+    """`geometry_encoding` of blocks of offsets, without gradients.
 
-    From the table where it reaches. What is read there differs from the formula by less than float32 rounds an angle.
+    From the table where it reaches; what is read there differs from the formula by less than float32 rounds an angle.
+
+    Args:
+        offsets: [G, K, 3].
+        channels: a multiple of 6.
     """
-    if offsets.device.type != "cpu" or offsets.dtype != torch.float32 or not _lie_in_table(offsets):
-        return lambda block: geometry_encoding(offsets[block], channels)
-    places = offsets.flatten() * _STEPS  # a power of two: exact, as is all before the sum
-    nearest = places.round()
-    powers = offsets.new_ones(len(places), _TERMS)  # of what is left: 1, u, u², u³
-    powers[:, 1] = places.sub_(nearest)
-    for power in range(2, _TERMS):
-        torch.mul(powers[:, power - 1], places, out=powers[:, power])
-    rows = _rows().index_select(0, nearest.add_(_STEPS).int())
-    table, num_neighbors = _table(channels // 6), offsets.shape[1]
 
-    def encode(block: slice) -> Tensor:
-        own = slice(block.start * num_neighbors * 3, block.stop * num_neighbors * 3)
-        encoded = F.embedding_bag(rows[own], table, per_sample_weights=powers[own], mode="sum")
-        return encoded.view(-1, num_neighbors, channels)
+    def __init__(self, offsets: Tensor, channels: int) -> None:
+        self.offsets, self.channels = offsets, channels
+        on_cpu = offsets.device.type == "cpu" and offsets.dtype == torch.float32
+        self.is_tabulated = on_cpu and _lie_in_table(offsets)
+        if not self.is_tabulated:
+            return
+        places = offsets * _STEPS  # a power of two: exact, as is all before the sum
+        nearest = places.round()
+        self._powers = offsets.new_ones(*offsets.shape, _TERMS)  # of what is left: 1, u, u², …
+        self._powers[..., 1] = places.sub_(nearest)
+        for power in range(2, _TERMS):
+            torch.mul(self._powers[..., power - 1], places, out=self._powers[..., power])
+        rows = _rows().index_select(0, nearest.add_(_STEPS).flatten().int())
+        self._rows = rows.view(*offsets.shape, _TERMS)
 
-    return encode
+    def encode(self, block: slice) -> Tensor:
+        """The encoding of a slice of the offsets: [g, K, channels]."""
+        if not self.is_tabulated:
+            return geometry_encoding(self.offsets[block], self.channels)
+        rows, powers = self._rows[block].flatten(0, 2), self._powers[block].flatten(0, 2)
+        encoded = F.embedding_bag(rows, _table(self.channels // 6), per_sample_weights=powers, mode="sum")
+        return encoded.view(-1, self.offsets.shape[1], self.channels)
+
+    def through(self, weight: Tensor) -> Callable[[slice], Tensor]:
+        """The encoding times weightᵀ, of a slice: [g·K, w]. What is linear in the table goes through its rows once.
+
+        Args:
+            weight: [w, channels].
+        """
+        if not self.is_tabulated:
+            return lambda block: self.encode(block).flatten(0, 1).to(weight.dtype) @ weight.t()
+        table, by_axis = _table(self.channels // 6), weight.float().chunk(3, dim=1)
+        tables = torch.cat([table @ part.t() for part in by_axis])  # [3 · places · _TERMS, w]
+        starts = torch.arange(3, dtype=torch.int32).mul_(len(table)).view(3, 1)
+
+        def multiply(block: slice) -> Tensor:
+            rows = (self._rows[block] + starts).view(-1, 3 * _TERMS)
+            powers = self._powers[block].view(-1, 3 * _TERMS)
+            return F.embedding_bag(rows, tables, per_sample_weights=powers, mode="sum").to(weight.dtype)
+
+        return multiply
 
 
 def _frequencies(num_frequencies: int, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .geometry_encoding import geometry_encoder, geometry_encoding
+from .geometry_encoding import GeometryEncoder, geometry_encoding
 
 # Values of one block. On a CPU 512 K float32 values are 2 MiB: a block and what is made of it stay in the cache.
 _CPU_BLOCK = 1 << 19
@@ -52,25 +52,42 @@ class NeighborRows(NamedTuple):
         """What is known of each row, [G·K, X], block by block."""
         return values.split(self.block_size * self.neighbors.shape[1])
 
-    def encoder(self) -> Callable[[slice], Tensor]:
-        """Of the geometry of blocks of centres, in the features' dtype: [g, K, 2C]."""
-        encode, dtype = geometry_encoder(self.offsets, self.channels), self.features.dtype
-        return lambda block: encode(block).to(dtype)
+    def encoder(self) -> GeometryEncoder:
+        """Of the rows' geometry."""
+        return GeometryEncoder(self.offsets, self.channels)
 
-    def of(self, block: slice, geometry: Tensor, out: Tensor | None = None) -> Tensor:
+    def of(self, block: slice, geometry: Tensor) -> Tensor:
         """The rows of a block of centres, neighbour ⊕ centre + geometry: [g·K, 2C]. For use without gradients.
 
         Args:
             block: the centres.
-            geometry: of the block, by `encoder`; the rows are written over it when `out` is None.
-            out: [g·K, 2C].
+            geometry: of the block, [g, K, 2C]; written over where it has the features' dtype.
         """
         neighbors, half = self.neighbors[block], self.features.shape[-1]
-        rows = geometry if out is None else out.view_as(geometry)
-        gathered = self.features.index_select(0, neighbors.flatten()).view(*neighbors.shape, half)
-        torch.add(geometry[..., :half], gathered, out=rows[..., :half])
-        torch.add(geometry[..., half:], self.centers[block].unsqueeze(1), out=rows[..., half:])
+        rows = geometry.to(self.features.dtype)
+        rows[..., :half] += self.features.index_select(0, neighbors.flatten()).view(*neighbors.shape, half)
+        rows[..., half:] += self.centers[block].unsqueeze(1)
         return rows.flatten(0, 1)
+
+    def through(self, weight: Tensor, encoder: GeometryEncoder) -> Callable[[slice], Tensor]:
+        """The rows times weightᵀ, of a block of centres, without making them: [g·K, w]. For use without gradients.
+
+        It is linear in neighbour, centre and geometry: each point and each centre meets the weight once, not K times.
+
+        Args:
+            weight: [w, 2C] in the features' dtype.
+            encoder: of the geometry.
+        """
+        half, multiply = self.features.shape[-1], encoder.through(weight)
+        features, centers = self.features @ weight[:, :half].t(), self.centers @ weight[:, half:].t()
+
+        def of_block(block: slice) -> Tensor:
+            neighbors, products = self.neighbors[block], multiply(block)
+            products += features.index_select(0, neighbors.flatten())
+            products.view(*neighbors.shape, -1).add_(centers[block].unsqueeze(1))
+            return products
+
+        return of_block
 
     def all(self) -> Tensor:
         """All rows at once, [G·K, 2C], for autograd and compilers."""

@@ -1,12 +1,13 @@
 """A tokenizer stage at inference: batch norms folded into the products, neighbourhoods in blocks (method.md 1)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .batch_norm import BatchNorm1d
+from .geometry_encoding import GeometryEncoder
 from .neighbor_rows import NeighborRows
 from .precision import compute_dtype, without_autocast
 
@@ -37,14 +38,22 @@ def infer_stage(rows: NeighborRows, bottlenecks: Iterable[nn.Module]) -> Tensor:
         for bottleneck in bottlenecks:
             down, up = (bottleneck.down, bottleneck.down_norm), (bottleneck.up, bottleneck.up_norm)
             layers.append([part.to(dtype) for pair in (down, up) for part in fold_batch_norm(*pair)])
-        encode = rows.encoder()
-        return torch.cat([_infer_block(rows, rows.of(block, encode(block)), layers) for block in rows.blocks()])
+        encoder = rows.encoder()
+        first = rows.through(layers[0][0], encoder)
+        return torch.cat([_infer_block(rows, block, encoder, first, layers) for block in rows.blocks()])
 
 
-def _infer_block(rows: NeighborRows, hidden: Tensor, layers: list[list[Tensor]]) -> Tensor:
+def _infer_block(
+    rows: NeighborRows,
+    block: slice,
+    encoder: GeometryEncoder,
+    first: Callable[[slice], Tensor],
+    layers: list[list[Tensor]],
+) -> Tensor:
+    hidden = rows.of(block, encoder.encode(block))
     for number, (down, down_bias, up, up_bias) in enumerate(layers, start=1):
-        inner = torch.addmm(down_bias, hidden, down.t()).relu_()
-        hidden.addmm_(inner, up.t())
+        products = first(block).add_(down_bias) if number == 1 else torch.addmm(down_bias, hidden, down.t())
+        hidden.addmm_(products.relu_(), up.t())
         if number < len(layers):
             hidden.add_(up_bias).relu_()
     largest = hidden.view(-1, rows.neighbors.shape[1], rows.channels).amax(dim=1)

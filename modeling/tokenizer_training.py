@@ -11,6 +11,7 @@ bottleneck in batches of ordinary size. A tie's gradient goes to one of its neig
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,29 +93,36 @@ def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[
 
     Fills in what the bottlenecks keep.
     """
-    num_neighbors = rows.neighbors.shape[1]
-    encode = rows.encoder()
-    hidden = rows.features.new_empty(rows.neighbors.numel(), rows.channels)  # input of one bottleneck after the other
-    is_input_kept = len(bottlenecks) > 1 and hidden.numel() <= _MOST_KEPT_VALUES
-    bottlenecks[0].start()
-    for number, (block, own) in enumerate(zip(rows.blocks(), rows.in_blocks(hidden), strict=True)):
-        bottlenecks[0].project(rows.of(block, encode(block), out=own), number)
+    encoder, blocks, num_neighbors = rows.encoder(), list(rows.blocks()), rows.neighbors.shape[1]
+    first, last = bottlenecks[0], bottlenecks[-1]
+    first.start()
+    through = rows.through(first.down, encoder)
+    for number, block in enumerate(blocks):
+        first.receive(through(block), number)
+    first.finish_statistics()
+    inputs = None  # [R, 2C], of one bottleneck after the other; those of the first are made where they are needed
+    if first is not last:
+        inputs = rows.features.new_empty(rows.neighbors.numel(), rows.channels)
+    for bottleneck, following in itertools.pairwise(bottlenecks):
+        following.start()
+        for number, (block, own) in enumerate(zip(blocks, rows.in_blocks(inputs), strict=True)):
+            hidden = rows.of(block, encoder.encode(block)) if bottleneck is first else own
+            following.project(own.copy_(bottleneck.output(hidden, number)), number)
+        following.finish_statistics()
+    is_input_kept = inputs is not None and inputs.numel() <= _MOST_KEPT_VALUES
     largest = []
-    for bottleneck, following in zip(bottlenecks, [*bottlenecks[1:], None], strict=True):
-        bottleneck.finish_inner_norm_statistics()
-        bottleneck.finish_outer_norm_statistics()
-        if following is not None:
-            following.start()
-        for number, own in enumerate(rows.in_blocks(hidden)):
-            if following is None:
-                outputs = bottleneck.expand(own.clone() if is_input_kept else own, number)
-                largest.append(_maximum(outputs.view(-1, num_neighbors, rows.channels)))
-            else:
-                following.project(bottleneck.output(own, number), number)
+    for number, block in enumerate(blocks):
+        if inputs is None:
+            hidden = rows.of(block, encoder.encode(block))
+        else:
+            hidden = rows.in_blocks(inputs)[number]
+            hidden = hidden.clone() if is_input_kept else hidden
+        outputs = last.expand(hidden, number)
+        largest.append(_maximum(outputs.view(-1, num_neighbors, rows.channels)))
     pooled, winners = (torch.cat(parts) for parts in zip(*largest, strict=True))
     # Adding a constant and relu keep the order, so they wait until one row a centre is left.
-    pooled = (pooled + bottlenecks[-1].shift).relu_().to(pooled.dtype)
-    return pooled, winners, hidden if is_input_kept else None
+    pooled = (pooled + last.shift).relu_().to(pooled.dtype)
+    return pooled, winners, inputs if is_input_kept else None
 
 
 def _backward(
@@ -124,7 +132,7 @@ def _backward(
     gradient: WinnersGradient | DenseGradient,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Gradients of features, centres and parameters, from that of the last bottleneck's sum h + norm(z)."""
-    encode, blocks = rows.encoder(), list(rows.blocks())
+    encoder, blocks = rows.encoder(), list(rows.blocks())
     of_parameters: list[Tensor] = []
     for position, bottleneck in reversed(list(enumerate(bottlenecks))):
         earlier = bottlenecks[:position]
@@ -141,11 +149,11 @@ def _backward(
             before = DenseGradient(rows, rows.features.new_empty(len(of_products), rows.channels))
         for number, (block, of_block) in enumerate(zip(blocks, of_blocks, strict=True)):
             if not earlier:
-                hidden = encode(block).flatten(0, 1)
+                hidden = encoder.encode(block).flatten(0, 1).to(rows.features.dtype)
             elif last_input is not None and bottleneck is bottlenecks[-1]:
                 hidden = rows.in_blocks(last_input)[number]
             else:
-                hidden = rows.of(block, encode(block))
+                hidden = rows.of(block, encoder.encode(block))
                 for one in earlier:
                     hidden = one.output(hidden, number)
             bottleneck.through_inner_norm(hidden, of_block, number)

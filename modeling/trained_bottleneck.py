@@ -68,14 +68,23 @@ class TrainedBottleneck:
         self._product_sums = torch.zeros(2, len(self.down), dtype=exact, device=self.down.device)
 
     def project(self, hidden: Tensor, number: int) -> None:
-        """Computes y of a block, less the first block's mean: so its plain moments lose nothing to rounding."""
+        """Computes y of a block of rows h."""
+        self.receive(torch.mm(hidden, self.down.t(), out=self._blocks[number]), number)
+
+    def receive(self, products: Tensor, number: int) -> None:
+        """Takes W1 h of a block, less the first block's mean: so its plain moments lose nothing to rounding."""
         if self._about is None:
-            self._about = (hidden @ self.down.t()).mean(dim=0, dtype=self.wide).to(self.down.dtype)
-        products = torch.addmm(self._about, hidden, self.down.t(), beta=-1, out=self._blocks[number])
+            self._about = products.mean(dim=0, dtype=self.wide).to(self.down.dtype)
+        products = torch.sub(products, self._about, out=self._blocks[number])
         self._product_sums[0] += products.sum(dim=0, dtype=self.wide)
         self._product_sums[1] += products.to(self.wide).square().sum(dim=0)
 
-    def finish_inner_norm_statistics(self) -> None:
+    def finish_statistics(self) -> None:
+        """Moments of y and of z over the rows of all processes."""
+        self._finish_inner_norm_statistics()
+        self._finish_outer_norm_statistics()
+
+    def _finish_inner_norm_statistics(self) -> None:
         """Moments of y over the rows of all processes."""
         num_rows, about = len(self.products), self._about.to(self._product_sums.dtype)
         total, squares = self._product_sums
@@ -89,7 +98,7 @@ class TrainedBottleneck:
         self._update(norm, mean + self.down_bias, variance)
         self._scale_inner()
 
-    def finish_outer_norm_statistics(self) -> None:
+    def _finish_outer_norm_statistics(self) -> None:
         """Moments of z from those of x: mean W2 E[x], variance diag(W2 Cov(x) W2ᵀ)."""
         width = len(self.down)
         exact = widest_dtype(self.up.device)  # many blocks are added up

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from any2point_hf.modeling import geometry_encoding as module
-from any2point_hf.modeling.geometry_encoding import geometry_encoder, geometry_encoding
+from any2point_hf.modeling.geometry_encoding import GeometryEncoder, geometry_encoding
 
 CHANNELS = st.integers(1, 40).map(lambda frequencies: 6 * frequencies)
 
@@ -36,19 +36,30 @@ def test_geometry_encoding_by_hand():
 @given(offsets=st.lists(st.tuples(in_table(1), in_table(1), in_table(1)), min_size=1, max_size=8), channels=CHANNELS)
 def test_the_table_is_nearer_to_the_formula_than_float32_gets_by_itself(offsets, channels):
     offsets = torch.tensor(offsets, dtype=torch.float32).unsqueeze(1)
-    found = geometry_encoder(offsets, channels)(slice(0, len(offsets)))
+    found = GeometryEncoder(offsets, channels).encode(slice(0, len(offsets)))
     expected = geometry_encoding(offsets.double(), channels)
     torch.testing.assert_close(found.double(), expected, atol=5e-7, rtol=0)
 
 
 def test_every_place_and_the_middles_between_them():
     offsets = torch.linspace(-1, 1, 4 * 1024 + 1).view(-1, 1, 1).expand(-1, 2, 3).contiguous()
-    found = geometry_encoder(offsets, 96)(slice(0, len(offsets))).double()
+    found = GeometryEncoder(offsets, 96).encode(slice(0, len(offsets))).double()
     torch.testing.assert_close(found, geometry_encoding(offsets.double(), 96), atol=5e-7, rtol=0)
 
 
+@pytest.mark.parametrize(("dtype", "reach"), [(torch.float32, 1), (torch.float32, 3), (torch.float64, 1)])
+def test_through_is_the_encoding_times_the_weight(dtype, reach):
+    encoder = GeometryEncoder((torch.rand(9, 4, 3, dtype=dtype) * 2 - 1) * reach, 48)
+    assert encoder.is_tabulated == (dtype == torch.float32 and reach == 1)
+    weight = torch.randn(7, 48, dtype=dtype)
+    multiply = encoder.through(weight)
+    for block in (slice(0, 9), slice(4, 6)):
+        expected = geometry_encoding(encoder.offsets[block].double(), 48).flatten(0, 1) @ weight.double().t()
+        torch.testing.assert_close(multiply(block).double(), expected, atol=2e-4 if reach > 1 else 1e-5, rtol=0)
+
+
 def test_a_block_is_a_slice_of_the_whole():
-    encode = geometry_encoder(torch.rand(9, 4, 3) * 2 - 1, 24)
+    encode = GeometryEncoder(torch.rand(9, 4, 3) * 2 - 1, 24).encode
     whole = encode(slice(0, 9))
     assert whole.shape == (9, 4, 24)
     assert torch.equal(encode(slice(3, 7)), whole[3:7])
@@ -60,14 +71,18 @@ def test_what_the_table_does_not_reach_is_computed(value):
     offsets = torch.rand(5, 4, 3) * 2 - 1
     offsets[3, 1, 2] = value
     torch.testing.assert_close(
-        geometry_encoder(offsets, 24)(slice(1, 5)), geometry_encoding(offsets[1:], 24), atol=0, rtol=0, equal_nan=True
+        GeometryEncoder(offsets, 24).encode(slice(1, 5)),
+        geometry_encoding(offsets[1:], 24),
+        atol=0,
+        rtol=0,
+        equal_nan=True,
     )
 
 
 def test_wider_offsets_are_computed():
     offsets = torch.rand(5, 4, 3, dtype=torch.float64)
-    assert torch.equal(geometry_encoder(offsets, 24)(slice(0, 5)), geometry_encoding(offsets, 24))
+    assert torch.equal(GeometryEncoder(offsets, 24).encode(slice(0, 5)), geometry_encoding(offsets, 24))
 
 
 def test_a_table_holds_megabytes():
-    assert module._table(128).nbytes == 2049 * 4 * 256 * 4
+    assert module._table(128).nbytes == 513 * 6 * 256 * 4

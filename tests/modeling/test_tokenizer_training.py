@@ -22,7 +22,7 @@ def make_rows(num_points=20, num_centers=9, num_neighbors=4, half=6, dtype=torch
     return NeighborRows(
         torch.randn(num_points, half, dtype=dtype).relu().requires_grad_(),
         torch.rand(num_centers, num_points).argsort(dim=1)[:, :num_neighbors],  # two alike would share a gradient
-        torch.randn(num_centers, num_neighbors, 3, dtype=dtype).clamp(-1, 1),
+        torch.rand(num_centers, num_neighbors, 3, dtype=dtype) * 2 - 1,
         torch.randn(num_centers, half, dtype=dtype).relu().requires_grad_(),
     )
 
@@ -62,7 +62,7 @@ def test_outputs_statistics_and_gradients_are_those_of_autograd(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbor_rows, "_CPU_BLOCK", block)
         rows = make_rows(num_centers=num_centers, num_neighbors=num_neighbors)
-        assert_same(make_stage(make, num_bottlenecks), rows, 1e-10)
+        assert_same(make_stage(make, num_bottlenecks, width=24), rows, 1e-10)  # narrower ones tie at 0
 
 
 def test_in_float32_within_the_tolerances_of_the_project(make):
