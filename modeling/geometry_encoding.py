@@ -78,7 +78,7 @@ class GeometryEncoder:
             return lambda block: self.encode(block).flatten(0, 1).to(weight.dtype) @ weight.t()
         table, by_axis = _table(self.channels // 6), weight.float().chunk(3, dim=1)
         tables = torch.cat([table @ part.t() for part in by_axis])  # [3 · places · _TERMS, w]
-        starts = torch.arange(3, dtype=torch.int32).mul_(len(table)).view(3, 1)
+        starts = torch.arange(3, dtype=torch.int32, device="cpu").mul_(len(table)).view(3, 1)
 
         def multiply(block: slice) -> Tensor:
             rows = (self._rows[block] + starts).view(-1, 3 * _TERMS)
@@ -103,14 +103,14 @@ def _lie_in_table(offsets: Tensor) -> bool:
 @functools.cache
 def _rows() -> Tensor:
     """The table's rows of each place: [2·_STEPS + 1, _TERMS] int32."""
-    return torch.arange((2 * _STEPS + 1) * _TERMS, dtype=torch.int32).view(-1, _TERMS)
+    return torch.arange((2 * _STEPS + 1) * _TERMS, dtype=torch.int32, device="cpu").view(-1, _TERMS)
 
 
 @functools.lru_cache(maxsize=16)
 def _table(num_frequencies: int) -> Tensor:
     """Taylor's terms of the F sines and F cosines at each place, one after the other: [places · _TERMS, 2F] float32."""
     frequencies = _frequencies(num_frequencies, torch.device("cpu"))
-    angles = torch.arange(-_STEPS, _STEPS + 1, dtype=torch.float64).unsqueeze(-1) / _STEPS * frequencies
+    angles = torch.arange(-_STEPS, _STEPS + 1, dtype=torch.float64, device="cpu").unsqueeze(-1) / _STEPS * frequencies
     terms = []
     for order in range(_TERMS):
         turned = angles + order * math.pi / 2  # the derivative of a sine, and of a cosine, is a quarter turn ahead

@@ -100,14 +100,15 @@ def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[
     for number, block in enumerate(blocks):
         first.receive(through(block), number)
     first.finish_statistics()
-    inputs = None  # [R, 2C], of one bottleneck after the other; those of the first are made where they are needed
+    inputs, own = None, ()  # [R, 2C], of one bottleneck after the other; the first's are made where they are needed
     if first is not last:
         inputs = rows.features.new_empty(rows.neighbors.numel(), rows.channels)
+        own = rows.in_blocks(inputs)
     for bottleneck, following in itertools.pairwise(bottlenecks):
         following.start()
-        for number, (block, own) in enumerate(zip(blocks, rows.in_blocks(inputs), strict=True)):
-            hidden = rows.of(block, encoder.encode(block)) if bottleneck is first else own
-            following.project(own.copy_(bottleneck.output(hidden, number)), number)
+        for number, block in enumerate(blocks):
+            hidden = rows.of(block, encoder.encode(block)) if bottleneck is first else own[number]
+            following.project(own[number].copy_(bottleneck.output(hidden, number)), number)
         following.finish_statistics()
     is_input_kept = inputs is not None and inputs.numel() <= _MOST_KEPT_VALUES
     largest = []
@@ -115,8 +116,7 @@ def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[
         if inputs is None:
             hidden = rows.of(block, encoder.encode(block))
         else:
-            hidden = rows.in_blocks(inputs)[number]
-            hidden = hidden.clone() if is_input_kept else hidden
+            hidden = own[number].clone() if is_input_kept else own[number]
         outputs = last.expand(hidden, number)
         largest.append(_maximum(outputs.view(-1, num_neighbors, rows.channels)))
     pooled, winners = (torch.cat(parts) for parts in zip(*largest, strict=True))
@@ -133,6 +133,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Gradients of features, centres and parameters, from that of the last bottleneck's sum h + norm(z)."""
     encoder, blocks = rows.encoder(), list(rows.blocks())
+    last_inputs = () if last_input is None else rows.in_blocks(last_input)
     of_parameters: list[Tensor] = []
     for position, bottleneck in reversed(list(enumerate(bottlenecks))):
         earlier = bottlenecks[:position]
@@ -150,8 +151,8 @@ def _backward(
         for number, (block, of_block) in enumerate(zip(blocks, of_blocks, strict=True)):
             if not earlier:
                 hidden = encoder.encode(block).flatten(0, 1).to(rows.features.dtype)
-            elif last_input is not None and bottleneck is bottlenecks[-1]:
-                hidden = rows.in_blocks(last_input)[number]
+            elif last_inputs and bottleneck is bottlenecks[-1]:
+                hidden = last_inputs[number]
             else:
                 hidden = rows.of(block, encoder.encode(block))
                 for one in earlier:

@@ -86,3 +86,14 @@ def test_wider_offsets_are_computed():
 
 def test_a_table_holds_megabytes():
     assert module._table(128).nbytes == 513 * 6 * 256 * 4
+
+
+def test_tables_made_anywhere_serve_everywhere():
+    offsets = torch.rand(5, 4, 3)
+    module._table.cache_clear()
+    module._rows.cache_clear()
+    with torch.inference_mode(), torch.device("meta"):
+        first = GeometryEncoder(offsets, 24).encode(slice(0, 5))
+    encoder, weight = GeometryEncoder(offsets, 24), torch.randn(7, 24, requires_grad=True)
+    assert torch.equal(encoder.encode(slice(0, 5)), first)
+    assert encoder.through(weight.detach())(slice(0, 5)).shape == (20, 7)
