@@ -13,6 +13,7 @@ from .configuration_any2point import Any2PointConfig
 from .input_checks import check_labels
 from .mixed_batch import forward_mixed
 from .modeling_any2point import Any2PointModel
+from .precision import at_least_float32
 from .pretrained_model import Any2PointPreTrainedModel
 
 HEAD_WIDTH = 256
@@ -115,5 +116,6 @@ class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
         logits = self.classifier(outputs.pooler_output)
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
+            wide = logits.to(at_least_float32(logits.dtype))
+            loss = F.cross_entropy(wide, labels, label_smoothing=self.config.label_smoothing)
         return PointCloudClassifierOutput(loss=loss, logits=logits, **outputs)

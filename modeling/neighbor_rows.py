@@ -91,6 +91,10 @@ class NeighborRows(NamedTuple):
 
     def all(self) -> Tensor:
         """All rows at once, [G·K, 2C], for autograd and compilers."""
+        if torch.compiler.is_compiling() or self.offsets.requires_grad:
+            geometry = geometry_encoding(self.offsets, self.channels)
+        else:  # the very sines of the other ways
+            geometry = self.encoder().encode(slice(None))
         gathered = self.features.index_select(0, self.neighbors.flatten()).view(*self.neighbors.shape, -1)
         rows = torch.cat([gathered, self.centers.unsqueeze(1).expand_as(gathered)], dim=-1)
-        return (rows + geometry_encoding(self.offsets, self.channels).to(rows.dtype)).flatten(0, 1)
+        return (rows + geometry.to(rows.dtype)).flatten(0, 1)

@@ -5,20 +5,17 @@ A command's file has `HELP` (a line), `DESCRIPTION` (a paragraph), `EXAMPLES`, `
 can cause is one line on standard error and exit code 2, without a traceback.
 """
 
-import _thread
 import argparse
 import contextlib
 import json
-import signal
 import sys
-import threading
 from collections.abc import Sequence
-from typing import Any
 
 import shtab
 
 from .. import __version__
 from . import convert, demo, embed, evaluate, export, info, predict, push, reproduce, train, visualize
+from .interrupts import noting
 from .parser import FAULT_OF_INPUT, Parser
 
 COMMANDS = (train, evaluate, predict, embed, info, push, export, convert, reproduce, visualize, demo)  # as in --help
@@ -46,25 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from ..modeling.errors import Any2PointError
 
     interrupts: list[int] = []
-
-    def note_interrupt(number: int, _: Any) -> None:
-        interrupts.append(number)
-        raise KeyboardInterrupt
-
-    def interrupt_again(unraisable: Any) -> None:
-        """Where an exception cannot be raised, such as inside pyarrow, Python drops it: the interrupt comes again."""
-        if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            threading.Timer(0.05, _thread.interrupt_main).start()
-        else:
-            sys.__unraisablehook__(unraisable)
-
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    handles_interrupts = in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if handles_interrupts:
-        signal.signal(signal.SIGINT, note_interrupt)
-        sys.unraisablehook = interrupt_again
     try:
-        _run(options)
+        with noting(interrupts):
+            _run(options)
     except (Exception, KeyboardInterrupt) as error:
         if interrupts or isinstance(error, KeyboardInterrupt):  # libraries may turn it into an error of their own
             return _fault(getattr(options, "interrupted", "interrupted."))
@@ -75,10 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError):
             return _fault(f"the system refused: {error}. Check the path, its permissions and the space on the disk.")
         raise
-    finally:
-        if handles_interrupts:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            sys.unraisablehook = sys.__unraisablehook__
     return 0
 
 

@@ -3,11 +3,9 @@
 import json
 import math
 import re
-import signal
 import struct
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -356,29 +354,3 @@ def test_a_table_of_the_paper(run_command, bert, two_classes, tmp_path):
     assert "plane=[24, 16]" in text
     wrong = run_command("reproduce", "--table", "11", *arguments)
     assert (wrong.code, wrong.err) == (2, "error: --table must be one of 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, got 11.\n")
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal to itself")
-def test_an_interrupt_that_is_dropped_comes_again(run_command, monkeypatch):
-    """Ctrl-C in a place that cannot raise, as a destructor or pyarrow's C code, ends the command all the same."""
-    from any2point_hf import commands
-
-    class Dropping:
-        def __del__(self):
-            signal.raise_signal(signal.SIGINT)
-
-    def info(*_):
-        Dropping()
-        for _ in range(2000):
-            time.sleep(0.01)
-
-    monkeypatch.setattr(commands, "info", info)
-    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)  # pytest's own would fail the test
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # libraries of other tests may have their own
-    start = time.monotonic()
-    try:
-        result = run_command("info", "--preset", "clip-text-scan")
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert (result.code, result.err) == (2, "error: interrupted.\n")
-    assert time.monotonic() - start < 15

@@ -51,7 +51,7 @@ def make_model(family="bert", dtype=torch.float64, **fields):
 
 def make_batch(dtype, rank=None):
     """Eight clouds and their labels, or one process' half of them."""
-    points = torch.randn(8, 64, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    points = torch.randn(8, 64, 3, generator=torch.Generator().manual_seed(1)).to(dtype)
     share = slice(None) if rank is None else slice(4 * rank, 4 * rank + 4)
     return points[share], (torch.arange(8) % 2)[share]
 
@@ -195,8 +195,16 @@ def found(folder, part):
 # Data parallel
 
 
+def least_lead_of_a_maximum():
+    """Over the next largest, of the maxima over tokens: rounded the other way, a near tie sends gradients elsewhere."""
+    tokens = make_model().any2point(make_batch(torch.float64)[0]).last_hidden_state[:, 1:]
+    largest, next_largest = tokens.topk(2, dim=1).values.unbind(dim=1)
+    return (largest - next_largest).min()
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_two_processes_lose_what_one_does(both, dtype):
+    assert least_lead_of_a_maximum() > 1e-3
     expected = train_steps(make_model(dtype=dtype), *make_batch(dtype)).losses
     first, second = (rank[dtype]["losses"] for rank in found(both, run_data_parallel))
     torch.testing.assert_close((first + second) / 2, expected, atol=1e-5, rtol=0)

@@ -63,6 +63,21 @@ def test_loss_is_the_smoothed_cross_entropy(make, smoothing):
     torch.testing.assert_close(output.loss, -(target * log_probabilities).sum(dim=-1).mean())
 
 
+@pytest.mark.parametrize(
+    ("dtype", "wide"),
+    [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
+    ids=str,
+)
+@torch.no_grad()
+def test_the_loss_is_never_narrower_than_the_logits_nor_halved(make, dtype, wide):
+    model = make.model("vit", head=True, num_labels=5).to(dtype)
+    output = model(make.points(3).to(dtype), labels=torch.tensor([4, 0, 2]))
+    assert (output.logits.dtype, output.loss.dtype) == (dtype, wide)
+    torch.testing.assert_close(
+        output.loss.double(), -output.logits.double().log_softmax(dim=-1)[torch.arange(3), [4, 0, 2]].mean()
+    )
+
+
 @pytest.mark.parametrize("label", [3, -1, -100])
 def test_labels_outside_the_classes_are_refused(make, label):
     model = make.model("vit", head=True, num_labels=3)

@@ -1,0 +1,48 @@
+"""Ctrl-C while a command runs: noted, also where Python drops the exception."""
+
+import _thread
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+_SOON = 0.05  # seconds until a dropped interrupt comes again
+
+
+@contextlib.contextmanager
+def noting(interrupts: list[int]) -> Iterator[None]:
+    """Within it, Ctrl-C is noted in the list and raises KeyboardInterrupt; libraries may make another error of that.
+
+    Where an exception cannot be raised, such as inside pyarrow, Python drops it: the interrupt comes again, but never
+    after the command's end. Nothing is done where Ctrl-C is handled or ignored by someone else.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    timers: list[threading.Timer] = []
+
+    def note(number: int, _: Any) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    def interrupt_again(unraisable: Any) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            timers.append(threading.Timer(_SOON, _thread.interrupt_main))
+            timers[-1].start()
+        else:
+            sys.__unraisablehook__(unraisable)
+
+    signal.signal(signal.SIGINT, note)
+    sys.unraisablehook = interrupt_again
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # until no timer is left
+        sys.unraisablehook = sys.__unraisablehook__
+        for timer in timers:
+            timer.cancel()
+            timer.join()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
