@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .geometry_encoding import GeometryEncoder, geometry_encoding
 
-# Values of one block. On a CPU 512 K float32 values are 2 MiB: a block and what is made of it stay in the cache.
-_CPU_BLOCK = 1 << 19
+# Values of one block. On a CPU 1 M float32 values are 4 MiB: a block and what is made of it stay in the cache.
+_CPU_BLOCK = 1 << 20
 _DEVICE_BLOCK = 1 << 26
 
 
