@@ -23,33 +23,29 @@ def main() -> int:
     """Prints accuracies, how many predictions differ, and how far logits are apart."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="folder or Hub id of an adapter")
-    parser.add_argument("--data", required=True, help="as of any2point evaluate")
+    parser.add_argument("--data", required=True, help="as of any2point evaluate, with the model's classes")
     parser.add_argument("--backbone", help="instead of the recorded one")
     parser.add_argument("--split", default="test")
     options = parser.parse_args()
     dataset = load_point_cloud_dataset(options.data)[options.split]
-    logits = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        model, processor = load(options.model, options.backbone)
-        model = model.to(dtype)
-        clouds = process_split(dataset, processor, processor.num_points)
-        rows = clouds.iter(64)
-        logits[dtype] = torch.cat([model(batch["points"].to(model.device)).logits.float().cpu() for batch in rows])
-    names = dataset.features["label"].names
-    known = {name: index for index, name in model.config.id2label.items()}
-    labels = torch.tensor([known[names[int(label)]] for label in clouds["labels"]])
-    predictions = {dtype: values.argmax(dim=-1) for dtype, values in logits.items()}
-    accuracies = {dtype: (found == labels).double().mean().item() for dtype, found in predictions.items()}
-    exact, short = logits.values()
-    differing = (predictions[torch.float32] != predictions[torch.bfloat16]).sum().item()
+    model, processor = load(options.model, options.backbone)
+    clouds = process_split(dataset, processor, processor.num_points)
+    labels = torch.tensor([model.config.label2id[dataset.features["label"].int2str(int(n))] for n in clouds["labels"]])
+    logits, predictions, accuracies = {}, {}, {}
+    for dtype in ("float32", "bfloat16"):
+        model = model.to(getattr(torch, dtype))
+        parts = [model(rows["points"].to(model.device)).logits.float().cpu() for rows in clouds.iter(64)]
+        logits[dtype] = torch.cat(parts)
+        predictions[dtype] = logits[dtype].argmax(dim=-1)
+        accuracies[dtype] = (predictions[dtype] == labels).double().mean().item()
+    differing = (predictions["float32"] != predictions["bfloat16"]).sum().item()
+    apart = (logits["float32"] - logits["bfloat16"]).abs()
     print(f"clouds              {len(labels)}")
-    print(f"accuracy            float32 {accuracies[torch.float32]:.4f}, bfloat16 {accuracies[torch.bfloat16]:.4f}")
+    print("accuracy            " + ", ".join(f"{dtype} {value:.4f}" for dtype, value in accuracies.items()))
     print(f"predictions differ  {differing} ({differing / len(labels):.2%})")
-    print(
-        f"logits differ       {(exact - short).abs().max():.3f} at most, {(exact - short).abs().mean():.4f} on average"
-    )
-    print(f"logits' deviation   {exact.std():.3f}")
-    return int(abs(accuracies[torch.float32] - accuracies[torch.bfloat16]) > LARGEST_DIFFERENCE)
+    print(f"logits differ       {apart.max():.3f} at most, {apart.mean():.4f} on average")
+    print(f"logits' deviation   {logits['float32'].std():.3f}")
+    return int(abs(accuracies["float32"] - accuracies["bfloat16"]) > LARGEST_DIFFERENCE)
 
 
 if __name__ == "__main__":

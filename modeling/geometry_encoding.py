@@ -1,7 +1,8 @@
 """Sines and cosines of coordinates (method.md 1), by the formula and, on a CPU, from a table.
 
 Unusual here: a sine costs twenty products, and a stage takes millions at places of [−1, 1]. The table holds the sines
-at 513 places and five of their derivatives; a weighted sum of six of its rows is as near as float32 comes to a sine.
+at 513 places and five of their derivatives; a weighted sum of six of its rows is nearer than float32 comes by rounding
+an angle of up to 100.
 """
 
 import functools
@@ -43,6 +44,9 @@ class GeometryEncoder:
     Args:
         offsets: [G, K, 3].
         channels: a multiple of 6.
+
+    Attributes:
+        is_tabulated: whether the table reaches all offsets.
     """
 
     def __init__(self, offsets: Tensor, channels: int) -> None:
@@ -53,18 +57,14 @@ class GeometryEncoder:
             return
         places = offsets * _STEPS  # a power of two: exact, as is all before the sum
         nearest = places.round()
-        self._powers = offsets.new_ones(*offsets.shape, _TERMS)  # of what is left: 1, u, u², …
-        self._powers[..., 1] = places.sub_(nearest)
-        for power in range(2, _TERMS):
-            torch.mul(self._powers[..., power - 1], places, out=self._powers[..., power])
-        rows = _rows().index_select(0, nearest.add_(_STEPS).flatten().int())
-        self._rows = rows.view(*offsets.shape, _TERMS)
+        self._left = places.sub_(nearest)
+        self._nearest = nearest.add_(_STEPS).int()
 
     def encode(self, block: slice) -> Tensor:
         """The encoding of a slice of the offsets: [g, K, channels]."""
         if not self.is_tabulated:
             return geometry_encoding(self.offsets[block], self.channels)
-        rows, powers = self._rows[block].flatten(0, 2), self._powers[block].flatten(0, 2)
+        rows, powers = self._rows(block), self._powers(block)
         encoded = F.embedding_bag(rows, _table(self.channels // 6), per_sample_weights=powers, mode="sum")
         return encoded.view(-1, self.offsets.shape[1], self.channels)
 
@@ -73,19 +73,36 @@ class GeometryEncoder:
 
         Args:
             weight: [w, channels].
+
+        Raises:
+            ValueError: the table does not reach; there nothing would be saved.
         """
         if not self.is_tabulated:
-            return lambda block: self.encode(block).flatten(0, 1).to(weight.dtype) @ weight.t()
+            raise ValueError("only what is read from the table can go through a weight before it is read")
         table, by_axis = _table(self.channels // 6), weight.float().chunk(3, dim=1)
         tables = torch.cat([table @ part.t() for part in by_axis])  # [3 · places · _TERMS, w]
         starts = torch.arange(3, dtype=torch.int32, device="cpu").mul_(len(table)).view(3, 1)
 
         def multiply(block: slice) -> Tensor:
-            rows = (self._rows[block] + starts).view(-1, 3 * _TERMS)
-            powers = self._powers[block].view(-1, 3 * _TERMS)
+            rows = self._rows(block).view(-1, 3, _TERMS).add_(starts).view(-1, 3 * _TERMS)
+            powers = self._powers(block).view(-1, 3 * _TERMS)
             return F.embedding_bag(rows, tables, per_sample_weights=powers, mode="sum").to(weight.dtype)
 
         return multiply
+
+    def _rows(self, block: slice) -> Tensor:
+        """The table's rows of each coordinate: [g·K·3, _TERMS] int32."""
+        terms = torch.arange(_TERMS, dtype=torch.int32, device="cpu")
+        return self._nearest[block].reshape(-1, 1) * _TERMS + terms
+
+    def _powers(self, block: slice) -> Tensor:
+        """1, u, u², … of what is left to the nearest place: [g·K·3, _TERMS]."""
+        left = self._left[block].flatten()
+        powers = left.new_ones(len(left), _TERMS)
+        powers[:, 1] = left
+        for power in range(2, _TERMS):
+            torch.mul(powers[:, power - 1], left, out=powers[:, power])
+        return powers
 
 
 def _frequencies(num_frequencies: int, device: torch.device) -> Tensor:
@@ -98,12 +115,6 @@ def _lie_in_table(offsets: Tensor) -> bool:
     """Whether all are in [−1, 1], as extent normalisation makes them; NaN is not."""
     least, largest = torch.aminmax(offsets)
     return bool(least >= -1) and bool(largest <= 1)
-
-
-@functools.cache
-def _rows() -> Tensor:
-    """The table's rows of each place: [2·_STEPS + 1, _TERMS] int32."""
-    return torch.arange((2 * _STEPS + 1) * _TERMS, dtype=torch.int32, device="cpu").view(-1, _TERMS)
 
 
 @functools.lru_cache(maxsize=16)

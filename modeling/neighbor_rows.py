@@ -1,7 +1,8 @@
 """The rows a tokenizer stage works on: a neighbour's features, its centre's and their geometry (method.md 1).
 
-Unusual here: the [B·G·K, C] rows are never one tensor; they are made a block of neighbourhoods at a time, small enough
-to stay in the processor's cache, and made anew rather than kept: that costs less than the way to memory and back.
+Unusual here: but for autograd and compilers, the [B·G·K, 2C] rows are never one tensor; they are made a block of
+neighbourhoods at a time, small enough to stay in the processor's cache, and made anew rather than kept: that costs less
+than the way to memory and back.
 """
 
 from collections.abc import Callable, Iterator
@@ -76,7 +77,7 @@ class NeighborRows(NamedTuple):
 
         Args:
             weight: [w, 2C] in the features' dtype.
-            encoder: of the geometry.
+            encoder: of the geometry, which has to be tabulated.
         """
         half, multiply = self.features.shape[-1], encoder.through(weight)
         features, centers = self.features @ weight[:, :half].t(), self.centers @ weight[:, half:].t()

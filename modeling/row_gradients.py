@@ -38,9 +38,8 @@ class DenseGradient:
 
     def by_point(self) -> Tensor:
         """What comes back to the gathered features: [P, C]."""
-        return sum_by_point(self.values, self.rows)[
-            :, : self.rows.features.shape[-1]
-        ]  # half of the rows would be copied
+        total = sum_by_point(self.values, self.rows)  # of all channels: to take half of the values would copy them
+        return total[:, : self.rows.features.shape[-1]]
 
     def by_center(self) -> Tensor:
         """What comes back to the centres' features: [G, C]."""

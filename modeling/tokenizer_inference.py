@@ -39,7 +39,7 @@ def infer_stage(rows: NeighborRows, bottlenecks: Iterable[nn.Module]) -> Tensor:
             down, up = (bottleneck.down, bottleneck.down_norm), (bottleneck.up, bottleneck.up_norm)
             layers.append([part.to(dtype) for pair in (down, up) for part in fold_batch_norm(*pair)])
         encoder = rows.encoder()
-        first = rows.through(layers[0][0], encoder)
+        first = rows.through(layers[0][0], encoder) if encoder.is_tabulated else None
         return torch.cat([_infer_block(rows, block, encoder, first, layers) for block in rows.blocks()])
 
 
@@ -47,12 +47,15 @@ def _infer_block(
     rows: NeighborRows,
     block: slice,
     encoder: GeometryEncoder,
-    first: Callable[[slice], Tensor],
+    first: Callable[[slice], Tensor] | None,
     layers: list[list[Tensor]],
 ) -> Tensor:
     hidden = rows.of(block, encoder.encode(block))
     for number, (down, down_bias, up, up_bias) in enumerate(layers, start=1):
-        products = first(block).add_(down_bias) if number == 1 else torch.addmm(down_bias, hidden, down.t())
+        if number == 1 and first is not None:
+            products = first(block).add_(down_bias)
+        else:
+            products = torch.addmm(down_bias, hidden, down.t())
         hidden.addmm_(products.relu_(), up.t())
         if number < len(layers):
             hidden.add_(up_bias).relu_()

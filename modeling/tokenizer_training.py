@@ -26,7 +26,7 @@ from .precision import compute_dtype, without_autocast
 from .row_gradients import DenseGradient, WinnersGradient, sum_by_point
 from .trained_bottleneck import TrainedBottleneck, parameters_of
 
-_MOST_KEPT_VALUES = 1 << 27  # of the last bottleneck's input, 512 MiB in float32: to make it anew takes 8 % of a step
+_MOST_KEPT_VALUES = 1 << 27  # of the last bottleneck's input, 512 MiB in float32: to make it anew took 8 % of a step
 
 _keep_freed_memory = functools.cache(keep_freed_memory)
 
@@ -96,9 +96,12 @@ def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[
     encoder, blocks, num_neighbors = rows.encoder(), list(rows.blocks()), rows.neighbors.shape[1]
     first, last = bottlenecks[0], bottlenecks[-1]
     first.start()
-    through = rows.through(first.down, encoder)
+    through = rows.through(first.down, encoder) if encoder.is_tabulated else None
     for number, block in enumerate(blocks):
-        first.receive(through(block), number)
+        if through is None:
+            first.project(rows.of(block, encoder.encode(block)), number)
+        else:
+            first.receive(through(block), number)
     first.finish_statistics()
     inputs, own = None, ()  # [R, 2C], of one bottleneck after the other; the first's are made where they are needed
     if first is not last:

@@ -23,26 +23,32 @@ def noting(interrupts: list[int]) -> Iterator[None]:
         yield
         return
     timers: list[threading.Timer] = []
+    hook_before = sys.unraisablehook
+    may_raise = True
 
     def note(number: int, _: Any) -> None:
         interrupts.append(number)
-        raise KeyboardInterrupt
+        if may_raise:
+            raise KeyboardInterrupt
 
     def interrupt_again(unraisable: Any) -> None:
-        if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            timers.append(threading.Timer(_SOON, _thread.interrupt_main))
-            timers[-1].start()
-        else:
-            sys.__unraisablehook__(unraisable)
+        nonlocal may_raise
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            hook_before(unraisable)
+            return
+        may_raise = False  # a second one would be dropped here as well, and with a traceback
+        timers.append(threading.Timer(_SOON, _thread.interrupt_main))
+        timers[-1].start()
+        may_raise = True
 
-    signal.signal(signal.SIGINT, note)
-    sys.unraisablehook = interrupt_again
     try:
+        signal.signal(signal.SIGINT, note)
+        sys.unraisablehook = interrupt_again
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # until no timer is left
-        sys.unraisablehook = sys.__unraisablehook__
+        may_raise = False
         for timer in timers:
             timer.cancel()
             timer.join()
+        sys.unraisablehook = hook_before
         signal.signal(signal.SIGINT, signal.default_int_handler)

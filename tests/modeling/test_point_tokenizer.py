@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from any2point_hf.modeling import neighbor_rows
+from any2point_hf.modeling import geometry_encoding, neighbor_rows
 from any2point_hf.modeling.point_tokenizer import (
     PointTokenizer,
     ResidualBottleneck,
@@ -145,15 +145,28 @@ def plainly(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("block", [1, 1000, 1 << 19])
-def test_inference_in_blocks_is_the_plain_way(make, monkeypatch, plainly, block):
-    tokenizer = make.randomize(PointTokenizer(48, 5, "extent")).eval()
+@pytest.mark.parametrize("normalization", ["extent", "deviation"])
+@pytest.mark.parametrize("block", [1, 1000, 1 << 20])
+def test_inference_in_blocks_is_the_plain_way(make, monkeypatch, plainly, block, normalization):
+    tokenizer = make.randomize(PointTokenizer(48, 5, normalization)).eval()
     points = make.points(3, 64)
     expected, _ = plainly(lambda: tokenizer(points))
     monkeypatch.setattr(neighbor_rows, "_CPU_BLOCK", block)
     with torch.no_grad():
         found, _ = tokenizer(points)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("normalization", "per_block"), [("extent", 0), ("deviation", 1)])
+def test_a_sine_outside_the_table_is_computed_once(make, monkeypatch, normalization, per_block):
+    tokenizer = make.randomize(PointTokenizer(48, 5, normalization)).eval()
+    calls, formula = [], geometry_encoding.geometry_encoding
+    monkeypatch.setattr(
+        geometry_encoding, "geometry_encoding", lambda *arguments: calls.append(0) or formula(*arguments)
+    )
+    with torch.no_grad():
+        tokenizer(make.points(3, 64))
+    assert len(calls) == 3 * per_block
 
 
 @pytest.mark.parametrize("change", ["frozen", "cumulative"])
