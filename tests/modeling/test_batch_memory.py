@@ -91,16 +91,16 @@ def test_the_estimate_grows_with_what_a_forward_holds(make, model):
 
 
 def test_a_batch_for_which_memory_cannot_suffice_is_refused_and_one_that_fits_is_named(model, make, free):
-    points = make.points(6, NUM_POINTS)
+    points = make.points(30, NUM_POINTS)
     with torch.no_grad():
         cloud = cloud_memory(model, NUM_POINTS)
-        free.bytes = 6 * cloud
+        free.bytes = 30 * cloud
         model(points)  # what may fit is tried
-        free.bytes = 6 * cloud - 1
+        free.bytes = 30 * cloud - 1
         with pytest.raises(BatchTooLargeError) as caught:
             model(points)
-        assert "6 clouds of 128 points need at least 0.0 GiB for inference" in str(caught.value)
-        assert f"A batch of {(6 * cloud - 1) // (ROOM * cloud)} fits" in str(caught.value)
+        assert "30 clouds of 128 points need at least 0.0 GiB for inference" in str(caught.value)
+        assert f"A batch of {(30 * cloud - 1) // (ROOM['inference'] * cloud)} fits" in str(caught.value)
         model(points[:1])
         free.bytes = cloud
         with pytest.raises(BatchTooLargeError, match="A batch of 1 fits"):
