@@ -92,8 +92,7 @@ class GeometryEncoder:
 
     def _rows(self, block: slice) -> Tensor:
         """The table's rows of each coordinate: [g·K·3, _TERMS] int32."""
-        terms = torch.arange(_TERMS, dtype=torch.int32, device="cpu")
-        return self._nearest[block].reshape(-1, 1) * _TERMS + terms
+        return _rows_of_places().index_select(0, self._nearest[block].flatten())
 
     def _powers(self, block: slice) -> Tensor:
         """1, u, u², … of what is left to the nearest place: [g·K·3, _TERMS]."""
@@ -115,6 +114,12 @@ def _lie_in_table(offsets: Tensor) -> bool:
     """Whether all are in [−1, 1], as extent normalisation makes them; NaN is not."""
     least, largest = torch.aminmax(offsets)
     return bool(least >= -1) and bool(largest <= 1)
+
+
+@functools.cache
+def _rows_of_places() -> Tensor:
+    """The table's rows of each place: [2·_STEPS + 1, _TERMS] int32."""
+    return torch.arange((2 * _STEPS + 1) * _TERMS, dtype=torch.int32, device="cpu").view(-1, _TERMS)
 
 
 @functools.lru_cache(maxsize=16)
