@@ -23,7 +23,7 @@ SMALL = 1 << 28
 """Bytes of a batch for which the system is not asked."""
 
 ROOM = {"a training step": 5, "inference": 14}
-"""How many times its estimate a named batch may take: 1.6 to 3 were measured in training, 7 to 12 at inference."""
+"""How many times its estimate a named batch may take: 1.6 to 3 were measured in training, 7 to 10 at inference."""
 
 # Rows of a token's width that every transformer's block holds (at once; and keeps for its backward pass).
 _ROWS_AT_ONCE = 4  # residual, queries, keys, values
