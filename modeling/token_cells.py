@@ -4,10 +4,11 @@ Unusual here: cells are numbered within their view, so that a view's pooled rows
 averaging is a matrix product, without atomic additions whose order could vary.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 class TokenCells(NamedTuple):
@@ -50,21 +51,45 @@ class TokenCells(NamedTuple):
 
     def maximum(self, features: Tensor) -> Tensor:
         """Maximum over each cell of features [B, M, G, D] -> [B, M, C, D]; 0 where there is no cell."""
-        batch_size, num_views, _, hidden_size = features.shape
-        num_cells = self.occupied.shape[2]
+        batch_size, num_views, num_cells = self.occupied.shape
         views = torch.arange(batch_size * num_views, device=features.device).view(batch_size, num_views, 1)
-        rows = (self.numbers + views * num_cells).flatten().unsqueeze(-1).expand(-1, hidden_size)
-        lowest = features.new_full((batch_size * num_views * num_cells, hidden_size), -torch.inf)
-        largest = lowest.scatter_reduce(0, rows, features.reshape(-1, hidden_size), "amax").view(
-            batch_size, num_views, num_cells, hidden_size
-        )
-        return largest.masked_fill(~self.occupied.unsqueeze(-1), 0.0)
+        cells = (self.numbers + views * num_cells).flatten()
+        pool = _maximum if torch.compiler.is_compiling() else _CellMaximum.apply
+        return pool(features.flatten(0, 2), cells, self.occupied.flatten()).view(*self.occupied.shape, -1)
 
     def rows(self) -> Tensor:
         """Each token's row among the M·C pooled rows of its cloud: [B, M, G] int64."""
         _, num_views, num_cells = self.occupied.shape
         views = torch.arange(num_views, device=self.numbers.device).view(-1, 1)
         return self.numbers + views * num_cells
+
+
+def _maximum(features: Tensor, cells: Tensor, occupied: Tensor) -> Tensor:
+    """Maximum over the features [R, D] of each cell, whose number [R] is given: [C, D], 0 where there is none."""
+    lowest = features.new_full((len(occupied), features.shape[-1]), -torch.inf)
+    largest = lowest.scatter_reduce_(0, cells.unsqueeze(-1).expand_as(features), features, "amax")
+    return largest.masked_fill(~occupied.unsqueeze(-1), 0.0)
+
+
+class _CellMaximum(torch.autograd.Function):
+    """`_maximum`, whose gradient equal features share, as in autograd, in a third of its passes."""
+
+    @staticmethod
+    def forward(features: Tensor, cells: Tensor, occupied: Tensor) -> Tensor:
+        return _maximum(features, cells, occupied)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        features, cells, _ = inputs
+        ctx.save_for_backward(features, cells, output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        features, cells, largest = ctx.saved_tensors
+        is_largest = (features == largest.index_select(0, cells)).to(features.dtype)
+        winners = torch.zeros_like(largest).scatter_add_(0, cells.unsqueeze(-1).expand_as(features), is_largest)
+        return (gradient / winners.clamp_(min=1)).index_select(0, cells).mul_(is_largest), None, None
 
 
 def number_cells(cells: Tensor) -> Tensor:

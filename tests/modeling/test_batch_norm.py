@@ -11,7 +11,7 @@ import torch
 from torch import distributed, nn
 
 from any2point_hf.modeling.batch_norm import BatchNorm1d, in_many_processes, sum_over_processes
-from any2point_hf.modeling.guided_adapter import CellNorm
+from any2point_hf.modeling.cell_norm import CellNorm
 from any2point_hf.modeling.released_compatibility import ReleasedCellNorm
 
 WARNINGS = [f"-Werror::{name}" for name in ("DeprecationWarning", "FutureWarning", "PendingDeprecationWarning")]

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from any2point_hf.modeling.cell_attention import CellPairs
+from any2point_hf.modeling.cell_norm import CellNorm
 from any2point_hf.modeling.guided_adapter import (
     Bottleneck,
-    CellNorm,
     GuidedAggregation,
     LocalAttention,
     Neighborhoods,
@@ -60,7 +61,7 @@ def neighborhoods(cells, dtype=torch.float64):
 def test_neighborhoods_say_who_shares_a_cell(cells):
     view_cells, voxel_cells = cells
     found = neighborhoods(cells)
-    mask, same_cell = found.cell_mask.view(B, M, G, G), view_cells.unsqueeze(-1) == view_cells.unsqueeze(-2)
+    mask, same_cell = found.mates.view(B, M, G, G), view_cells.unsqueeze(-1) == view_cells.unsqueeze(-2)
     assert torch.equal(mask == 0, same_cell)
     assert torch.equal(mask == -torch.inf, ~same_cell)
     for mine, numbers in ((view_cells, found.views.numbers), (voxel_cells.unsqueeze(1), found.voxels.numbers)):
@@ -69,11 +70,17 @@ def test_neighborhoods_say_who_shares_a_cell(cells):
     assert found.views.shares.dtype == torch.float64
 
 
-def test_local_attention_is_the_naive_one(make, naive, cells):
+@pytest.mark.parametrize("kind", ["pairs", "mask"])
+def test_local_attention_is_the_naive_one(make, naive, cells, kind):
     attention = make.randomize(LocalAttention(D, M, 12, 6)).double()
-    view_cells, _voxel_cells = cells
+    view_cells, voxel_cells = cells
+    if kind == "pairs":
+        view_cells = torch.arange(G).repeat(B, M, 1)
+        view_cells[0, 1, 3], view_cells[1, 2, 2] = 7, 9
+    mates = neighborhoods((view_cells, voxel_cells)).mates
+    assert isinstance(mates, CellPairs) == (kind == "pairs")
     tokens, state = torch.randn(B, G, D, dtype=torch.float64), make.arrays(attention)
-    found = attention(tokens, neighborhoods(cells).cell_mask)
+    found = attention(tokens, mates)
     assert found.shape == (B, M, G, D)
     for b in range(B):
         for m in range(M):
@@ -85,7 +92,7 @@ def test_local_attention_of_another_width_and_heads(make, naive, cells):
     attention = make.randomize(LocalAttention(D, M, 8, 2)).double()
     view_cells, _voxel_cells = cells
     tokens, state = torch.randn(B, G, D, dtype=torch.float64), make.arrays(attention)
-    found = attention(tokens, neighborhoods(cells).cell_mask)
+    found = attention(tokens, neighborhoods(cells).mates)
     expected = naive.local_attention(tokens[1].numpy(), view_cells[1, 2].tolist(), state, 2, num_heads=2, width=8)
     np.testing.assert_allclose(found[1, 2].detach(), expected, atol=1e-10)
 
@@ -93,7 +100,7 @@ def test_local_attention_of_another_width_and_heads(make, naive, cells):
 def test_tokens_of_other_cells_are_not_seen(make):
     attention = make.randomize(LocalAttention(D, 1, 12, 6))
     view_cells = torch.tensor([[[0, 0, 1, 1]]])
-    mask = neighborhoods((view_cells, view_cells[:, 0]), torch.float32).cell_mask
+    mask = neighborhoods((view_cells, view_cells[:, 0]), torch.float32).mates
     tokens = torch.randn(1, 4, D)
     changed = tokens.clone()
     changed[0, 3, 0] += 1
