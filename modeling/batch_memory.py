@@ -52,7 +52,7 @@ def cloud_memory(model: "Any2PointModel", num_points: int) -> int:
     else:
         trunk = (_ROWS_KEPT * len(blocks) + _ROWS_OF_ADAPTER * len(model.bottlenecks)) * row
         trunk += len(model.aggregations) * views * tokens * 4 * model.config.local_attention_dim * value
-    trunk += views * tokens**2 * value  # which tokens share a cell
+    trunk += views * tokens**2 * 2  # which tokens share a cell: two tables of one byte an entry
 
     tokenizer = model.tokenizer
     value = 2 if halved else tokenizer.stem.weight.element_size()

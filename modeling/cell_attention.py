@@ -1,8 +1,8 @@
 """Attention among the tokens of a cell (Attn_m of section 3.3), over the pairs that there are.
 
-Unusual here: a cell holds 4 of 128 tokens, so that of a dense matrix of scores, as `scaled_dot_product_attention` makes
-it under a mask, 19 entries of 20 are nothing. On a CPU the pairs are listed once for all blocks and only they are
-computed, 4 times as fast. Elsewhere to list them would make the host wait for the device, and a mask it is.
+Unusual here: a token has about 4 mates among 128, so nearly all of a dense matrix of scores would be masked. On a CPU
+the pairs are listed once for all blocks and only they are computed, in a fifth of the time. On other devices listing
+would make the host wait, and compiled code needs fixed shapes: there a mask is used.
 """
 
 from functools import reduce
@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .precision import at_least_float32, without_autocast
+from .precision import without_autocast
 
-MOST_MATES = 1 / 8  # of all tokens, on average: where cells hold more the dense matrix is as fast
+# Of a token, on average; with more of them pairs take as long as the dense matrix, and more memory.
+MOST_MATES = 24
+LARGEST_SHARE = 1 / 6  # of all tokens
 
 
 class CellPairs(NamedTuple):
@@ -35,11 +37,11 @@ class CellPairs(NamedTuple):
     turned: Tensor
 
     def sum(self, values: Tensor) -> Tensor:
-        """Over the pairs of each row: [P, X] -> [B·G·M, X]."""
-        return F.embedding_bag(torch.arange(len(values)), values, self.starts, mode="sum")
+        """Sums over each row's pairs: [P, X] -> [B·G·M, X]."""
+        return F.embedding_bag(torch.arange(len(values), device=values.device), values, self.starts, mode="sum")
 
     def maximum(self, values: Tensor) -> Tensor:
-        """Over the pairs of each row: [P, X] -> [B·G·M, X]."""
+        """Maxima over each row's pairs: [P, X] -> [B·G·M, X]."""
         return torch.segment_reduce(values, "max", lengths=self.counts, unsafe=True)
 
 
@@ -47,33 +49,40 @@ def find_mates(cells: Tensor, dtype: torch.dtype) -> CellPairs | Tensor:
     """Which tokens attend to each other: those with the same cell in a view, cells [B, M, G].
 
     Returns:
-        `CellPairs` on a CPU where cells are small. Else a mask to be added to scores, [B·M, 1, G, G] of the dtype: 0
-        for tokens that attend to each other, −inf for others (one of bool would be turned into this in every block).
+        `CellPairs` on a CPU, outside compilers, where cells are small. Else a mask to be added to scores,
+        [B·M, 1, G, G] of the dtype: 0 for tokens that attend to each other, −inf for others (one of bool would be
+        turned into this in every block).
     """
     if cells.device.type == "cpu" and not torch.compiler.is_compiling():
         together = cells.transpose(1, 2).unsqueeze(-1) == cells.unsqueeze(1)  # [B, G, M, G]
-        if together.count_nonzero() <= MOST_MATES * together.numel():
-            return _list_pairs(together)
+        if together.count_nonzero() <= cells.numel() * min(MOST_MATES, LARGEST_SHARE * cells.shape[-1]):
+            return list_pairs(together)
     apart = (cells.unsqueeze(-1) != cells.unsqueeze(-2)).flatten(0, 1).unsqueeze(1)
     return torch.zeros(apart.shape, dtype=dtype, device=apart.device).masked_fill_(apart, -torch.inf)
 
 
-def _list_pairs(together: Tensor) -> CellPairs:
-    """The pairs of [B, G, M, G]: whether a token, in a view, has each token in its cell."""
+def list_pairs(together: Tensor) -> CellPairs:
+    """The pairs of [B, G, M, G] bool: whether a token, in a view, has each token in its cell."""
     _, num_tokens, num_views, _ = together.shape
     cloud, token, view, mate = together.nonzero(as_tuple=True)
     attending = (cloud * num_tokens + token) * num_views + view
     attended = (cloud * num_tokens + mate) * num_views + view
     counts = together.sum(dim=-1).flatten()
     starts = counts.cumsum(dim=0) - counts
-    rank_in_cell = (token == mate).nonzero().squeeze(-1) - starts  # of each row; the same for all who attend to it
-    turned = starts[attended] + rank_in_cell[attending]
-    return CellPairs(attending, attended, starts, counts, turned)
+    # A token has the same place, by its number, among the mates of each of its mates: the cell is the same.
+    place = (token == mate).nonzero().squeeze(-1) - starts
+    return CellPairs(attending, attended, starts, counts, turned=starts[attended] + place[attending])
 
 
 def attend_to_mates(qkv: Tensor, pairs: CellPairs, num_heads: int, scale: float) -> Tensor:
-    """softmax(scale · q·k) v of every head over each row's pairs: [R, 3·width] -> [R, width], at least in float32."""
-    qkv = qkv.to(at_least_float32(qkv.dtype))
+    """softmax(scale · q·k) v of every head over each row's pairs: [R, 3·width] -> [R, width].
+
+    Args:
+        qkv: in float32 or wider, because scores of half precision are few bits.
+        pairs: of the R rows.
+        num_heads: that the width is divided among.
+        scale: of the scores.
+    """
     with without_autocast(qkv.device):
         return _CellAttention.apply(qkv, pairs, num_heads, scale)[0]
 
@@ -87,6 +96,7 @@ class _CellAttention(torch.autograd.Function):
         query = (scale * qkv[:, :width]).index_select(0, pairs.attending)
         key, value = qkv[:, width:].index_select(0, pairs.attended).split(width, dim=-1)
         scores = _sum_channels(query * key, num_heads)
+        del query
         weights = (scores - pairs.maximum(scores).index_select(0, pairs.attending)).exp_()
         weights /= pairs.sum(weights).index_select(0, pairs.attending)
         return pairs.sum((weights @ _spread(weights, width)).mul_(value)), weights
@@ -113,16 +123,16 @@ class _CellAttention(torch.autograd.Function):
             scaled = ctx.scale * spread
             of_query = pairs.sum((of_scores @ scaled).mul_(key))
             of_key = pairs.sum((of_scores.index_select(0, pairs.turned) @ scaled).mul_(query))
-            of_value = pairs.sum((weights.index_select(0, pairs.turned) @ spread).mul_(other))
+            of_value = pairs.sum((weights.index_select(0, pairs.turned) @ spread) * other)
         return torch.cat([of_query, of_key, of_value], dim=-1), None, None, None
 
 
 def _spread(weights: Tensor, width: int) -> Tensor:
     """The matrix of 0 and 1 that copies a head's value to its channels: of weights [P, heads], [heads, width]."""
     num_heads = weights.shape[-1]
-    return torch.eye(num_heads, dtype=weights.dtype).repeat_interleave(width // num_heads, dim=1)
+    return torch.eye(num_heads, dtype=weights.dtype, device=weights.device).repeat_interleave(width // num_heads, dim=1)
 
 
 def _sum_channels(values: Tensor, num_heads: int) -> Tensor:
     """Over the channels of each head, [P, width] -> [P, heads]; `sum` over so short an axis takes 10 times as long."""
-    return reduce(torch.add, values.unflatten(-1, (num_heads, -1)).unbind(-1))
+    return reduce(torch.add, values.view(len(values), num_heads, -1).unbind(-1))

@@ -53,51 +53,61 @@ class CellNorm(nn.Module):
     def forward(self, pooled: Tensor, occupied: Tensor) -> Tensor:
         """Normalises by the batch's statistics in training, by the running ones otherwise."""
         if not self.training:
-            normalized = _normalize(pooled, self.running_mean, self.running_var, self.weight, self.bias)
-            return F.gelu(normalized).to(pooled.dtype)
+            return _norm_and_gelu(pooled, self.running_mean, self.running_var, self.weight, self.bias)
         if torch.compiler.is_compiling():
             mean, variance, count = self.statistics(pooled, occupied)
-            result = F.gelu(_normalize(pooled, mean, variance, self.weight, self.bias)).to(pooled.dtype)
+            result = _norm_and_gelu(pooled, mean, variance, self.weight, self.bias)
         else:
             with torch.no_grad():
                 mean, variance, count = self.statistics(pooled, occupied)
-            result = _TrainedNorm.apply(pooled, occupied, self.weight, self.bias, mean, variance, count)
+            result = _TrainedNorm.apply(pooled, mean, variance, self.weight, self.bias, occupied, count)
         update_running_statistics(self, mean, variance, count, BATCH_NORM_MOMENTUM)
         return result
 
 
 def _normalize(pooled: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(x − mean) / deviation · weight + bias, as one multiplication and addition, in at least float32."""
     scale = weight * torch.rsqrt(variance + NORM_EPS)
     return torch.addcmul((bias - mean * scale).unsqueeze(1), pooled, scale.unsqueeze(1))
+
+
+def _norm_and_gelu(pooled: Tensor, *parameters: Tensor) -> Tensor:
+    """GELU of `_normalize`, in the dtype of `pooled`."""
+    return F.gelu(_normalize(pooled, *parameters)).to(pooled.dtype)
 
 
 class _TrainedNorm(torch.autograd.Function):
     """Norm by batch statistics and GELU, keeping only their input; autograd would keep three tensors of its size.
 
-    Statistics come in as numbers: that they depend on the input is part of the gradient below.
+    Statistics come in as numbers: that they depend on the input is part of the gradient, which with σ for the deviation
+    and g for the gradient of the norm is weight/σ · (g − Σg/n − (x − mean) · Σg(x − mean)/(n σ²)).
     """
 
     @staticmethod
-    def forward(ctx: Any, pooled: Tensor, occupied: Tensor, *others: Tensor) -> Tensor:
-        ctx.save_for_backward(pooled, occupied, *others)
-        weight, bias, mean, variance, _ = others
-        return F.gelu(_normalize(pooled, mean, variance, weight, bias)).to(pooled.dtype)
+    def forward(pooled: Tensor, *others: Tensor) -> Tensor:
+        return _norm_and_gelu(pooled, *others[:-2])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        pooled, occupied, weight, bias, mean, variance, count = ctx.saved_tensors
+        pooled, mean, variance, weight, bias, occupied, count = ctx.saved_tensors
         normalized = _normalize(pooled, mean, variance, weight, bias)
         gradient = torch.ops.aten.gelu_backward(gradient.to(normalized.dtype), normalized)
+        del normalized
         centered = pooled - mean.unsqueeze(1)
-        rows = occupied.to(gradient.dtype).unsqueeze(2)  # sums over occupied cells are products with it
-        with without_autocast(rows.device):
-            own = torch.cat([rows @ gradient, rows @ (gradient * centered)], dim=2).sum(dim=0).transpose(0, 1)
-        total, along = sum_over_processes(own)  # [2, M, D]
+        counted = occupied.to(gradient.dtype).unsqueeze(2)  # sums over occupied cells are products with it
+        with without_autocast(counted.device):
+            sums = [(counted @ values).sum(dim=0).squeeze(1) for values in (gradient, gradient * centered)]
+        own_total, own_along = sums  # Σg and Σg(x − mean), each [M, D]
+        total, along = sum_over_processes(torch.stack(sums))
         deviation = torch.sqrt(variance + NORM_EPS)
         scale = weight / deviation
         slope = scale * along / (count * deviation.square())
         of_pooled = torch.addcmul((-scale * total / count).unsqueeze(1), centered, slope.unsqueeze(1), value=-1)
         of_pooled.addcmul_(gradient, scale.unsqueeze(1)).mul_(occupied.unsqueeze(-1))
-        of_weight, of_bias = (own[1] / deviation).to(weight.dtype), own[0].to(bias.dtype)
-        return of_pooled.to(pooled.dtype), None, of_weight, of_bias, None, None, None
+        of_weight, of_bias = (own_along / deviation).to(weight.dtype), own_total.to(bias.dtype)
+        return of_pooled.to(pooled.dtype), None, None, of_weight, of_bias, None, None

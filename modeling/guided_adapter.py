@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from .cell_attention import CellPairs, attend_to_mates, find_mates
 from .cell_norm import CellNorm
 from .initialization import reset_norm, reset_stacked_linear
-from .precision import without_autocast
+from .precision import at_least_float32, without_autocast
 from .token_cells import TokenCells
 
 NORM_EPS = 1e-5  # of LN_m
@@ -97,20 +97,26 @@ class LocalAttention(nn.Module):
         weight = (self.qkv_weight * self.norm_weight.unsqueeze(1)).flatten(0, 1)
         bias = self.qkv_bias + (self.qkv_weight @ self.norm_bias.unsqueeze(-1)).squeeze(-1)
         qkv = F.linear(normalized, weight, bias.flatten())  # [B, G, M·3·width]
+        dtype = qkv.dtype
+        if qkv.device.type == "cpu":  # neither pairs nor mask are faster narrow, and so both give the same
+            qkv = qkv.to(at_least_float32(dtype))
         if isinstance(mates, CellPairs):
-            mixed = attend_to_mates(qkv.view(-1, 3 * self.width), mates, self.num_heads, scale).to(qkv.dtype)
-            return mixed.view(batch_size, num_tokens, self.num_views, self.width).transpose(1, 2)
+            mixed = attend_to_mates(qkv.view(-1, 3 * self.width), mates, self.num_heads, scale)
+            mixed = mixed.view(batch_size, num_tokens, self.num_views, self.width).transpose(1, 2)
+            return mixed.to(dtype)
         qkv = qkv.view(batch_size, num_tokens, self.num_views, 3, self.num_heads, -1).permute(3, 0, 2, 4, 1, 5)
         query, key, value = qkv.flatten(1, 2)  # each [B·M, heads, G, width / heads]
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mates.to(query.dtype), scale=scale)
-        return mixed.transpose(1, 2).reshape(batch_size, self.num_views, num_tokens, self.width)
+        with without_autocast(qkv.device):
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mates.to(query.dtype), scale=scale)
+        return mixed.transpose(1, 2).reshape(batch_size, self.num_views, num_tokens, self.width).to(dtype)
 
     def add_to(self, rows: Tensor, mixed: Tensor) -> Tensor:
         """Adds the output layer of each view: rows [B, 1 or M, R, D] and mixed [B, M, R, width] -> [B, M, R, D].
 
-        Its bias is one more row of the weight, so that rows are read and written once.
+        Its bias is one more row of the weight, so that it needs no pass of its own. Computed in the layer's dtype,
+        which under autocast is wider than that of products.
         """
-        dtype = self.out_weight.dtype  # under autocast too, which would round the sum
+        dtype = self.out_weight.dtype
         weight = torch.cat([self.out_weight, self.out_bias.unsqueeze(-1)], dim=-1).transpose(-1, -2)
         weight = weight.expand(len(mixed), -1, -1, -1).flatten(0, 1)
         rows = rows.to(dtype).expand(-1, self.num_views, -1, -1)

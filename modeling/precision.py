@@ -26,6 +26,6 @@ def widest_dtype(device: torch.device) -> torch.dtype:
 
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
     """Inside, products run in the dtype of their tensors."""
-    if not torch.amp.is_autocast_available(device.type):
+    if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

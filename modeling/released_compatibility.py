@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .backbone import NO_MASK, call_block
 from .batch_norm import sum_over_processes
-from .guided_adapter import CellNorm
+from .cell_norm import CellNorm
 from .point_tokenizer import PointTokenizer
 from .position_encoding import plane_rows
 from .virtual_projection import LineProjection, PlaneProjection

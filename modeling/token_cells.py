@@ -65,14 +65,14 @@ class TokenCells(NamedTuple):
 
 
 def _maximum(features: Tensor, cells: Tensor, occupied: Tensor) -> Tensor:
-    """Maximum over the features [R, D] of each cell, whose number [R] is given: [C, D], 0 where there is none."""
+    """Maximum over the features [R, D] of each cell, whose number [R] is given: [B·M·C, D], 0 where there is none."""
     lowest = features.new_full((len(occupied), features.shape[-1]), -torch.inf)
     largest = lowest.scatter_reduce_(0, cells.unsqueeze(-1).expand_as(features), features, "amax")
     return largest.masked_fill(~occupied.unsqueeze(-1), 0.0)
 
 
 class _CellMaximum(torch.autograd.Function):
-    """`_maximum`, whose gradient equal features share, as in autograd, in a third of its passes."""
+    """`_maximum` with a gradient of a third of autograd's passes; features that are equal share it."""
 
     @staticmethod
     def forward(features: Tensor, cells: Tensor, occupied: Tensor) -> Tensor:

@@ -26,7 +26,8 @@ from any2point_hf.modeling import (
     ConfigurationError,
     DatasetError,
 )
-from any2point_hf.modeling.guided_adapter import CellNorm, LocalAttention
+from any2point_hf.modeling.cell_norm import CellNorm
+from any2point_hf.modeling.guided_adapter import LocalAttention
 from any2point_hf.processing_any2point import Any2PointProcessor
 from any2point_hf.recipe import Recipe
 from any2point_hf.training import accuracies, compute_metrics, parameter_groups, process_split

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from any2point_hf.modeling.cell_attention import CellPairs
+from any2point_hf.modeling import cell_attention, guided_adapter
 from any2point_hf.modeling.cell_norm import CellNorm
 from any2point_hf.modeling.guided_adapter import (
     Bottleneck,
@@ -21,6 +21,14 @@ def cells():
     view_cells[0, 0] = torch.arange(G)  # every token alone
     view_cells[1, 0] = 7  # all together
     return view_cells, voxel_cells
+
+
+@pytest.fixture(params=["pairs", "mask"])
+def both_ways(request, cells, monkeypatch):
+    """The cells, their tokens attending by pairs and by mask."""
+    monkeypatch.setattr(cell_attention, "LARGEST_SHARE", 1 if request.param == "pairs" else 0)
+    assert isinstance(neighborhoods(cells).mates, cell_attention.CellPairs) == (request.param == "pairs")
+    return cells
 
 
 def test_bottleneck_is_the_formula(make, naive):
@@ -70,15 +78,10 @@ def test_neighborhoods_say_who_shares_a_cell(cells):
     assert found.views.shares.dtype == torch.float64
 
 
-@pytest.mark.parametrize("kind", ["pairs", "mask"])
-def test_local_attention_is_the_naive_one(make, naive, cells, kind):
+def test_local_attention_is_the_naive_one(make, naive, both_ways):
     attention = make.randomize(LocalAttention(D, M, 12, 6)).double()
-    view_cells, voxel_cells = cells
-    if kind == "pairs":
-        view_cells = torch.arange(G).repeat(B, M, 1)
-        view_cells[0, 1, 3], view_cells[1, 2, 2] = 7, 9
-    mates = neighborhoods((view_cells, voxel_cells)).mates
-    assert isinstance(mates, CellPairs) == (kind == "pairs")
+    view_cells, _voxel_cells = both_ways
+    mates = neighborhoods(both_ways).mates
     tokens, state = torch.randn(B, G, D, dtype=torch.float64), make.arrays(attention)
     found = attention(tokens, mates)
     assert found.shape == (B, M, G, D)
@@ -100,11 +103,11 @@ def test_local_attention_of_another_width_and_heads(make, naive, cells):
 def test_tokens_of_other_cells_are_not_seen(make):
     attention = make.randomize(LocalAttention(D, 1, 12, 6))
     view_cells = torch.tensor([[[0, 0, 1, 1]]])
-    mask = neighborhoods((view_cells, view_cells[:, 0]), torch.float32).mates
+    mates = neighborhoods((view_cells, view_cells[:, 0]), torch.float32).mates
     tokens = torch.randn(1, 4, D)
     changed = tokens.clone()
     changed[0, 3, 0] += 1
-    before, after = attention(tokens, mask), attention(changed, mask)
+    before, after = attention(tokens, mates), attention(changed, mates)
     torch.testing.assert_close(before[0, 0, :2], after[0, 0, :2], atol=1e-6, rtol=0)
     assert (before[0, 0, 2] - after[0, 0, 2]).abs().max() > 1e-3
 
@@ -133,7 +136,7 @@ def test_cell_norm_in_training_sees_occupied_cells_only(make):
     norm = random_norm(make).train()
     pooled, occupied = torch.randn(B, M, G, D, dtype=torch.float64), torch.rand(B, M, G) > 0.4
     means, variances = norm.running_mean.clone(), norm.running_var.clone()
-    upstream = torch.randn(B, M, G, D, dtype=torch.float64) * occupied.unsqueeze(-1)
+    upstream = torch.randn(B, M, G, D, dtype=torch.float64)
     pooled.requires_grad_()
     found = norm(pooled, occupied)
     gradient, *of_parameters = torch.autograd.grad(found, [pooled, norm.weight, norm.bias], upstream)
@@ -164,6 +167,18 @@ def test_cell_norm_takes_its_statistics_in_float32_under_autocast(dtype):
     torch.testing.assert_close(narrow.running_mean, wide.running_mean, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_cell_norm_takes_its_gradient_s_sums_in_float32_under_autocast(make, dtype):
+    norm = make.randomize(CellNorm(D, M)).train()
+    pooled, occupied = torch.randn(B, M, G, D, requires_grad=True), torch.rand(B, M, G) > 0.4
+    inputs, upstream = [pooled, norm.weight, norm.bias], torch.randn(B, M, G, D)
+    expected = torch.autograd.grad(norm(pooled, occupied), inputs, upstream)
+    with torch.autocast("cpu", dtype):
+        found = torch.autograd.grad(norm(pooled, occupied), inputs, upstream)
+    for ours, own in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, own)
+
+
 def test_cell_norm_with_a_single_cell_stays_finite():
     norm = CellNorm(D, 1).train()
     occupied = torch.zeros(1, 1, G, dtype=torch.bool)
@@ -176,10 +191,10 @@ def test_cell_norm_with_a_single_cell_stays_finite():
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 @pytest.mark.parametrize("adaptive", [True, False], ids=["adaptive", "mean_ensemble"])
 @pytest.mark.parametrize("max_pooling", [False, True], ids=["mean", "mean+max"])
-def test_guided_aggregation_is_the_naive_one(make, naive, cells, max_pooling, adaptive, training):
+def test_guided_aggregation_is_the_naive_one(make, naive, both_ways, max_pooling, adaptive, training):
     attention = make.randomize(LocalAttention(D, M, 12, 6)).double()
     aggregation = make.randomize(GuidedAggregation(D, M, 0.7, max_pooling, adaptive)).double().train(training)
-    view_cells, voxel_cells = cells
+    view_cells, voxel_cells = both_ways
     tokens = torch.randn(B, G, D, dtype=torch.float64)
     state = make.arrays(aggregation)
     updates = {name: value.copy() for name, value in state.items() if "running" in name}
@@ -195,7 +210,7 @@ def test_guided_aggregation_is_the_naive_one(make, naive, cells, max_pooling, ad
         training,
         updates,
     )
-    found = aggregation(tokens, neighborhoods(cells), attention)
+    found = aggregation(tokens, neighborhoods(both_ways), attention)
     np.testing.assert_allclose(found.detach(), expected, atol=1e-10)
     after = make.arrays(aggregation)
     for name, value in updates.items():
@@ -209,6 +224,36 @@ def test_aggregation_of_scale_zero_is_the_identity(make, cells):
     aggregation = GuidedAggregation(D, M, 0.0, False, True).eval()
     tokens = torch.randn(B, G, D)
     assert torch.equal(aggregation(tokens, neighborhoods(cells, torch.float32), attention), tokens)
+
+
+@pytest.mark.parametrize("adaptive", [True, False], ids=["adaptive", "mean_ensemble"])
+@pytest.mark.parametrize("max_pooling", [False, True], ids=["mean", "mean+max"])
+def test_gradients_of_aggregation_are_those_of_differences(make, both_ways, max_pooling, adaptive):
+    attention = make.randomize(LocalAttention(D, M, 12, 6)).double()
+    aggregation = make.randomize(GuidedAggregation(D, M, 0.7, max_pooling, adaptive)).double().train()
+    tokens, found = torch.randn(B, G, D, dtype=torch.float64, requires_grad=True), neighborhoods(both_ways)
+    inputs = [tokens, *attention.parameters(), *aggregation.parameters()]
+    assert torch.autograd.gradcheck(lambda *_: aggregation(tokens, found, attention), inputs, fast_mode=True)
+
+
+def test_lengths_have_autograd_s_gradient():
+    vectors = torch.randn(3, 4, D, dtype=torch.float64)
+    vectors[1, 2] = 0
+    vectors.requires_grad_()
+    upstream = torch.randn(3, 4, 1, dtype=torch.float64)
+    (found,) = torch.autograd.grad(guided_adapter._Length.apply(vectors), vectors, upstream)
+    (expected,) = torch.autograd.grad(guided_adapter._length(vectors), vectors, upstream)
+    torch.testing.assert_close(found, expected, atol=1e-14, rtol=0)
+    assert found[1, 2].abs().max() == 0
+
+
+def test_the_output_layer_adds_in_its_own_dtype_under_autocast(make):
+    attention = make.randomize(LocalAttention(D, M, 12, 6))
+    rows, mixed = torch.randn(B, M, G, D).bfloat16(), torch.randn(B, M, G, 12).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attention.add_to(rows, mixed)
+    expected = torch.einsum("bmgw,mdw->bmgd", mixed.float(), attention.out_weight) + attention.out_bias.unsqueeze(1)
+    torch.testing.assert_close(found, rows + expected, atol=1e-5, rtol=0)
 
 
 def test_gradients_of_aggregation_reach_tokens_norms_and_attention(make, cells):

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from any2point_hf.modeling import token_cells
 from any2point_hf.modeling.token_cells import TokenCells, number_cells
 
 B, M, G, D = 2, 3, 8, 5
@@ -95,3 +96,15 @@ def test_pooling_gradients_are_those_of_the_dense_formula():
         (found,) = torch.autograd.grad(copied, features, upstream, retain_graph=True)
         (expected,) = torch.autograd.grad(dense, features, upstream, retain_graph=True)
         torch.testing.assert_close(found, expected)
+
+
+def test_equal_maxima_share_the_gradient_as_in_autograd():
+    numbers, features = torch.randint(3, (B, M, G)), torch.randint(3, (B, M, G, D)).double().requires_grad_()
+    cells = TokenCells.of(numbers, 3, torch.float64)
+    upstream = torch.randn(*cells.occupied.shape, D, dtype=torch.float64)
+    (found,) = torch.autograd.grad(cells.maximum(features), features, upstream)
+    rows = (cells.numbers + 3 * torch.arange(B * M).view(B, M, 1)).flatten()
+    plain = token_cells._maximum(features.flatten(0, 2), rows, cells.occupied.flatten())
+    (expected,) = torch.autograd.grad(plain, features, upstream.flatten(0, 2))
+    torch.testing.assert_close(found, expected, atol=1e-14, rtol=0)
+    assert ((found.abs() > 0).sum(dim=2) > 3).any()  # more than one winner a cell: there are ties
