@@ -151,43 +151,37 @@ class GuidedAggregation(nn.Module):
     def forward(self, tokens: Tensor, neighborhoods: Neighborhoods, attention: LocalAttention) -> Tensor:
         """X ← X + c·Σ_m w_m F_m."""
         views, voxels, mates = neighborhoods
+        # The mean of Z = X + Attn(X) needs no Z: the output layer is linear, and runs on C rows instead of G.
+        mixed = attention.mix(tokens, mates)
+        pooled = attention.add_to(views.mean(tokens), views.mean(mixed))
         if self.max_pooling:
-            attended = attention(tokens, mates)
-            pooled = views.mean(attended) + views.maximum(attended)
-        else:  # the mean of Z = X + Attn(X) needs no Z: the output layer is linear, and runs on C rows instead of G
-            pooled = attention.add_to(views.mean(tokens), views.mean(attention.mix(tokens, mates)))
+            pooled = pooled + views.maximum(attention.add_to(tokens.unsqueeze(1), mixed))
         features = self.view_norm(pooled, views.occupied)  # F of each cell, [B, M, C, D]
-        rows = views.rows()
         if self.voxel_norm is None:
-            weights = torch.full_like(rows, 1 / rows.shape[1], dtype=features.dtype)
+            weights = torch.full_like(views.numbers, 1 / views.numbers.shape[1], dtype=features.dtype)
         else:
             pooled = voxels.mean(tokens) + voxels.maximum(tokens.unsqueeze(1))
             reference = self.voxel_norm(pooled, voxels.occupied)  # B of each voxel, [B, 1, V, D]
-            weights = ensemble_weights(features, reference, rows, voxels.numbers)
-        # Σ_m w_m F_m of all tokens is one product: a row of weights a token, a column a cell.
-        by_cell = weights.new_zeros(*tokens.shape[:2], features.shape[1] * features.shape[2])
-        by_cell = by_cell.scatter(-1, rows.transpose(1, 2), weights.transpose(1, 2))
-        return tokens + self.scale * (by_cell @ features.flatten(1, 2))
+            weights = ensemble_weights(features, reference.to(features.dtype), views, voxels)
+        return tokens + views.weighted_sum(features, self.scale * weights).to(tokens.dtype)
 
 
-def ensemble_weights(features: Tensor, reference: Tensor, rows: Tensor, voxels: Tensor) -> Tensor:
+def ensemble_weights(features: Tensor, reference: Tensor, views: TokenCells, voxels: TokenCells) -> Tensor:
     """w_m = (cos(F_m, B) + 1) / 2 of each token, divided by their sum over views (eq. 3).
 
     Args:
         features: F of the cells, [B, M, C, D].
         reference: B of the voxels, [B, 1, V, D].
-        rows: [B, M, G] int64, each token's row in the M·C cells.
-        voxels: [B, 1, G] int64, each token's voxel.
+        views: the cells of each token.
+        voxels: the voxel of each token.
 
     Returns:
         [B, M, G], summing to 1 over M.
     """
-    features, reference = features.flatten(1, 2), reference.squeeze(1)
-    products = features @ reference.transpose(1, 2)  # of every cell with every voxel, [B, M·C, V]
     measure = _length if torch.compiler.is_compiling() else _Length.apply
-    lengths = measure(features) * measure(reference).transpose(1, 2)
-    pairs = rows * reference.shape[1] + voxels
-    cosines = (products / lengths).flatten(1).gather(1, pairs.flatten(1)).view_as(rows)
+    lengths = measure(features).flatten(1).gather(1, views.rows().flatten(1)).view_as(views.numbers)
+    lengths = lengths * measure(reference).flatten(1).gather(1, voxels.numbers.flatten(1)).unsqueeze(1)
+    cosines = views.products(features, reference, voxels) / lengths
     weights = ((cosines + 1) / 2).clamp(min=SMALLEST_WEIGHT)
     return weights / weights.sum(dim=1, keepdim=True)
 

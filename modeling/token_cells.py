@@ -1,7 +1,8 @@
 """Which tokens share a cell, and pooling over cells (the segments, patches and voxels of section 3.3; method.md 3).
 
-Unusual here: cells are numbered within their view, so that a view's pooled rows are [C, D] with C far below G, and
-averaging is a matrix product, without atomic additions whose order could vary.
+Unusual here: cells are numbered within their view, so that a view's pooled rows are [C, D] with C far below G. Sums run
+in sorted order on a CPU (cell_sums.py) and are matrix products elsewhere and in compiled code: no atomic additions,
+whose order could vary.
 """
 
 from typing import Any, NamedTuple
@@ -10,19 +11,22 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .cell_sums import SortedTokens
+
 
 class TokenCells(NamedTuple):
     """The cells of M views, numbered 0…C − 1 within a view in the order of their first tokens.
 
     Args:
         numbers: [B, M, G] int64, the cell of each token.
-        shares: [B, M, C, G] floating point, 1 / (tokens in the cell) where the token lies in the cell, else 0.
         occupied: [B, M, C] bool, whether a cell has this number.
+        members: the tokens sorted by cell; or shares, [B, M, C, G] floating point, 1 / (tokens in the cell) where the
+            token lies in the cell, else 0.
     """
 
     numbers: Tensor
-    shares: Tensor
     occupied: Tensor
+    members: SortedTokens | Tensor
 
     @classmethod
     def of(cls, cells: Tensor, most_cells: int, dtype: torch.dtype) -> "TokenCells":
@@ -35,19 +39,44 @@ class TokenCells(NamedTuple):
             dtype: of the features to be pooled.
         """
         numbers = number_cells(cells)
-        if cells.device.type == "cpu" and not torch.compiler.is_compiling():
-            num_cells = int(numbers.max()) + 1
-        else:
-            num_cells = min(most_cells, cells.shape[-1])
-        members = numbers.unsqueeze(-2) == torch.arange(num_cells, device=cells.device).unsqueeze(-1)
-        counts = members.sum(dim=-1, keepdim=True)
-        return cls(numbers, members.to(dtype) / counts.clamp(min=1).to(dtype), counts.squeeze(-1) > 0)
+        is_sorted = cells.device.type == "cpu" and not torch.compiler.is_compiling()
+        num_cells = int(numbers.max()) + 1 if is_sorted else min(most_cells, cells.shape[-1])
+        is_member = numbers.unsqueeze(-2) == torch.arange(num_cells, device=cells.device).unsqueeze(-1)
+        counts = is_member.sum(dim=-1)
+        if is_sorted:
+            return cls(numbers, counts > 0, SortedTokens.of(numbers, counts, dtype))
+        return cls(numbers, counts > 0, is_member.to(dtype) / counts.clamp(min=1).to(dtype).unsqueeze(-1))
 
     def mean(self, features: Tensor) -> Tensor:
         """Mean over each cell of features [B, G, D], which all views share, or [B, M, G, D] -> [B, M, C, D]."""
+        if isinstance(self.members, Tensor):
+            if features.dim() == 4:
+                return self.members @ features
+            return (self.members.flatten(1, 2) @ features).unflatten(1, self.occupied.shape[1:])
         if features.dim() == 4:
-            return self.shares @ features
-        return (self.shares.flatten(1, 2) @ features).unflatten(1, self.occupied.shape[1:])
+            pooled = self.members.mean_of_slots(features.transpose(1, 2).flatten(0, 2))
+        else:
+            pooled = self.members.mean_of_tokens(features.flatten(0, 1))
+        return pooled.view(*self.occupied.shape, -1)
+
+    def weighted_sum(self, features: Tensor, weights: Tensor) -> Tensor:
+        """Each token's sum of its cells' features [B, M, C, D], times weights [B, M, G]: [B, G, D]."""
+        features, weights = features.flatten(1, 2), weights.transpose(1, 2)
+        if not isinstance(self.members, Tensor):
+            total = self.members.weighted_sum(features, weights.flatten(0, 1))
+            return total.view(*weights.shape[:2], -1)
+        by_cell = weights.new_zeros(*weights.shape[:2], features.shape[1])  # a row of weights a token, a column a cell
+        return by_cell.scatter(-1, self.rows().transpose(1, 2), weights) @ features
+
+    def products(self, features: Tensor, reference: Tensor, voxels: "TokenCells") -> Tensor:
+        """Of each token the products of its cells' features [B, M, C, D] with its voxel's [B, 1, V, D]: [B, M, G]."""
+        features, reference = features.flatten(1, 2), reference.squeeze(1)
+        if not isinstance(self.members, Tensor):
+            products = self.members.products(features, reference, voxels.members)
+            return products.view(len(features), -1, self.numbers.shape[1]).transpose(1, 2)
+        products = features @ reference.transpose(1, 2)  # of every cell with every voxel, [B, M·C, V]
+        pairs = self.rows() * reference.shape[1] + voxels.numbers
+        return products.flatten(1).gather(1, pairs.flatten(1)).view_as(self.numbers)
 
     def maximum(self, features: Tensor) -> Tensor:
         """Maximum over each cell of features [B, M, G, D] -> [B, M, C, D]; 0 where there is no cell."""

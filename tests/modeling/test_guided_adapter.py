@@ -11,6 +11,7 @@ from any2point_hf.modeling.guided_adapter import (
     Neighborhoods,
     ensemble_weights,
 )
+from any2point_hf.modeling.token_cells import TokenCells
 
 B, M, G, D = 2, 3, 10, 8
 
@@ -75,7 +76,7 @@ def test_neighborhoods_say_who_shares_a_cell(cells):
     for mine, numbers in ((view_cells, found.views.numbers), (voxel_cells.unsqueeze(1), found.voxels.numbers)):
         together = mine.unsqueeze(-1) == mine.unsqueeze(-2)
         assert torch.equal(numbers.unsqueeze(-1) == numbers.unsqueeze(-2), together)
-    assert found.views.shares.dtype == torch.float64
+    assert found.views.members.shares.dtype == torch.float64
 
 
 def test_local_attention_is_the_naive_one(make, naive, both_ways):
@@ -266,19 +267,20 @@ def test_gradients_of_aggregation_reach_tokens_norms_and_attention(make, cells):
         assert parameter.grad.abs().max() > 0
 
 
-def own_rows(num_tokens):
+def own_cells(num_tokens):
     """Each token in a cell and a voxel of its own."""
     tokens = torch.arange(num_tokens)
-    return (tokens + torch.arange(M).unsqueeze(-1) * num_tokens)[None], tokens.view(1, 1, -1)
+    return (TokenCells.of(tokens.expand(1, views, -1), num_tokens, torch.float32) for views in (M, 1))
 
 
 def test_ensemble_weights_are_the_formula_and_sum_to_one():
-    cells, voxels = torch.randn(B, M, 4, D, dtype=torch.float64), torch.randn(B, 1, 5, D, dtype=torch.float64)
-    of_view, of_voxel = torch.randint(4, (B, M, G)), torch.randint(5, (B, 1, G))
-    weights = ensemble_weights(cells, voxels, of_view + 4 * torch.arange(M).view(M, 1), of_voxel)
+    views, voxels = (TokenCells.of(torch.randint(4, (B, m, G)), 4, torch.float64) for m in (M, 1))
+    of_cells = torch.randn(*views.occupied.shape, D, dtype=torch.float64)
+    of_voxels = torch.randn(*voxels.occupied.shape, D, dtype=torch.float64)
+    weights = ensemble_weights(of_cells, of_voxels, views, voxels)
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(B, G, dtype=torch.float64), atol=1e-12, rtol=0)
-    features = cells.gather(2, of_view.unsqueeze(-1).expand(-1, -1, -1, D))
-    reference = voxels.gather(2, of_voxel.unsqueeze(-1).expand(-1, -1, -1, D))
+    features = of_cells.gather(2, views.numbers.unsqueeze(-1).expand(-1, -1, -1, D))
+    reference = of_voxels.gather(2, voxels.numbers.unsqueeze(-1).expand(-1, -1, -1, D))
     cosine = (features * reference).sum(-1) / features.norm(dim=-1) / reference.norm(dim=-1)
     expected = (cosine + 1) / (cosine + 1).sum(dim=1, keepdim=True)
     torch.testing.assert_close(weights, expected, atol=1e-12, rtol=0)
@@ -287,7 +289,7 @@ def test_ensemble_weights_are_the_formula_and_sum_to_one():
 def test_ensemble_weights_of_opposite_views_are_equal_and_their_gradients_finite():
     reference = torch.eye(D)[:1].view(1, 1, 1, D)
     features = (-reference).expand(1, M, 1, D).clone().requires_grad_()  # every cosine is −1, every weight 0 / 0
-    weights = ensemble_weights(features, reference, *own_rows(1))
+    weights = ensemble_weights(features, reference, *own_cells(1))
     torch.testing.assert_close(weights, torch.full((1, M, 1), 1 / M))
     (weights * torch.randn(1, M, 1)).sum().backward()
     assert features.grad.isfinite().all()
@@ -295,7 +297,7 @@ def test_ensemble_weights_of_opposite_views_are_equal_and_their_gradients_finite
 
 def test_a_zero_reference_weighs_all_views_equally_and_gives_finite_gradients():
     reference = torch.zeros(1, 1, 1, D, requires_grad=True)
-    weights = ensemble_weights(torch.randn(1, M, 1, D), reference, *own_rows(1))
+    weights = ensemble_weights(torch.randn(1, M, 1, D), reference, *own_cells(1))
     torch.testing.assert_close(weights, torch.full((1, M, 1), 1 / M))
     (weights * torch.randn(1, M, 1)).sum().backward()
     assert reference.grad.isfinite().all()
@@ -304,6 +306,6 @@ def test_a_zero_reference_weighs_all_views_equally_and_gives_finite_gradients():
 def test_rounding_of_cosines_near_minus_one_does_no_harm():
     reference = torch.randn(1, 1, 50, D)
     features = -reference * torch.rand(1, M, 1, 1)
-    weights = ensemble_weights(features, reference, *own_rows(50))
+    weights = ensemble_weights(features, reference, *own_cells(50))
     assert (weights >= 0).all()
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(1, 50), atol=1e-5, rtol=0)

@@ -42,9 +42,6 @@ def test_pooling_is_that_of_a_loop_over_cells(naive, batch):
         groups = naive.members(view)
         for number, group in enumerate(groups):
             assert torch.equal(largest[0, m, number], of_views[0, m, group].amax(dim=0))
-            torch.testing.assert_close(
-                cells.shares[0, m, number, group], torch.full((len(group),), 1 / len(group)).double()
-            )
         assert cells.occupied[0, m].tolist() == [n < len(groups) for n in range(cells.occupied.shape[-1])]
         assert not largest[0, m, len(groups) :].any()
 
@@ -63,9 +60,9 @@ def test_rows_name_each_token_s_pooled_row():
 
 def test_as_many_cells_as_there_are_on_a_cpu_and_the_bound_elsewhere():
     numbers = torch.tensor([[[5, 5, 9, 7]], [[1, 1, 1, 1]]])
-    assert TokenCells.of(numbers, 39, torch.float32).shares.shape == (2, 1, 3, 4)
-    assert TokenCells.of(numbers.to("meta"), 39, torch.float32).shares.shape == (2, 1, 4, 4)
-    assert TokenCells.of(numbers.to("meta"), 2, torch.float32).shares.shape == (2, 1, 2, 4)
+    assert TokenCells.of(numbers, 39, torch.float32).occupied.tolist() == [[[True] * 3], [[True, False, False]]]
+    assert TokenCells.of(numbers.to("meta"), 39, torch.float32).members.shape == (2, 1, 4, 4)
+    assert TokenCells.of(numbers.to("meta"), 2, torch.float32).members.shape == (2, 1, 2, 4)
 
 
 def test_pooling_keeps_views_and_clouds_apart():

@@ -1,0 +1,123 @@
+"""Sums in sorted order beside their twins, products with dense matrices."""
+
+import pytest
+import torch
+
+from any2point_hf.modeling.token_cells import TokenCells
+
+B, M, G, D = 2, 3, 12, 5
+
+
+@pytest.fixture(params=[torch.float64, torch.float32], ids=str)
+def dtype(request):
+    return request.param
+
+
+def both(numbers, dtype, monkeypatch):
+    """Cells sorted, and as matrices of as many columns."""
+    cells = TokenCells.of(numbers, 0, dtype)
+    assert not isinstance(cells.members, torch.Tensor)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        dense = TokenCells.of(numbers, cells.occupied.shape[2], dtype)
+    assert isinstance(dense.members, torch.Tensor)
+    assert torch.equal(cells.occupied, dense.occupied)
+    return cells, dense
+
+
+@pytest.fixture
+def views(dtype, monkeypatch):
+    numbers = torch.randint(6, (B, M, G))
+    numbers[0, 0] = 3  # all together, so that the other cells of this view are empty
+    numbers[1, 2] = torch.arange(G)  # every token alone
+    return both(numbers, dtype, monkeypatch)
+
+
+@pytest.fixture
+def voxels(dtype, monkeypatch):
+    return both(torch.randint(4, (B, 1, G)), dtype, monkeypatch)
+
+
+def check(compute, inputs, pair):
+    """The same values and gradients from both kinds of cells."""
+    atol = 1e-12 if inputs[0].dtype == torch.float64 else 1e-5
+    inputs = [values.requires_grad_() for values in inputs]
+    found, expected = (compute(cells, *inputs) for cells in pair)
+    torch.testing.assert_close(found, expected, atol=atol, rtol=0)
+    upstream = torch.randn_like(expected)
+    for ours, own in zip(*(torch.autograd.grad(result, inputs, upstream) for result in (found, expected)), strict=True):
+        torch.testing.assert_close(ours, own, atol=atol, rtol=0)
+        assert own.abs().max() > 0.01
+
+
+def test_means_of_tokens_and_of_slots(views, dtype):
+    check(TokenCells.mean, [torch.randn(B, G, D, dtype=dtype)], views)
+    check(TokenCells.mean, [torch.randn(B, M, G, D, dtype=dtype)], views)
+    cells, features = views[0], torch.ones(B, G, D, dtype=dtype)
+    torch.testing.assert_close(cells.mean(features), cells.occupied.unsqueeze(-1).expand(-1, -1, -1, D).to(dtype))
+
+
+def test_weighted_sum_of_a_token_s_cells(views, dtype):
+    features = torch.randn(*views[0].occupied.shape, D, dtype=dtype)
+    weights = torch.randn(B, M, G, dtype=dtype)
+    check(TokenCells.weighted_sum, [features, weights], views)
+    check(lambda cells, features: cells.weighted_sum(features, weights.detach()), [features.detach()], views)
+
+
+def test_products_of_cells_with_voxels(views, voxels, dtype):
+    features = torch.randn(*views[0].occupied.shape, D, dtype=dtype)
+    reference = torch.randn(*voxels[0].occupied.shape, D, dtype=dtype)
+    pairs = list(zip(views, voxels, strict=True))
+    check(lambda pair, *inputs: pair[0].products(*inputs, pair[1]), [features, reference], pairs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_the_rounded_sum(views, voxels):
+    half, (cells, _), (boxes, _) = views[1].members.dtype, views, voxels
+    tokens, features = torch.randn(B, G, D).to(half), torch.randn(*cells.occupied.shape, D).to(half)
+    reference, weights = torch.randn(*boxes.occupied.shape, D).to(half), torch.rand(B, M, G).to(half)
+    for compute, given in (
+        (cells.mean, [tokens]),
+        (cells.weighted_sum, [features, weights]),
+        (lambda *inputs: cells.products(*inputs, boxes), [features, reference]),
+    ):
+        found = compute(*given)
+        assert found.dtype == half
+        torch.testing.assert_close(found.float(), compute(*(values.float() for values in given)), atol=0.02, rtol=0.01)
+
+
+def test_autocast_changes_nothing(views, voxels, dtype):
+    (cells, _), (boxes, _) = views, voxels
+    features = torch.randn(*cells.occupied.shape, D, dtype=dtype, requires_grad=True)
+    reference = torch.randn(*boxes.occupied.shape, D, dtype=dtype, requires_grad=True)
+
+    def run():
+        weights = cells.products(features, reference, boxes)
+        total = cells.weighted_sum(features, weights) + cells.mean(features[:, 0, :1].expand(-1, G, -1)).sum()
+        return total, *torch.autograd.grad(total.square().sum(), [features, reference])
+
+    expected = run()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = run()
+    for ours, own in zip(found, expected, strict=True):
+        assert ours.dtype == own.dtype
+        torch.testing.assert_close(ours, own)
+
+
+def test_a_cloud_that_is_not_finite_spoils_no_other(views, voxels, dtype):
+    (cells, _), (boxes, _) = views, voxels
+
+    def run(value):
+        features = torch.ones(*cells.occupied.shape, D, dtype=dtype)
+        reference = torch.ones(*boxes.occupied.shape, D, dtype=dtype)
+        tokens = torch.ones(B, G, D, dtype=dtype)
+        for values in (features, reference, tokens):
+            values[0] = value
+            values.requires_grad_()
+        total = cells.weighted_sum(features, cells.products(features, reference, boxes))
+        loss = total.sum() + cells.mean(tokens).square().sum()
+        return total, *torch.autograd.grad(loss, [features, reference, tokens])
+
+    for found, expected in zip(run(torch.nan), run(1.0), strict=True):
+        assert found[0].isnan().any()
+        assert torch.equal(found[1], expected[1])
