@@ -1,7 +1,8 @@
 """Sums over the tokens of each cell and over the cells of each token, on a CPU (pooling and eq. 3 of section 3.3).
 
-Unusual here: all of them are weighted sums of few rows of a table, which torch's `embedding_bag` makes in one pass and
-always in the same order. As products with matrices that are nearly all zero they take 3 to 8 times as long.
+Unusual here: they are weighted sums of few rows of a table, which torch's `embedding_bag` makes in one pass and always
+in the same order. As products with matrices that are nearly all zero they take 3 to 8 times as long. Products of pairs
+of rows alone are dense: to gather both rows of each takes longer.
 """
 
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .precision import without_autocast
+from .precision import at_least_float32, without_autocast
 
 
 class SortedTokens(NamedTuple):
@@ -20,29 +21,30 @@ class SortedTokens(NamedTuple):
     Args:
         cells: [B·G, M] int64, each slot's row among the B·M·C cells.
         slots: [B·G·M] int64, in the order of their cells.
+        tokens: [B·G·M] int64, the slots' tokens b·G + g in that order.
         starts: [B·M·C] int64, where each cell's slots begin.
-        shares: [B·G, M] floating point, 1 / (tokens in the slot's cell).
+        counts: [B·M·C] int64, each cell's number of slots.
     """
 
     cells: Tensor
     slots: Tensor
+    tokens: Tensor
     starts: Tensor
-    shares: Tensor
+    counts: Tensor
 
     @classmethod
-    def of(cls, numbers: Tensor, counts: Tensor, dtype: torch.dtype) -> "SortedTokens":
-        """From the cell of each token, numbers [B, M, G], and the number of tokens of each, counts [B, M, C]."""
-        batch_size, num_views, num_cells = counts.shape
-        first = torch.arange(0, counts.numel(), num_cells, device=numbers.device).view(batch_size, num_views, 1)
-        cells = (numbers + first).transpose(1, 2).flatten(0, 1)
-        counts = counts.flatten()
-        shares = counts[cells].to(dtype).reciprocal()
-        return cls(cells, cells.flatten().argsort(stable=True), counts.cumsum(dim=0) - counts, shares)
+    def of(cls, numbers: Tensor, num_cells: int) -> "SortedTokens":
+        """From the cell of each token within its view, numbers [B, M, G] below C, the number of cells."""
+        batch_size, num_views, _ = numbers.shape
+        views = torch.arange(batch_size * num_views, device=numbers.device).view(batch_size, num_views, 1)
+        cells = (numbers + views * num_cells).transpose(1, 2).flatten(0, 1)
+        slots = cells.flatten().argsort(stable=True)
+        counts = torch.bincount(cells.flatten(), minlength=batch_size * num_views * num_cells)
+        return cls(cells, slots, slots // num_views, counts.cumsum(dim=0) - counts, counts)
 
-    @property
-    def tokens(self) -> Tensor:
-        """[B·G·M] int64, the slots' tokens b·G + g, in the order of their cells."""
-        return self.slots // self.cells.shape[1]
+    def shares(self, dtype: torch.dtype) -> Tensor:
+        """1 / (slots in the slot's cell), [B·G, M]."""
+        return self.counts[self.cells].to(at_least_float32(dtype)).reciprocal()
 
     def mean_of_tokens(self, features: Tensor) -> Tensor:
         """Mean over each cell of features [B·G, D] that all views share: [B·M·C, D]; 0 where there is none."""
@@ -53,7 +55,7 @@ class SortedTokens(NamedTuple):
         return _MeanOfSlots.apply(features, self)
 
     def weighted_sum(self, features: Tensor, weights: Tensor) -> Tensor:
-        """Each token's sum of its cells' features [B, M·C, D], times weights [B·G, M]: [B·G, D]."""
+        """Each token's sum over views of a weight, [B·G, M], times its cell's features, [B, M·C, D]: [B·G, D]."""
         return _WeightedSum.apply(features, weights, self)
 
     def products(self, features: Tensor, reference: Tensor, voxels: "SortedTokens") -> Tensor:
@@ -61,22 +63,29 @@ class SortedTokens(NamedTuple):
         return _Products.apply(features, reference, self, voxels)
 
 
-def _over_cells(order: SortedTokens, table: Tensor, rows: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Each cell's sum of table[rows] · weights, both in the order of the cells; without weights the mean."""
-    mode = "mean" if weights is None else "sum"
-    return F.embedding_bag(rows, table.detach(), order.starts, per_sample_weights=weights, mode=mode)
+def _over_cells(order: SortedTokens, table: Tensor, rows: Tensor, weights: Tensor | None, mode: str) -> Tensor:
+    """Each cell's sum or mean of table[rows], times weights; rows and weights are in the order of the cells."""
+    wide = _widened(table)
+    weights = None if weights is None else weights.to(wide.dtype)
+    return F.embedding_bag(rows, wide, order.starts, per_sample_weights=weights, mode=mode).to(table.dtype)
 
 
 def _over_views(order: SortedTokens, table: Tensor, weights: Tensor) -> Tensor:
-    """Each token's sum of its cells' rows of a table [B·M·C, D], times weights [B·G, M]: [B·G, D]."""
-    weights = weights.detach().to(table.dtype)
-    return F.embedding_bag(order.cells, table.detach(), per_sample_weights=weights, mode="sum")
+    """Each token's sum over views of a weight, [B·G, M], times its cell's row of a table [B·M·C, D]: [B·G, D]."""
+    wide = _widened(table)
+    weights = weights.detach().to(wide.dtype)
+    return F.embedding_bag(order.cells, wide, per_sample_weights=weights, mode="sum").to(table.dtype)
+
+
+def _widened(table: Tensor) -> Tensor:
+    """In float32 or wider, because a sum of many may overflow half; detached: no state for a gradient is to be made."""
+    return table.detach().to(at_least_float32(table.dtype))
 
 
 class _MeanOfTokens(torch.autograd.Function):
     @staticmethod
     def forward(features: Tensor, order: SortedTokens) -> Tensor:
-        return _over_cells(order, features, order.tokens)
+        return _over_cells(order, features, order.tokens, None, "mean")
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, SortedTokens], output: Tensor) -> None:
@@ -85,13 +94,13 @@ class _MeanOfTokens(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _over_views(ctx.order, gradient, ctx.order.shares), None
+        return _over_views(ctx.order, gradient, ctx.order.shares(gradient.dtype)), None
 
 
 class _MeanOfSlots(torch.autograd.Function):
     @staticmethod
     def forward(features: Tensor, order: SortedTokens) -> Tensor:
-        return _over_cells(order, features, order.slots)
+        return _over_cells(order, features, order.slots, None, "mean")
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, SortedTokens], output: Tensor) -> None:
@@ -100,8 +109,8 @@ class _MeanOfSlots(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        cells, shares = ctx.order.cells.flatten(), ctx.order.shares.flatten()
-        return gradient.index_select(0, cells) * shares.unsqueeze(-1).to(gradient.dtype), None
+        shares = ctx.order.shares(gradient.dtype).flatten().unsqueeze(-1)
+        return (gradient.index_select(0, ctx.order.cells.flatten()) * shares).to(gradient.dtype), None
 
 
 class _WeightedSum(torch.autograd.Function):
@@ -118,8 +127,8 @@ class _WeightedSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (features, weights), order = ctx.saved_tensors, ctx.order
-        by_slot = weights.to(gradient.dtype).flatten().index_select(0, order.slots)
-        of_features = _over_cells(order, gradient, order.tokens, by_slot)
+        by_slot = weights.flatten().index_select(0, order.slots)
+        of_features = _over_cells(order, gradient, order.tokens, by_slot, "sum")
         of_weights = None
         if ctx.needs_input_grad[1]:
             with without_autocast(features.device):
@@ -131,9 +140,9 @@ class _WeightedSum(torch.autograd.Function):
 class _Products(torch.autograd.Function):
     @staticmethod
     def forward(features: Tensor, reference: Tensor, order: SortedTokens, voxels: SortedTokens) -> Tensor:
-        with without_autocast(features.device):  # of all pairs: to gather D values for each takes longer
+        with without_autocast(features.device):
             products = features @ reference.transpose(1, 2)
-        # Row b·M·C + c and column b·V + v lie at (b·M·C + c)·V + v.
+        # Row b·M·C + c and column v lie at (b·M·C + c)·V + v.
         return products.flatten()[order.cells * reference.shape[1] + voxels.cells % reference.shape[1]]
 
     @staticmethod
@@ -147,7 +156,7 @@ class _Products(torch.autograd.Function):
         (features, reference), (order, voxels) = ctx.saved_tensors, ctx.orders
         voxel_of_slot = voxels.cells.flatten().index_select(0, order.tokens)
         by_slot = gradient.flatten().index_select(0, order.slots)
-        of_features = _over_cells(order, reference.flatten(0, 1), voxel_of_slot, by_slot)
-        by_token = _over_views(order, features.flatten(0, 1), gradient)
-        of_reference = _over_cells(voxels, by_token, voxels.slots, torch.ones_like(by_slot[: len(by_token)]))
+        of_features = _over_cells(order, reference.flatten(0, 1), voxel_of_slot, by_slot, "sum")
+        by_token = _over_views(order, _widened(features.flatten(0, 1)), gradient)  # rounded when summed
+        of_reference = _over_cells(voxels, by_token, voxels.slots, None, "sum").to(reference.dtype)
         return of_features.view_as(features), of_reference.view_as(reference), None, None

@@ -179,7 +179,7 @@ def ensemble_weights(features: Tensor, reference: Tensor, views: TokenCells, vox
         [B, M, G], summing to 1 over M.
     """
     measure = _length if torch.compiler.is_compiling() else _Length.apply
-    lengths = measure(features).flatten(1).gather(1, views.rows().flatten(1)).view_as(views.numbers)
+    lengths = measure(features).flatten(1).gather(1, views.rows.flatten(1)).view_as(views.numbers)
     lengths = lengths * measure(reference).flatten(1).gather(1, voxels.numbers.flatten(1)).unsqueeze(1)
     cosines = views.products(features, reference, voxels) / lengths
     weights = ((cosines + 1) / 2).clamp(min=SMALLEST_WEIGHT)

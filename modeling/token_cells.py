@@ -1,8 +1,8 @@
 """Which tokens share a cell, and pooling over cells (the segments, patches and voxels of section 3.3; method.md 3).
 
-Unusual here: cells are numbered within their view, so that a view's pooled rows are [C, D] with C far below G. Sums run
-in sorted order on a CPU (cell_sums.py) and are matrix products elsewhere and in compiled code: no atomic additions,
-whose order could vary.
+Unusual here: cells are numbered within their view, so that a view's pooled rows are [C, D] with C far below G. Means
+and weighted sums run in sorted order on a CPU (cell_sums.py) and are matrix products elsewhere and in compiled code:
+without atomic additions, whose order could vary.
 """
 
 from typing import Any, NamedTuple
@@ -19,12 +19,14 @@ class TokenCells(NamedTuple):
 
     Args:
         numbers: [B, M, G] int64, the cell of each token.
+        rows: [B, M, G] int64, each token's row among the M·C pooled rows of its cloud.
         occupied: [B, M, C] bool, whether a cell has this number.
         members: the tokens sorted by cell; or shares, [B, M, C, G] floating point, 1 / (tokens in the cell) where the
             token lies in the cell, else 0.
     """
 
     numbers: Tensor
+    rows: Tensor
     occupied: Tensor
     members: SortedTokens | Tensor
 
@@ -34,18 +36,22 @@ class TokenCells(NamedTuple):
 
         Args:
             cells: [B, M, G] int64 of any size; equal values of a view share a cell.
-            most_cells: an upper bound of the different values in a view. C is the largest number there is on a CPU, and
-                this bound (or G) on other devices, where to look would make the host wait.
+            most_cells: an upper bound of the different values in a view. C is the largest number of them there is on a
+                CPU, and this bound (or G) on other devices, where to look would make the host wait.
             dtype: of the features to be pooled.
         """
         numbers = number_cells(cells)
         is_sorted = cells.device.type == "cpu" and not torch.compiler.is_compiling()
         num_cells = int(numbers.max()) + 1 if is_sorted else min(most_cells, cells.shape[-1])
+        views = torch.arange(cells.shape[1], device=cells.device).view(-1, 1)
+        rows = numbers + views * num_cells
+        if is_sorted:
+            members = SortedTokens.of(numbers, num_cells)
+            occupied = (members.counts > 0).view(*cells.shape[:2], num_cells)
+            return cls(numbers, rows, occupied, members)
         is_member = numbers.unsqueeze(-2) == torch.arange(num_cells, device=cells.device).unsqueeze(-1)
         counts = is_member.sum(dim=-1)
-        if is_sorted:
-            return cls(numbers, counts > 0, SortedTokens.of(numbers, counts, dtype))
-        return cls(numbers, counts > 0, is_member.to(dtype) / counts.clamp(min=1).to(dtype).unsqueeze(-1))
+        return cls(numbers, rows, counts > 0, is_member.to(dtype) / counts.clamp(min=1).to(dtype).unsqueeze(-1))
 
     def mean(self, features: Tensor) -> Tensor:
         """Mean over each cell of features [B, G, D], which all views share, or [B, M, G, D] -> [B, M, C, D]."""
@@ -60,13 +66,13 @@ class TokenCells(NamedTuple):
         return pooled.view(*self.occupied.shape, -1)
 
     def weighted_sum(self, features: Tensor, weights: Tensor) -> Tensor:
-        """Each token's sum of its cells' features [B, M, C, D], times weights [B, M, G]: [B, G, D]."""
+        """Each token's sum over views of a weight, [B, M, G], times its cell's features, [B, M, C, D]: [B, G, D]."""
         features, weights = features.flatten(1, 2), weights.transpose(1, 2)
         if not isinstance(self.members, Tensor):
             total = self.members.weighted_sum(features, weights.flatten(0, 1))
             return total.view(*weights.shape[:2], -1)
         by_cell = weights.new_zeros(*weights.shape[:2], features.shape[1])  # a row of weights a token, a column a cell
-        return by_cell.scatter(-1, self.rows().transpose(1, 2), weights) @ features
+        return by_cell.scatter(-1, self.rows.transpose(1, 2), weights) @ features
 
     def products(self, features: Tensor, reference: Tensor, voxels: "TokenCells") -> Tensor:
         """Of each token the products of its cells' features [B, M, C, D] with its voxel's [B, 1, V, D]: [B, M, G]."""
@@ -75,7 +81,7 @@ class TokenCells(NamedTuple):
             products = self.members.products(features, reference, voxels.members)
             return products.view(len(features), -1, self.numbers.shape[1]).transpose(1, 2)
         products = features @ reference.transpose(1, 2)  # of every cell with every voxel, [B, M·C, V]
-        pairs = self.rows() * reference.shape[1] + voxels.numbers
+        pairs = self.rows * reference.shape[1] + voxels.numbers
         return products.flatten(1).gather(1, pairs.flatten(1)).view_as(self.numbers)
 
     def maximum(self, features: Tensor) -> Tensor:
@@ -85,12 +91,6 @@ class TokenCells(NamedTuple):
         cells = (self.numbers + views * num_cells).flatten()
         pool = _maximum if torch.compiler.is_compiling() else _CellMaximum.apply
         return pool(features.flatten(0, 2), cells, self.occupied.flatten()).view(*self.occupied.shape, -1)
-
-    def rows(self) -> Tensor:
-        """Each token's row among the M·C pooled rows of its cloud: [B, M, G] int64."""
-        _, num_views, num_cells = self.occupied.shape
-        views = torch.arange(num_views, device=self.numbers.device).view(-1, 1)
-        return self.numbers + views * num_cells
 
 
 def _maximum(features: Tensor, cells: Tensor, occupied: Tensor) -> Tensor:

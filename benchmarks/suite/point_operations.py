@@ -91,20 +91,22 @@ def neighbours(batch: int, points: int, centers: int, neighbors: int, device: st
 
 
 def cell_means(batch: int, mode: str, device: str) -> Contestants:
-    """Features [B, M, G, D] averaged over the cells of their view, [B, M, C, D]; in training also backward."""
+    """Features [B, G, D] averaged over the cells of each view, [B, M, C, D]; in training also backward."""
     generator = torch.Generator().manual_seed(0)
     shape = (batch, NUM_VIEWS, NUM_TOKENS)
     numbers = torch.randint(NUM_CELLS, shape, generator=generator).to(device)
-    features = torch.randn(*shape, HIDDEN_SIZE, generator=generator).to(device).requires_grad_(mode == "train")
+    features = torch.randn(batch, NUM_TOKENS, HIDDEN_SIZE, generator=generator).to(device)
+    features.requires_grad_(mode == "train")
     cells = TokenCells.of(numbers, NUM_CELLS, features.dtype)
-    rows = cells.numbers.unsqueeze(-1).expand_as(features)
+    rows = cells.numbers.unsqueeze(-1).expand(-1, -1, -1, HIDDEN_SIZE)
 
     def ours() -> Tensor:
         return cells.mean(features)
 
     def naive() -> Tensor:
         means = features.new_zeros(*cells.occupied.shape, HIDDEN_SIZE)
-        return means.scatter_reduce(2, rows, features, "mean", include_self=False)
+        copies = features.unsqueeze(1).expand(rows.shape)
+        return means.scatter_reduce(2, rows, copies, "mean", include_self=False)
 
     def whole(function: Callable[[], Tensor]) -> Callable[[], Tensor]:
         def call() -> Tensor:

@@ -76,7 +76,6 @@ def test_neighborhoods_say_who_shares_a_cell(cells):
     for mine, numbers in ((view_cells, found.views.numbers), (voxel_cells.unsqueeze(1), found.voxels.numbers)):
         together = mine.unsqueeze(-1) == mine.unsqueeze(-2)
         assert torch.equal(numbers.unsqueeze(-1) == numbers.unsqueeze(-2), together)
-    assert found.views.members.shares.dtype == torch.float64
 
 
 def test_local_attention_is_the_naive_one(make, naive, both_ways):

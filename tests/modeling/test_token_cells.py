@@ -50,7 +50,7 @@ def test_rows_name_each_token_s_pooled_row():
     cells = TokenCells.of(torch.randint(4, (B, M, G)), 4, torch.float32)
     features = torch.randn(B, G, D)
     pooled = cells.mean(features).flatten(1, 2)
-    rows = cells.rows()
+    rows = cells.rows
     for b in range(B):
         for m in range(M):
             for token in range(G):
