@@ -118,7 +118,7 @@ class LocalAttention(nn.Module):
         """
         dtype = self.out_weight.dtype
         weight = torch.cat([self.out_weight, self.out_bias.unsqueeze(-1)], dim=-1).transpose(-1, -2)
-        weight = weight.expand(len(mixed), -1, -1, -1).flatten(0, 1)
+        weight = weight.expand(mixed.shape[0], -1, -1, -1).flatten(0, 1)
         rows = rows.to(dtype).expand(-1, self.num_views, -1, -1)
         mixed = F.pad(mixed.to(dtype), (0, 1), value=1.0)
         with without_autocast(mixed.device):

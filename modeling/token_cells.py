@@ -95,7 +95,7 @@ class TokenCells(NamedTuple):
 
 def _maximum(features: Tensor, cells: Tensor, occupied: Tensor) -> Tensor:
     """Maximum over the features [R, D] of each cell, whose number [R] is given: [B·M·C, D], 0 where there is none."""
-    lowest = features.new_full((len(occupied), features.shape[-1]), -torch.inf)
+    lowest = features.new_full((occupied.shape[0], features.shape[-1]), -torch.inf)
     largest = lowest.scatter_reduce_(0, cells.unsqueeze(-1).expand_as(features), features, "amax")
     return largest.masked_fill(~occupied.unsqueeze(-1), 0.0)
 
