@@ -48,11 +48,11 @@ class SortedTokens(NamedTuple):
 
     def mean_of_tokens(self, features: Tensor) -> Tensor:
         """Mean over each cell of features [B·G, D] that all views share: [B·M·C, D]; 0 where there is none."""
-        return _MeanOfTokens.apply(features, self)
+        return _Mean.apply(features, self.tokens, self)
 
     def mean_of_slots(self, features: Tensor) -> Tensor:
         """Mean over each cell of features [B·G·M, X], of each slot: [B·M·C, X]; 0 where there is none."""
-        return _MeanOfSlots.apply(features, self)
+        return _Mean.apply(features, self.slots, self)
 
     def weighted_sum(self, features: Tensor, weights: Tensor) -> Tensor:
         """Each token's sum over views of a weight, [B·G, M], times its cell's features, [B, M·C, D]: [B·G, D]."""
@@ -70,11 +70,11 @@ def _over_cells(order: SortedTokens, table: Tensor, rows: Tensor, weights: Tenso
     return F.embedding_bag(rows, wide, order.starts, per_sample_weights=weights, mode=mode).to(table.dtype)
 
 
-def _over_views(order: SortedTokens, table: Tensor, weights: Tensor) -> Tensor:
-    """Each token's sum over views of a weight, [B·G, M], times its cell's row of a table [B·M·C, D]: [B·G, D]."""
+def _over_views(cells: Tensor, table: Tensor, weights: Tensor) -> Tensor:
+    """Sums of the rows of a table [B·M·C, D] that `cells` numbers, times weights, both [R, k]: [R, D]."""
     wide = _widened(table)
     weights = weights.detach().to(wide.dtype)
-    return F.embedding_bag(order.cells, wide, per_sample_weights=weights, mode="sum").to(table.dtype)
+    return F.embedding_bag(cells, wide, per_sample_weights=weights, mode="sum").to(table.dtype)
 
 
 def _widened(table: Tensor) -> Tensor:
@@ -82,41 +82,28 @@ def _widened(table: Tensor) -> Tensor:
     return table.detach().to(at_least_float32(table.dtype))
 
 
-class _MeanOfTokens(torch.autograd.Function):
-    @staticmethod
-    def forward(features: Tensor, order: SortedTokens) -> Tensor:
-        return _over_cells(order, features, order.tokens, None, "mean")
+class _Mean(torch.autograd.Function):
+    """Of features of each token, or of each slot: `rows` numbers them in the order of the cells."""
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, SortedTokens], output: Tensor) -> None:
-        ctx.order = inputs[1]
+    def forward(features: Tensor, rows: Tensor, order: SortedTokens) -> Tensor:
+        return _over_cells(order, features, rows, None, "mean")
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _over_views(ctx.order, gradient, ctx.order.shares(gradient.dtype)), None
-
-
-class _MeanOfSlots(torch.autograd.Function):
-    @staticmethod
-    def forward(features: Tensor, order: SortedTokens) -> Tensor:
-        return _over_cells(order, features, order.slots, None, "mean")
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, SortedTokens], output: Tensor) -> None:
-        ctx.order = inputs[1]
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, SortedTokens], output: Tensor) -> None:
+        ctx.num_rows, ctx.order = inputs[0].shape[0], inputs[2]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        shares = ctx.order.shares(gradient.dtype).flatten().unsqueeze(-1)
-        return (gradient.index_select(0, ctx.order.cells.flatten()) * shares).to(gradient.dtype), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        shares = ctx.order.shares(gradient.dtype).view(ctx.num_rows, -1)
+        return _over_views(ctx.order.cells.view_as(shares), gradient, shares), None, None
 
 
 class _WeightedSum(torch.autograd.Function):
     @staticmethod
     def forward(features: Tensor, weights: Tensor, order: SortedTokens) -> Tensor:
-        return _over_views(order, features.flatten(0, 1), weights)
+        return _over_views(order.cells, features.flatten(0, 1), weights)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, SortedTokens], output: Tensor) -> None:
@@ -157,6 +144,6 @@ class _Products(torch.autograd.Function):
         voxel_of_slot = voxels.cells.flatten().index_select(0, order.tokens)
         by_slot = gradient.flatten().index_select(0, order.slots)
         of_features = _over_cells(order, reference.flatten(0, 1), voxel_of_slot, by_slot, "sum")
-        by_token = _over_views(order, _widened(features.flatten(0, 1)), gradient)  # rounded when summed
+        by_token = _over_views(order.cells, _widened(features.flatten(0, 1)), gradient)  # rounded when summed
         of_reference = _over_cells(voxels, by_token, voxels.slots, None, "sum").to(reference.dtype)
         return of_features.view_as(features), of_reference.view_as(reference), None, None
