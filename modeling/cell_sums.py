@@ -37,7 +37,7 @@ class SortedTokens(NamedTuple):
         """From the cell of each token within its view, numbers [B, M, G] below C, the number of cells."""
         batch_size, num_views, _ = numbers.shape
         views = torch.arange(batch_size * num_views, device=numbers.device).view(batch_size, num_views, 1)
-        cells = (numbers + views * num_cells).transpose(1, 2).flatten(0, 1)
+        cells = (numbers + views * num_cells).transpose(1, 2).flatten(0, 1).contiguous()  # a view of a single cloud
         slots = cells.flatten().argsort(stable=True)
         counts = torch.bincount(cells.flatten(), minlength=batch_size * num_views * num_cells)
         return cls(cells, slots, slots // num_views, counts.cumsum(dim=0) - counts, counts)

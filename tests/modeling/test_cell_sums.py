@@ -58,6 +58,17 @@ def test_means_of_tokens_and_of_slots(views, dtype):
     torch.testing.assert_close(cells.mean(features), cells.occupied.unsqueeze(-1).expand(-1, -1, -1, D).to(dtype))
 
 
+def test_a_single_cloud(dtype, monkeypatch):
+    views, voxels = (both(torch.randint(4, (1, m, G)), dtype, monkeypatch) for m in (M, 1))
+    features = torch.randn(*views[0].occupied.shape, D, dtype=dtype)
+    reference = torch.randn(*voxels[0].occupied.shape, D, dtype=dtype)
+    check(TokenCells.mean, [torch.randn(1, G, D, dtype=dtype)], views)
+    check(TokenCells.mean, [torch.randn(1, M, G, D, dtype=dtype)], views)
+    check(TokenCells.weighted_sum, [features, torch.randn(1, M, G, dtype=dtype)], views)
+    pairs = list(zip(views, voxels, strict=True))
+    check(lambda pair, *inputs: pair[0].products(*inputs, pair[1]), [features.detach(), reference], pairs)
+
+
 def test_weighted_sum_of_a_token_s_cells(views, dtype):
     features = torch.randn(*views[0].occupied.shape, D, dtype=dtype)
     weights = torch.randn(B, M, G, dtype=dtype)
