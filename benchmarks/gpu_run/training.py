@@ -121,6 +121,7 @@ class Training:
 
     def __init__(self, job: Job, model: nn.Module, clouds: dict[str, tuple[Tensor, Tensor]], device: str) -> None:
         self.job, self.model, self.device, self.start = job, model, device, time.monotonic()
+        self.began = self.start
         points, self.labels = clouds["train"]
         surplus = min(points.shape[1], math.ceil(job.num_points * 1200 / 1024))
         self.points = sampled(points, surplus)
@@ -157,6 +158,7 @@ class Training:
             return
         if self.graph is None and self.why_no_graph is None:
             self._record_graph()
+            self.began = time.monotonic()
         with torch.cuda.stream(self.stream):
             self._prepare()
             if self.graph is None:
@@ -259,4 +261,5 @@ class Training:
             "trained_parameters": trained,
             "why_no_graph": self.why_no_graph,
             "seconds": time.monotonic() - self.start,
+            "seconds_of_steps": time.monotonic() - self.began,
         }
