@@ -4,9 +4,8 @@ python benchmarks/pointnet.py --data DATA [--num-points 256] [--epochs 10] [--se
                               [--minutes M]
 
 PointNet (Qi et al. 2017) without its T-nets, about 77 thousand parameters. Clouds are centred, scaled and augmented as
-for `any2point train`; each epoch draws other points of all that a cloud has, which was a little better here than of as
-few as `any2point train` keeps. Prints the accuracy of the last epoch on the test split. `--minutes` trains for that
-long instead of `--epochs`, at a learning rate that falls over that time.
+for `any2point train`, but each epoch draws its points from all that a cloud has. Prints the accuracy of the last epoch
+on the test split. `--minutes` trains for that long instead of `--epochs`, at a learning rate that falls over that time.
 """
 
 import argparse
