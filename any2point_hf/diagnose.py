@@ -52,11 +52,11 @@ def diagnose(model: Any2PointPreTrainedModel, points: Tensor) -> dict[str, Any]:
 
     Returns:
         `mode` ("train" or "eval"), `num_clouds`, `num_tokens` of a cloud; `tokens_rms` and `tokens_cosine` (between
-        tokens of a cloud) as the tokenizer leaves them; `positions_rms` of the encodings added to them, None if none
-        are; `blocks`, a dict for each: `block`, its number; `stream_rms` of the tokens that it and its aggregation give
-        out; `feed_forward_rms`, `bottleneck_rms`, `aggregation_rms` of what these add, and `..._share` of `stream_rms`,
-        None where there is none; `effective_rank` of all tokens together; `clean_cosine` to the same tokens of
-        the model without what bottlenecks and aggregations add.
+        tokens of a cloud) as the tokenizer leaves them, with the config's `token_scale`; `positions_rms` of the
+        encodings added to them, None if none are; `blocks`, a dict for each: `block`, its number; `stream_rms` of the
+        tokens that it and its aggregation give out; `feed_forward_rms`, `bottleneck_rms`, `aggregation_rms` of what
+        these add, and `..._share` of `stream_rms`, None where there is none; `effective_rank` of all tokens together;
+        `clean_cosine` to the same tokens of the model without what bottlenecks and aggregations add.
 
     Raises:
         PointCloudError: the points are not what the model takes.
@@ -139,7 +139,11 @@ def _run(
 
     with ExitStack() as hooks:
         hooks.enter_context(base.tokenizer.register_forward_hook(lambda _, __, output: made.extend(output)))
-        for index, block in enumerate(find(base.backbone, base.spec.blocks)):
+        if base.token_scale is not None:
+            hooks.enter_context(
+                base.token_scale.register_forward_hook(lambda _, __, output: made.__setitem__(0, output))
+            )
+        for index, block in enumerate(base.blocks()):
             last = find(block, base.spec.feed_forward[1])
             branch = measure("feed_forward", index, lambda _, output: inside(output))
             hooks.enter_context(last.register_forward_hook(branch, prepend=True))  # before a bottleneck is added

@@ -12,7 +12,12 @@ from typing import Any, Literal
 PAPER_BLOCKS = 12  # of the backbones of Table 7, whose depths are scaled to others
 PAPER_CELL = 26  # pixels of a cell on the plane, of which Table 9 tries 16 and 34
 CONTROLS = (  # name, fields, weights, note
-    ("No backbone", {"backbone_blocks": 0}, "pretrained", "No backbone: tokenizer and head alone, without any block."),
+    (
+        "No backbone",
+        {"backbone_blocks": 0, "adapter_blocks": 0},
+        "pretrained",
+        "No backbone: tokenizer and head alone, without any block.",
+    ),
     (
         "Permuted weights",
         {},

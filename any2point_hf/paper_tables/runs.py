@@ -145,7 +145,7 @@ class Runs:
         cell_size = make_projection(config, spec).cell_size
         fitted = fit_row(row.fields, modality, depth, cell_size)
         config = self._config(modality, {"cell_size": cell_size} | fitted)
-        config.adapted_blocks(depth)
+        config.adapted_blocks(config.used_blocks(depth))
         make_projection(config, spec)
         settings = {
             "method": row.method,
