@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .available_memory import available_memory
 from .backbone import block_dtype
-from .backbone_specs import find
 from .errors import BatchTooLargeError
 
 if TYPE_CHECKING:

@@ -70,7 +70,7 @@ class StartValues:
                 self.matrix(view_weight, f"{name}.{view}")
 
     def default_linear(self, linear: nn.Linear, name: str) -> None:
-        """torch's own default: weight and bias uniform within ±1/√(inputs)."""
+        """Torch's own default: weight and bias uniform within ±1/√(inputs)."""
         bound = 1 / math.sqrt(linear.in_features)
         for part in ("weight", "bias"):
             tensor = getattr(linear, part)

@@ -51,7 +51,7 @@ class ResidualBottleneck(nn.Module):
         self.up_norm = BatchNorm1d(channels)
 
     def draw_parameters(self, start: StartValues) -> None:
-        """torch's default: the released code's 1×1 convolutions are left at it."""
+        """Torch's default: the released code's 1×1 convolutions are left at it."""
         start.default_linear(self.down, "down")
         start.default_linear(self.up, "up")
 

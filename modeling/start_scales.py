@@ -56,7 +56,9 @@ def start_scales(model: "Any2PointModel") -> None:
     scales_adapters = model.config.adapter_start == "scaled" and len(model.aggregations) > 0
     if model.token_scale is None and not scales_adapters:
         return
-    state = {name: tensor.clone() for name, tensor in model.named_buffers() if "running_" in name or "num_batch" in name}
+    state = {
+        name: tensor.clone() for name, tensor in model.named_buffers() if "running_" in name or "num_batch" in name
+    }
     was_training, device = model.training, model.cls_token.device
     clouds = made_up_clouds(min(model.config.num_points, _MOST_POINTS)).to(device)
     model.train()  # statistics are those of the clouds

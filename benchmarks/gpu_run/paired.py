@@ -12,7 +12,7 @@ _QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.
 
 
 def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> str:
-    """first − second in points over the seeds of both, with its 95 % interval from three seeds on."""
+    """First − second in points over the seeds of both, with its 95 % interval from three seeds on."""
     seeds = sorted(set(first) & set(second))
     differences = [100 * (first[seed] - second[seed]) for seed in seeds]
     if len(differences) < 3:
@@ -52,7 +52,9 @@ def tables(records: Sequence[Mapping[str, Any]], baseline: str = "no backbone") 
                 ]
             )
         settings = next(iter(rows.values()))[next(iter(next(iter(rows.values()))))]["settings"]
-        fixed = {name: settings[name] for name in ("data", "per_class", "epochs", "num_points", "learning_rate", "batch")}
+        fixed = {
+            name: settings[name] for name in ("data", "per_class", "epochs", "num_points", "learning_rate", "batch")
+        }
         headings = ["row", "accuracy by seed, %", "mean", f"− {baseline}", "− its permuted", "trained", "s"]
         texts.append(f"### {group}\n\n{fixed}\n\n" + markdown.table(headings, lines))
     return "\n".join([*texts, *failed]) + "\n"

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification
-from any2point_hf.paper_tables.control_backbones import permuted_weights, random_weights
 from torch import Tensor, nn
 from transformers import set_seed
+
+from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification
+from any2point_hf.paper_tables.control_backbones import permuted_weights, random_weights
 
 from .inputs import balanced, load_clouds, load_packed_backbone
 from .training import Job, Training
@@ -80,9 +81,7 @@ def work(folder: Path, device: str, streams: int, deadline: float, jobs: Any, re
         if not active:
             break
         for training in list(active):
-            if not _guarded(results, training.job, lambda one=training: _some_steps(one, results)):
-                active.remove(training)
-            elif training.is_done:
+            if not _guarded(results, training.job, lambda one=training: _some_steps(one, results)) or training.is_done:
                 active.remove(training)
     for training in active:
         if training.step_number:

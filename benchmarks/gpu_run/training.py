@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from any2point_hf.data.augmentation import Augmentation, random_subset
 from any2point_hf.data.counter_random import mix
 from any2point_hf.modeling.initialization import named_seed
 from any2point_hf.modeling.named_dropout import NamedDropout
-from torch import Tensor, nn
 
 from .inputs import sampled
 
@@ -120,6 +121,7 @@ class Training:
 
     def __init__(self, job: Job, model: nn.Module, clouds: dict[str, tuple[Tensor, Tensor]], device: str) -> None:
         self.job, self.model, self.device, self.start = job, model, device, time.monotonic()
+        self.began = self.start
         points, self.labels = clouds["train"]
         surplus = min(points.shape[1], math.ceil(job.num_points * 1200 / 1024))
         self.points = sampled(points, surplus)
@@ -139,6 +141,7 @@ class Training:
         self.step_number, self.order = 0, []
         self.stream = torch.cuda.Stream() if device == "cuda" else None
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.why_no_graph: str | None = None
         self.history: list[dict[str, float]] = []
 
     @property
@@ -153,12 +156,24 @@ class Training:
             self._compute()
             self.step_number += 1
             return
-        if self.graph is None:
-            self._capture()
+        if self.graph is None and self.why_no_graph is None:
+            self._record_graph()
+            self.began = time.monotonic()
         with torch.cuda.stream(self.stream):
             self._prepare()
-            self.graph.replay()
+            if self.graph is None:
+                self._compute()
+            else:
+                self.graph.replay()
         self.step_number += 1
+
+    def _record_graph(self) -> None:
+        """Records a step as a graph; where that fails, steps stay as they are, and the record says why."""
+        try:
+            self._capture()
+        except RuntimeError as error:
+            self.graph, self.why_no_graph = None, f"{type(error).__name__}: {error}"
+            torch.cuda.synchronize()
 
     def _prepare(self) -> None:
         """Writes the step's clouds, epoch and rate to where the graph reads them."""
@@ -188,7 +203,7 @@ class Training:
         self.loss.copy_(loss.detach())
 
     def _capture(self) -> None:
-        """Runs some steps so that everything lazy is there, takes them back, and records one step as a graph."""
+        """Runs some steps so that everything lazy is there, records one as a graph, and takes them back."""
         self.model.train()
         before = {name: tensor.clone() for name, tensor in self.model.state_dict().items() if "backbone." not in name}
         states = [generator.get_state() for generator in self.generators]
@@ -198,12 +213,19 @@ class Training:
                 self._prepare()
                 self._compute()
         torch.cuda.synchronize()
-        self.graph = torch.cuda.CUDAGraph()
-        for generator in self.generators:
-            self.graph.register_generator_state(generator)
-        with torch.cuda.graph(self.graph, stream=self.stream):
-            self._compute()
-        torch.cuda.synchronize()
+        try:
+            graph = torch.cuda.CUDAGraph()
+            for generator in self.generators:
+                graph.register_generator_state(generator)
+            with torch.cuda.graph(graph, stream=self.stream):
+                self._compute()
+            self.graph = graph
+        finally:
+            torch.cuda.synchronize()
+            self._take_back(before, states)
+
+    def _take_back(self, before: dict[str, Tensor], states: list[Tensor]) -> None:
+        """Weights, statistics, optimiser and generators as they were before the first step."""
         own = self.model.state_dict()
         for name, tensor in before.items():
             own[name].copy_(tensor)
@@ -237,5 +259,7 @@ class Training:
             "accuracy": self.history[-1]["accuracy"],
             "history": self.history,
             "trained_parameters": trained,
+            "why_no_graph": self.why_no_graph,
             "seconds": time.monotonic() - self.start,
+            "seconds_of_steps": time.monotonic() - self.began,
         }
