@@ -180,6 +180,22 @@ def test_every_layout_of_a_block(backbone, placement, points):
         assert all(value > 0 for name, value in block.items() if value is not None and name in MEASURED | ADDED)
 
 
+def test_a_model_without_blocks(points):
+    assert diagnose(make(backbone_blocks=0), points)["blocks"] == []
+    one, all_three = (diagnose(make(backbone_blocks=count), points)["blocks"] for count in (1, None))
+    assert len(one) == 1
+    assert one == all_three[:1]
+
+
+def test_tokens_brought_to_the_backbones_size(points):
+    model = make(token_scale="embedding")
+    numbers = diagnose(model, points)
+    with torch.no_grad():
+        tokens = model.token_scale(model.tokenizer(points)[0])
+    assert numbers["tokens_rms"] == pytest.approx(rms(tokens), rel=1e-6)
+    assert numbers["tokens_rms"] < 0.2 * diagnose(make(), points)["tokens_rms"]
+
+
 def test_a_model_without_adapters(points):
     for block in diagnose(make("dinov2", adapter_blocks=0), points)["blocks"]:
         assert block["bottleneck_rms"] is block["aggregation_rms"] is None
