@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from .data.augmentation import Augmentation
-from .modeling.configuration_any2point import Any2PointConfig
+from .modeling.configuration_any2point import OF_BACKBONE, Any2PointConfig
 from .modeling.errors import ConfigurationError
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -64,7 +64,7 @@ class Recipe:
         _require(1 <= self.surplus_points < math.inf, "surplus_points must be at least 1", self.surplus_points)
         precisions = ("float32", "bfloat16", "float16")
         _require(self.precision in precisions, f"precision must be one of {', '.join(precisions)}", self.precision)
-        known = [name for name in Any2PointConfig.__annotations__ if not name.startswith("backbone")]
+        known = [name for name in Any2PointConfig.__annotations__ if name not in OF_BACKBONE]
         unknown = ", ".join(name for name in self.config if name not in known)
         _require(not unknown, "config must hold fields of Any2PointConfig other than the backbone's", unknown)
 

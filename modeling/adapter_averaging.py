@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from .configuration_any2point import Any2PointConfig
+from .configuration_any2point import OF_BACKBONE, Any2PointConfig
 from .errors import Any2PointError
 
 # What may differ: names of the backbone that all share.
-_FIELDS = [name for name in Any2PointConfig.__annotations__ if not name.startswith("backbone")]
+_FIELDS = [name for name in Any2PointConfig.__annotations__ if name not in OF_BACKBONE]
 _FIELDS = [*_FIELDS, "id2label"]
 
 

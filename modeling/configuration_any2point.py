@@ -13,6 +13,7 @@ from .presets import find_preset
 
 SMALLEST_CLOUD = 64  # points that the tokenizer's three halvings need
 LARGEST_CLOUD = 65536  # 8192 tokens; attention and cells compare every two of them
+OF_BACKBONE = ("backbone", "backbone_revision", "backbone_config")  # which one, not what is done with it
 
 
 @strict
@@ -229,9 +230,9 @@ class Any2PointConfig(PreTrainedConfig):
         self.backbone_revision = None
 
     def unlike_defaults(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, besides those of the backbone."""
+        """The fields that differ from their defaults, besides those that say which backbone."""
         plain = type(self)()
-        names = [name for name in Any2PointConfig.__annotations__ if not name.startswith("backbone")]
+        names = [name for name in Any2PointConfig.__annotations__ if name not in OF_BACKBONE]
         return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(plain, name)}
 
     def used_blocks(self, num_blocks: int) -> int:

@@ -186,13 +186,13 @@ def settings(texts: list[str]) -> dict[str, Any]:
     Raises:
         Any2PointError: one is not of that form, or no field has its name.
     """
-    from ..modeling.configuration_any2point import Any2PointConfig
+    from ..modeling.configuration_any2point import OF_BACKBONE, Any2PointConfig
     from ..modeling.errors import Any2PointError
 
     fields = {}
     for setting in texts:
         name, separator, text = setting.partition("=")
-        if not separator or name not in Any2PointConfig.__annotations__ or name.startswith("backbone"):
+        if not separator or name not in Any2PointConfig.__annotations__ or name in OF_BACKBONE:
             raise Any2PointError(f"--set takes FIELD=VALUE with a field of Any2PointConfig, got {setting!r}.")
         try:
             fields[name] = json.loads(text)

@@ -12,11 +12,13 @@ from .options import add_data, add_json, positive, seeds, settings
 
 HELP = "one of the paper's tables on your data and backbones, or its figures with your adapters"
 DESCRIPTION = """
-Trains the rows of one of the paper's ten tables, each once, and writes the table beside the paper's numbers; or draws
-figures 5, 6 and 7 with adapters of yours. What is done is kept in --output, and the same command goes on with the rest.
+Trains the rows of one of the paper's ten tables with each seed, and three controls that tell what the backbone brings,
+and writes the table beside the paper's numbers, with every row's paired difference to the full method; or draws figures
+5, 6 and 7 with adapters of yours. What is done is kept in --output, and the same command goes on with the rest.
 """
 EXAMPLES = """
   any2point reproduce --table 4 --data shapes --backbone-1d google-bert/bert-base-uncased --output tables --quick
+  any2point reproduce --table 3 --data DATA --backbone-1d ID --backbone-2d ID --output tables --quick --seeds 0,1,2
   any2point reproduce --table 1 --data scanobjectnn/ --backbone-1d clip/ --backbone-2d dinov2/ --output tables
   any2point reproduce --figures --data shapes --model text-adapter --model image-adapter --output figures
 """
@@ -66,7 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_budget(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--seeds", type=seeds, default=[0], metavar="N,N,...", help="of every row (default 0)")
+    group.add_argument(
+        "--seeds", type=seeds, default=[0], metavar="N,N,...", help="of every row (default 0; differences need 3)"
+    )
     group.add_argument("--quick", action="store_true", help="for a CPU: few epochs, points and training clouds")
     group.add_argument(
         "--epochs", type=positive(float), metavar="N", help="passes over the data (default 300, quick 4)"

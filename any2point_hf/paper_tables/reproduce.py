@@ -3,7 +3,8 @@
     reproduce(3, "ScanObjectNN", {"1d": clip, "2d": dinov2}, "reproduced", budget=make_budget(quick=True))
 
 Every training is `OUTPUT/runs/<hash of its settings>.json`, which rows of several tables may share; one that is there
-is never repeated, one that was interrupted starts anew. `OUTPUT/table-N.md` is written after each.
+is never repeated, one that was interrupted starts anew. `OUTPUT/table-N.md` is written after each. Below the paper's
+rows stand controls of our own (`rows.py`).
 """
 
 import json
@@ -22,8 +23,9 @@ from ..modeling.cpu_memory import keep_freed_memory
 from ..modeling.errors import Any2PointError, DatasetError
 from ..whole_files import write_whole
 from .markdown import write_table
+from .rows import FULL, PaperTable
 from .runs import Budget, Run, Runs
-from .tables import PaperTable, find_table
+from .tables import find_table
 from .tuning_baselines import check_method
 
 FOLDER_FILE = "settings.json"
@@ -51,7 +53,7 @@ def reproduce(
         backbones: Hub id or folder by modality, `"1d"`, `"2d"`, `"audio"`; None for none.
         output: folder of the table and of the records; one folder has one data set, budget and set of backbones.
         budget: by default the published one (`make_budget`).
-        seeds: every row is trained with each, all rows with the first one first.
+        seeds: every row is trained with each, all rows with the first one first; differences are shown from three on.
         settings: further fields of Any2PointConfig by modality, under those of the rows.
         modalities: train only these now; the table still shows what is done of the others.
         command: what was typed, for the table.
@@ -80,32 +82,48 @@ def reproduce(
         for heading, modality in paper_table.trained_for(row, runs.on_scans).items()
         if modality in backbones
     }
+    full_plans = {(modality, seed): runs.plan(FULL, modality, seed) for *_, modality, seed in plans}
     _write_json(output / FOLDER_FILE, _joined(output, folder))
     keep_freed_memory()
     file = output / f"table-{table}.md"
-    _write(file, table, paper_table, plans, runs, command)
+    _write(file, table, paper_table, plans, full_plans, runs, command)
     for (number, heading, modality, seed), run in plans.items():
         if run.record() is not None or modality not in (modalities or backbones):
             continue
         result = runs.train(run)
         _write_json(run.file, {"settings": run.settings, "result": result})
-        _write(file, table, paper_table, plans, runs, command)
-        name = " ".join(paper_table.rows[number].cells)
+        _write(file, table, paper_table, plans, full_plans, runs, command)
+        name = " ".join(filter(None, paper_table.rows[number].cells))
         accuracy, minutes = result["accuracy"], result["minutes"]
         say(f"table {table}, {name}, {heading}, seed {seed}: accuracy {accuracy:.4f} in {minutes:.1f} min")
     return file
 
 
-def _write(file: Path, number: int, table: PaperTable, plans: Mapping[tuple, Run], runs: Runs, command: str) -> None:
-    """The table with what is done by now."""
-    records: dict[tuple[int, str], list[dict[str, Any]]] = {}
-    for (row, heading, *_), run in plans.items():
-        record = run.record()
-        records.setdefault((row, heading), []).extend([] if record is None else [record])
+def _write(
+    file: Path,
+    number: int,
+    table: PaperTable,
+    plans: Mapping[tuple, Run],
+    full_plans: Mapping[tuple, Run],
+    runs: Runs,
+    command: str,
+) -> None:
+    """The table with what is done by now; of the full Any2Point also what other tables have trained."""
+    records: dict[tuple[int, str], dict[int, dict[str, Any]]] = {}
+    full: dict[tuple[int, str], dict[int, dict[str, Any]]] = {}
+    for (row, heading, modality, seed), run in plans.items():
+        records.setdefault((row, heading), {}).update(_by_seed(run))
+        compared = full_plans[modality, seed]
+        if compared.file != run.file:
+            full.setdefault((row, heading), {}).update(_by_seed(compared))
     scaled = {(row, heading): run.scaled for (row, heading, *_), run in plans.items()}
     seeds = list(dict.fromkeys(seed for *_, seed in plans))
-    facts, num_test = _facts(runs, seeds), len(runs.dataset["test"])
-    write_table(file, number, table, records, scaled=scaled, command=command, facts=facts, num_test_clouds=num_test)
+    write_table(file, number, table, records, full, scaled=scaled, command=command, facts=_facts(runs, seeds))
+
+
+def _by_seed(run: Run) -> dict[int, dict[str, Any]]:
+    record = run.record()
+    return {} if record is None else {run.settings["seed"]: record}
 
 
 def _facts(runs: Runs, seeds: Sequence[int]) -> list[str]:

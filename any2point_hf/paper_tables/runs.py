@@ -15,7 +15,7 @@ from datasets import DatasetDict
 from transformers import set_seed
 
 from ..data.fingerprint import data_fingerprint
-from ..modeling.backbone import record_backbone
+from ..modeling.backbone import load_backbone, record_backbone
 from ..modeling.backbone_detector import backbone_spec
 from ..modeling.backbone_specs import num_blocks
 from ..modeling.configuration_any2point import Any2PointConfig
@@ -25,10 +25,12 @@ from ..modeling.projection_choice import make_projection
 from ..processing_any2point import Any2PointProcessor
 from ..recipe import Recipe, changed, read_recipe
 from ..training import make_trainer
-from .tables import Row, fit_row
+from .control_backbones import permuted_weights, random_weights
+from .rows import Row, fit_row
 from .tuning_baselines import apply_method, check_method
 
 PUBLISHED = {"1d": "clip-text", "2d": "dinov2", "audio": "imagebind-audio"}  # whose presets a modality starts from
+WEIGHTS = {"permuted": permuted_weights, "random": random_weights}
 OF_PUBLISHED_CANVAS = ("plane", "cell_size")  # defaults give the same on the published backbones, and fit others
 
 
@@ -143,7 +145,7 @@ class Runs:
         cell_size = make_projection(config, spec).cell_size
         fitted = fit_row(row.fields, modality, depth, cell_size)
         config = self._config(modality, {"cell_size": cell_size} | fitted)
-        config.adapted_blocks(depth)
+        config.adapted_blocks(config.used_blocks(depth))
         make_projection(config, spec)
         settings = {
             "method": row.method,
@@ -153,6 +155,8 @@ class Runs:
             "recipe": self.recipe.settings(),
             "seed": seed,
         }
+        if row.weights != "pretrained":
+            settings["weights"] = row.weights
         text = json.dumps(settings, sort_keys=True)
         file = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
         ours = {name: depth if value is None else value for name, value in fitted.items()}
@@ -167,8 +171,9 @@ class Runs:
     def train(self, run: Run) -> dict[str, Any]:
         """Trains, and measures the last epoch on the whole test split: what a record holds."""
         start, seed = time.monotonic(), run.settings["seed"]
+        backbone = _backbone(run)  # before the seed is set: what it draws changes no start value
         set_seed(seed)
-        model = Any2PointForPointCloudClassification(run.config)
+        model = Any2PointForPointCloudClassification(run.config, backbone=backbone)
         apply_method(model, run.settings["method"])
         trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
         processor = Any2PointProcessor(run.config.num_points, self.recipe.scale_to_unit_sphere, seed)
@@ -186,6 +191,15 @@ class Runs:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
+
+
+def _backbone(run: Run) -> torch.nn.Module | None:
+    """The backbone of weights that know nothing, or None for the pretrained one, which the model loads itself."""
+    weights = run.settings.get("weights")
+    if weights is None:
+        return None
+    pretrained = load_backbone(run.config.backbone, run.config.backbone_revision, run.config.modality)
+    return WEIGHTS[weights](pretrained, run.settings["seed"])
 
 
 def base_fields(modality: str, on_scans: bool, budget: Budget) -> dict[str, Any]:

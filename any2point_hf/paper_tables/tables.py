@@ -1,70 +1,10 @@
-"""The paper's ten tables as data: each row's wording and figures, and the config values that make it (method.md 7).
-
-A row is never a fork of the code: it is fields of Any2PointConfig on top of the setting that its whole table shares,
-and, in Table 2, the name of a tuning method (`tuning_baselines.py`).
-"""
-
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+"""The paper's ten tables as data: each row's wording and figures, and the config values that make it (method.md 7)."""
 
 from ..modeling.errors import Any2PointError
+from .rows import PaperTable, Row, with_controls
 from .tuning_baselines import LORA_RANK, PROMPTS_PER_BLOCK
 
-PAPER_BLOCKS = 12  # of the backbones of Table 7, whose depths are scaled to others
-PAPER_CELL = 26  # pixels of a cell on the plane, of which Table 9 tries 16 and 34
 YES, NO = "✓", "-"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a table.
-
-    Args:
-        cells: the paper's wording, one for each of the table's columns.
-        accuracy: the paper's figures in percent, by the heading of their column.
-        parameters: the paper's #P in millions, if it gives one.
-        fields: of Any2PointConfig, in place of the setting's own.
-        method: how the backbone is tuned, a name of `tuning_baselines.METHODS`.
-        modality: of a row about one kind of backbone (Tables 1 and 6); otherwise its columns tell.
-        note: what has to be known to compare, for below the table.
-    """
-
-    cells: tuple[str, ...]
-    accuracy: Mapping[str, float]
-    parameters: float | None = None
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    method: str = "any2point"
-    modality: str | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class PaperTable:
-    """One table.
-
-    Args:
-        title: of the paper.
-        columns: headings of the rows' cells.
-        rows: from top to bottom.
-        figures: headings of the accuracies, `"1D"` and `"2D"` or data sets.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-    figures: tuple[str, ...] = ("1D", "2D")
-
-    def modalities(self) -> list[str]:
-        """The kinds of backbone that its rows are about."""
-        return list(dict.fromkeys(kind for row in self.rows for kind in self.trained_for(row, True).values()))
-
-    def trained_for(self, row: Row, on_scans: bool) -> dict[str, str]:
-        """Heading of an accuracy to the modality that is trained to compare with it, on scans or on CAD models."""
-        if row.modality is None:
-            return {heading: heading.lower() for heading in row.accuracy}
-        return {"SCAN." if on_scans or "MN." not in row.accuracy else "MN.": row.modality}
 
 
 def _both(line: float, plane: float) -> dict[str, float]:
@@ -224,30 +164,11 @@ TABLES: dict[int, PaperTable] = {
 
 
 def find_table(number: int) -> PaperTable:
-    """A table by its number.
+    """A table by its number, with the control rows below the paper's.
 
     Raises:
         Any2PointError: the paper has no such table.
     """
     if number not in TABLES:
         raise Any2PointError(f"--table must be one of {', '.join(map(str, TABLES))}, got {number}.")
-    return TABLES[number]
-
-
-def fit_row(fields: Mapping[str, Any], modality: str, num_blocks: int, cell_size: float) -> dict[str, Any]:
-    """A row's fields for a backbone of another size than the paper's.
-
-    Args:
-        fields: of the row.
-        modality: `"1d"`, `"2d"` or `"audio"`.
-        num_blocks: of the backbone; a depth d of the paper's 12 blocks becomes ⌈d · num_blocks / 12⌉.
-        cell_size: the setting's own; on a plane it stands for the paper's 26, and others keep their proportion to it.
-    """
-    fitted = dict(fields)
-    if "adapter_blocks" in fitted:
-        depth = math.ceil(fitted["adapter_blocks"] * num_blocks / PAPER_BLOCKS)
-        fitted["adapter_blocks"] = None if depth == num_blocks else depth
-    if "cell_size" in fitted and modality != "1d":
-        size = round(fitted["cell_size"] * cell_size / PAPER_CELL, 4)
-        fitted["cell_size"] = int(size) if size == int(size) else size
-    return fitted
+    return with_controls(TABLES[number])

@@ -227,6 +227,13 @@ def test_settings_may_be_null_and_lists(run_command, bert):
     assert parts["classifier"] - plain["classifier"] == 257
 
 
+def test_blocks_of_the_backbone_are_a_setting(run_command, bert):
+    arguments = ("--set", "backbone_blocks=0", "--json")
+    parts = json.loads(run_command("info", "--backbone", bert, *arguments).out)["parts"]
+    assert not {"bottlenecks", "aggregations", "local_attention"} & set(parts)
+    assert run_command("info", "--backbone", bert, "--set", "backbone_revision=main").code == 2
+
+
 def test_a_folder_of_files(run_train, run_command, two_classes, tmp_path):
     generator = np.random.default_rng(0)
     for split, count in (("train", 4), ("test", 2)):
@@ -348,7 +355,7 @@ def test_a_table_of_the_paper(run_command, bert, two_classes, tmp_path):
     result = run_command("reproduce", "--table", "10", *arguments, *small, *plane)
     assert result.code == 0
     assert result.out.endswith(f"written to {output / 'table-10.md'}\n")
-    assert result.out.count("table 10, ") == 2
+    assert result.out.count("table 10, ") == 5  # two rows and three controls
     text = (output / "table-10.md").read_text(encoding="utf-8")
     assert "8 training and 8 test clouds of 2 classes" in text
     assert "plane=[24, 16]" in text

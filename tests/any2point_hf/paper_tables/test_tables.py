@@ -2,7 +2,8 @@ import pytest
 
 from any2point_hf.modeling.configuration_any2point import Any2PointConfig
 from any2point_hf.modeling.errors import Any2PointError
-from any2point_hf.paper_tables.tables import TABLES, find_table, fit_row
+from any2point_hf.paper_tables.rows import CONTROLS, fit_row, with_controls
+from any2point_hf.paper_tables.tables import TABLES, find_table
 from any2point_hf.paper_tables.tuning_baselines import METHODS
 
 
@@ -107,6 +108,33 @@ def test_rows_on_a_published_backbone_are_the_papers():
             fitted = fit_row(row.fields, "2d", num_blocks=12, cell_size=26)
             expected = row.fields | ({"adapter_blocks": None} if row.fields.get("adapter_blocks") == 12 else {})
             assert fitted == expected
+
+
+@pytest.mark.parametrize("number", TABLES)
+def test_controls_stand_below_the_papers_rows(number):
+    table, paper = find_table(number), TABLES[number]
+    kinds = ["audio", "2d", "1d"] if number in (1, 6) else [None]
+    assert table.rows[: len(paper.rows)] == paper.rows
+    controls = table.rows[len(paper.rows) :]
+    assert [(row.cells[0], row.modality) for row in controls] == [(c[0], kind) for c in CONTROLS for kind in kinds]
+    assert [row.weights for row in controls] == [w for w in ("pretrained", "permuted", "random") for _ in kinds]
+    assert table.modalities() == paper.modalities()
+    for row in controls:
+        assert len(row.cells) == len(table.columns)
+        assert (row.accuracy, row.parameters, row.method) == ({}, None, "any2point")
+        assert dict(row.fields) == ({} if row.weights != "pretrained" else {"backbone_blocks": 0, "adapter_blocks": 0})
+        Any2PointConfig(**row.fields)
+
+
+def test_controls_are_trained_for_every_column():
+    scans, cad = (find_table(1).trained_for(find_table(1).rows[4], on_scans) for on_scans in (True, False))
+    assert (scans, cad) == ({"SCAN.": "2d"}, {"MN.": "2d"})
+    assert find_table(6).rows[5].cells == ("No backbone", "Language", "RoBERTa")
+    assert find_table(6).trained_for(find_table(6).rows[5], on_scans=False) == {"SCAN.": "1d"}
+    for number in (2, 9):  # also where each row of the paper is of one kind alone
+        table = find_table(number)
+        assert table.trained_for(table.rows[-1], on_scans=True) == {"1D": "1d", "2D": "2d"}
+    assert with_controls(TABLES[7]).rows[-1].cells == ("Random weights", "", "", "")
 
 
 def test_a_table_that_there_is_not():

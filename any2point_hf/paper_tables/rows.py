@@ -1,0 +1,122 @@
+"""What a row of a table is, the control rows of our own, and fitting a row to a backbone of another size.
+
+A row is never a fork of the code: it is fields of Any2PointConfig on top of the setting that its whole table shares;
+in Table 2 also the name of a tuning method (`tuning_baselines.py`), in the controls which weights the backbone has.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+PAPER_BLOCKS = 12  # of the backbones of Table 7, whose depths are scaled to others
+PAPER_CELL = 26  # pixels of a cell on the plane, of which Table 9 tries 16 and 34
+CONTROLS = (  # name, fields, weights, note
+    (
+        "No backbone",
+        {"backbone_blocks": 0, "adapter_blocks": 0},
+        "pretrained",
+        "No backbone: tokenizer and head alone, without any block.",
+    ),
+    (
+        "Permuted weights",
+        {},
+        "permuted",
+        "Permuted weights: each matrix of the pretrained blocks with its entries in random order: the same statistics, "
+        "no knowledge.",
+    ),
+    ("Random weights", {}, "random", "Random weights: the start values of the backbone's own family."),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table.
+
+    Args:
+        cells: the paper's wording, one for each of the table's columns.
+        accuracy: the paper's figures in percent, by the heading of their column.
+        parameters: the paper's #P in millions, if it gives one.
+        fields: of Any2PointConfig, in place of the setting's own.
+        method: how the backbone is tuned, a name of `tuning_baselines.METHODS`.
+        modality: of a row about one kind of backbone (Tables 1 and 6); otherwise its columns tell.
+        note: what has to be known to compare, for below the table.
+        weights: of the backbone, `"pretrained"`, or what `control_backbones.py` makes of them.
+    """
+
+    cells: tuple[str, ...]
+    accuracy: Mapping[str, float]
+    parameters: float | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    method: str = "any2point"
+    modality: str | None = None
+    note: str = ""
+    weights: Literal["pretrained", "permuted", "random"] = "pretrained"
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """One table.
+
+    Args:
+        title: of the paper.
+        columns: headings of the rows' cells.
+        rows: from top to bottom.
+        figures: headings of the accuracies, `"1D"` and `"2D"` or data sets.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    figures: tuple[str, ...] = ("1D", "2D")
+
+    def modalities(self) -> list[str]:
+        """The kinds of backbone that its rows are about."""
+        return list(dict.fromkeys(kind for row in self.rows for kind in self.trained_for(row, True).values()))
+
+    def trained_for(self, row: Row, on_scans: bool) -> dict[str, str]:
+        """Heading of an accuracy to the modality that is trained to compare with it, on scans or on CAD models.
+
+        A row without figures of the paper is trained for all columns.
+        """
+        if row.modality is None:
+            return {heading: heading.lower() for heading in row.accuracy or self.figures}
+        return {"SCAN." if on_scans or "MN." not in self.figures else "MN.": row.modality}
+
+
+FULL = Row(("Any2Point",), {})  # the setting itself, which all rows are compared with
+
+
+def with_controls(table: PaperTable) -> PaperTable:
+    """The table with rows of our own below the paper's, which tell what the backbone and its knowledge bring.
+
+    No backbone at all, and the full Any2Point on weights that know nothing; in tables of one row a modality, for each.
+    """
+    kinds = {row.modality: row.cells[1:] for row in table.rows}
+    if None in kinds:
+        kinds = {None: ("",) * (len(table.columns) - 1)}
+    rows = [
+        Row((name, *others), {}, modality=modality, fields=fields, weights=weights, note=note)
+        for name, fields, weights, note in CONTROLS
+        for modality, others in kinds.items()
+    ]
+    return replace(table, rows=(*table.rows, *rows))
+
+
+def fit_row(fields: Mapping[str, Any], modality: str, num_blocks: int, cell_size: float) -> dict[str, Any]:
+    """A row's fields for a backbone of another size than the paper's.
+
+    Args:
+        fields: of the row.
+        modality: `"1d"`, `"2d"` or `"audio"`.
+        num_blocks: of the backbone; a depth d of the paper's 12 blocks becomes ⌈d · num_blocks / 12⌉.
+        cell_size: the setting's own; on a plane it stands for the paper's 26, and others keep their proportion to it.
+    """
+    fitted = dict(fields)
+    if "adapter_blocks" in fitted:
+        depth = math.ceil(fitted["adapter_blocks"] * num_blocks / PAPER_BLOCKS)
+        fitted["adapter_blocks"] = None if depth == num_blocks else depth
+    if "cell_size" in fitted and modality != "1d":
+        size = round(fitted["cell_size"] * cell_size / PAPER_CELL, 4)
+        fitted["cell_size"] = int(size) if size == int(size) else size
+    return fitted
