@@ -143,7 +143,7 @@ def main() -> None:
     running.add_argument("--minutes", type=float, default=9.0)
     running.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     running.add_argument("--parts", type=lambda text: text.split(","), default=["tests", "ratios", "training"])
-    running.add_argument("--plan", action="append", default=None, help="question (default), short, starts, small-data")
+    running.add_argument("--plan", action="append", default=None, help="question (default), defaults, starts, short")
     running.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 2])
     running.add_argument("--epochs", type=int, help="of the question's trainings (default: as many as fit)")
     running.add_argument("--processes", type=int, default=2, help="that train beside each other")

@@ -45,6 +45,8 @@ class Job:
         learning_rate: the highest.
         batch: clouds a step.
         smoothing: of the labels.
+        num_test: test clouds that are answered; 0 for all.
+        warm_up: share of the steps in which the rate rises.
     """
 
     group: str
@@ -60,6 +62,7 @@ class Job:
     learning_rate: float = 1e-3
     batch: int = 32
     smoothing: float = 0.1
+    num_test: int = 0
     warm_up: float = 0.1
 
     def key(self) -> str:
@@ -125,7 +128,8 @@ class Training:
         points, self.labels = clouds["train"]
         surplus = min(points.shape[1], math.ceil(job.num_points * 1200 / 1024))
         self.points = sampled(points, surplus)
-        self.test_points, self.test_labels = sampled(clouds["test"][0], job.num_points), clouds["test"][1]
+        test_points, test_labels = (part[: job.num_test or None] for part in clouds["test"])
+        self.test_points, self.test_labels = sampled(test_points, job.num_points), test_labels
         self.augmentation = Augmentation(scale=(0.9, 1.1), shift=0.1)
         self.batch = min(job.batch, len(self.labels))
         self.steps_an_epoch = len(self.labels) // self.batch
