@@ -5,6 +5,7 @@ for the batch at once, where the model is. So loader processes have next to noth
 one.
 """
 
+import itertools
 import weakref
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from .data.augmentation import Augmentation, random_subset
 from .data.counter_random import mix
+from .modeling.named_dropout import clear_dropout_keys, set_dropout_keys
 
 CLOUD = "cloud"
 """Name of the batches' column with the rows' numbers, which the hook takes out again."""
@@ -63,7 +65,8 @@ class BatchAugmentation(TrainerCallback):
 
     def __init__(self, augmentation: Augmentation, num_points: int, seed: int) -> None:
         self.augmentation, self.num_points, self.seed = augmentation, num_points, seed
-        self.epoch = 0
+        self.epoch, self.step, self.process = 0, 0, 0
+        self.forwards = itertools.count()  # of one step, of which gradients may be accumulated
 
     def on_train_begin(self, *_: Any, model: nn.Module, **kwargs: Any) -> None:
         """Attaches the hook, in place of one that an interrupted training left."""
@@ -76,6 +79,12 @@ class BatchAugmentation(TrainerCallback):
         """Takes the epoch, also one that a resumption starts in the middle."""
         self.epoch = int(state.epoch or 0)
 
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Takes the step, which dropout's masks follow from."""
+        self.step, self.process, self.forwards = state.global_step, args.process_index, itertools.count()
+
     def on_train_end(self, *_: Any, model: nn.Module, **kwargs: Any) -> None:
         """Takes the hook away."""
         detach(model)
@@ -84,6 +93,7 @@ class BatchAugmentation(TrainerCallback):
         """The forward's arguments with `points` [B, num_points, 3] in place of `points` [B, S, 3] and `cloud` [B]."""
         if CLOUD not in batch:
             return None
+        set_dropout_keys(module, self.seed, f"{self.step} {next(self.forwards)} {self.process}")
         batch = dict(batch)
         clouds = batch.pop(CLOUD)
         keys = mix(mix(mix(torch.full_like(clouds, self.seed), 0), self.epoch), clouds)
@@ -92,7 +102,8 @@ class BatchAugmentation(TrainerCallback):
 
 
 def detach(model: nn.Module) -> None:
-    """Takes the hook of a `BatchAugmentation` off a model, if there is one."""
+    """Takes the hook of a `BatchAugmentation` off a model, if there is one, and the keys of its dropout."""
     handle = _ATTACHED.pop(model, None)
     if handle is not None:
         handle.remove()
+    clear_dropout_keys(model)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .available_memory import available_memory
 from .backbone import block_dtype
-from .backbone_specs import find
 from .errors import BatchTooLargeError
 
 if TYPE_CHECKING:
@@ -39,9 +38,9 @@ def cloud_memory(model: "Any2PointModel", num_points: int) -> int:
         num_points: N of the cloud.
     """
     wants_gradients = torch.is_grad_enabled()
-    blocks = find(model.backbone, model.spec.blocks)
+    blocks = model.blocks()
     halved = torch.is_autocast_enabled(model.cls_token.device.type)
-    value = 2 if halved else min(4, block_dtype(blocks[0]).itemsize)
+    value = 2 if halved or not blocks else min(4, block_dtype(blocks[0]).itemsize)
     tokens = num_points // 8 + 1
     row = tokens * model.config.backbone_config.hidden_size * value
     views = 0 if model.local_attention is None else model.config.num_views

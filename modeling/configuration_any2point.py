@@ -24,6 +24,8 @@ class Any2PointConfig(PreTrainedConfig):
         backbone_revision: branch, tag or commit of the backbone on the Hub.
         backbone_config: the backbone's own config (or its dict). Given without `backbone`, the backbone is built
             with random weights; otherwise it is filled in when the backbone is loaded.
+        backbone_blocks: how many of its blocks tokens pass, from the first; `None` for all, 0 for none: tokenizer and
+            head alone, the control that tells what the backbone brings.
         modality: `"1d"` (language: positions on lines) or `"2d"` (vision, audio: on planes); what the backbone is
             by default.
         num_points: points a cloud is brought to by the processor. Any N from 64 to 65536 works.
@@ -58,6 +60,11 @@ class Any2PointConfig(PreTrainedConfig):
         label_smoothing: of the cross-entropy.
         layer_norm_eps: overrides the eps of the layer norms in the backbone's blocks.
         final_norm_eps: overrides the eps of the final norm.
+        adapter_start: start values (method.md 5), of no effect on a loaded model: `"scan"` and `"modelnet"` as released
+            for the two kinds of data; `"zero"`, as `"modelnet"` but adapters start by adding nothing; `"scaled"`, as
+            `"modelnet"` but the aggregation starts at a twentieth of the tokens' size and c is in units of that size.
+        token_scale: `"embedding"` brings the tokenizer's output to the size of the backbone's own embeddings, centred
+            where its last projection leaves a constant; `"none"` leaves it, as published.
         released_compatibility: compute what the authors' released code computes (method.md 6), for their checkpoints.
         lora: whether a LoRA in the backbone (of the `peft` library) is trained too: a new model gets the default one,
             and `add_lora` gives another. Of a checkpoint, whether there is one in its subfolder `lora`.
@@ -80,6 +87,7 @@ class Any2PointConfig(PreTrainedConfig):
     backbone: str | os.PathLike | None = None
     backbone_revision: str | None = None
     backbone_config: dict | PreTrainedConfig | None = None
+    backbone_blocks: int | None = None
     modality: Literal["1d", "2d"] | None = None
     num_points: int = 1024
     num_views: int = 6
@@ -110,6 +118,8 @@ class Any2PointConfig(PreTrainedConfig):
     label_smoothing: float | int = 0.0
     layer_norm_eps: float | None = None
     final_norm_eps: float | None = None
+    adapter_start: Literal["scan", "modelnet", "zero", "scaled"] = "modelnet"
+    token_scale: Literal["none", "embedding"] = "none"
     released_compatibility: bool = False
     lora: bool = False
 
@@ -223,6 +233,16 @@ class Any2PointConfig(PreTrainedConfig):
         plain = type(self)()
         names = [name for name in Any2PointConfig.__annotations__ if not name.startswith("backbone")]
         return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(plain, name)}
+
+    def used_blocks(self, num_blocks: int) -> int:
+        """How many blocks tokens pass, out of the backbone's `num_blocks`.
+
+        Raises:
+            ConfigurationError: `backbone_blocks` is more than there are.
+        """
+        used = num_blocks if self.backbone_blocks is None else self.backbone_blocks
+        _require(0 <= used <= num_blocks, f"backbone_blocks must lie in 0…{num_blocks} (the backbone's)", used)
+        return used
 
     def adapted_blocks(self, num_blocks: int) -> list[int]:
         """Indices of the blocks that carry adapters, out of `num_blocks`.

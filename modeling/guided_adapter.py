@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from transformers import initialization as init
 
 from .cell_attention import CellPairs, attend_to_mates, find_mates
 from .cell_norm import CellNorm
-from .initialization import reset_norm, reset_stacked_linear
+from .initialization import StartValues, reset_norm
+from .named_dropout import NamedDropout
 from .precision import at_least_float32, without_autocast
 from .token_cells import TokenCells
 
@@ -29,8 +31,15 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.down = nn.Linear(hidden_size, width)
         self.up = nn.Linear(width, hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = NamedDropout(dropout)
         self.scale = scale
+
+    def draw_parameters(self, start: StartValues) -> None:
+        """Start values of method.md 5; `up` is zero where adapters start by adding nothing."""
+        start.linear(self.down, "down")
+        start.linear(self.up, "up")
+        if start.is_zero():
+            init.zeros_(self.up.weight)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """s·A(f), computed in the adapter's dtype and given back in the input's."""
@@ -76,13 +85,15 @@ class LocalAttention(nn.Module):
         self.qkv_bias = nn.Parameter(torch.empty(num_views, 3 * width))
         self.out_weight = nn.Parameter(torch.empty(num_views, hidden_size, width))
         self.out_bias = nn.Parameter(torch.empty(num_views, hidden_size))
-        self.reset_parameters()
+        self.draw_parameters(StartValues())
 
-    def reset_parameters(self) -> None:
+    def draw_parameters(self, start: StartValues) -> None:
         """Start values of method.md 5."""
         reset_norm(self.norm_weight, self.norm_bias)
-        reset_stacked_linear(self.qkv_weight, self.qkv_bias)
-        reset_stacked_linear(self.out_weight, self.out_bias)
+        start.stacked_matrices(self.qkv_weight, "qkv_weight")
+        start.stacked_matrices(self.out_weight, "out_weight")
+        init.zeros_(self.qkv_bias)
+        init.zeros_(self.out_bias)
 
     def forward(self, tokens: Tensor, mates: CellPairs | Tensor) -> Tensor:
         """Z = X + Attn_m(LN_m(X)), [B, M, G, D]."""
@@ -137,16 +148,33 @@ class GuidedAggregation(nn.Module):
         scale: c.
         max_pooling: pool a view's cell by mean + max instead of the mean.
         adaptive: weigh views by similarity to the 3D branch instead of equally.
+        follows_stream: c is in units of the RMS that the tokens of this block had at the start (`start_scales.py`).
 
     Shapes:
         tokens [B, G, D] (without CLS) -> [B, G, D].
     """
 
-    def __init__(self, hidden_size: int, num_views: int, scale: float, max_pooling: bool, adaptive: bool) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        num_views: int,
+        scale: float,
+        max_pooling: bool,
+        adaptive: bool,
+        follows_stream: bool = False,
+    ) -> None:
         super().__init__()
         self.scale, self.max_pooling = scale, max_pooling
+        self.register_buffer("stream_rms", torch.ones(()) if follows_stream else None)
         self.view_norm = CellNorm(hidden_size, num_views)
         self.voxel_norm = CellNorm(hidden_size, 1) if adaptive else None
+
+    def draw_parameters(self, start: StartValues) -> None:
+        """Its norms start themselves; where adapters start by adding nothing, F is zero."""
+        if start.is_zero():
+            init.zeros_(self.view_norm.weight)
+        if self.stream_rms is not None:
+            init.ones_(self.stream_rms)
 
     def forward(self, tokens: Tensor, neighborhoods: Neighborhoods, attention: LocalAttention) -> Tensor:
         """X ← X + c·Σ_m w_m F_m."""
@@ -163,7 +191,8 @@ class GuidedAggregation(nn.Module):
             pooled = voxels.mean(tokens) + voxels.maximum(tokens.unsqueeze(1))
             reference = self.voxel_norm(pooled, voxels.occupied)  # B of each voxel, [B, 1, V, D]
             weights = ensemble_weights(features, reference.to(features.dtype), views, voxels)
-        return tokens + views.weighted_sum(features, self.scale * weights).to(tokens.dtype)
+        scale = self.scale if self.stream_rms is None else self.scale * self.stream_rms
+        return tokens + views.weighted_sum(features, scale * weights).to(tokens.dtype)
 
 
 def ensemble_weights(features: Tensor, reference: Tensor, views: TokenCells, voxels: TokenCells) -> Tensor:

@@ -1,35 +1,97 @@
 """Start values of everything trained (method.md 5).
 
-They go through `transformers.initialization`, which leaves alone what `from_pretrained` has already loaded.
+Unusual here: every tensor is drawn by a generator of its own, seeded by the model's start seed and the tensor's name. So
+two models that differ in one part start alike in all others, and a row of a table differs from the next by its row alone.
+Values go through `transformers.initialization`, which leaves alone what `from_pretrained` has already loaded.
 """
 
+import hashlib
+import math
+from dataclasses import dataclass, replace
+
+import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
 TOKEN_DEVIATION = 0.02
+LINEAR_DEVIATION = 0.02  # of the released ModelNet settings
 
 
-def reset_linear(linear: nn.Linear) -> None:
-    """Xavier-uniform weight, zero bias."""
-    init.xavier_uniform_(linear.weight)
-    if linear.bias is not None:
-        init.zeros_(linear.bias)
+def draw_seed() -> int:
+    """One draw from torch's generator, which decides all start values of a model."""
+    return int(torch.randint(2**62, (), device="cpu"))
 
 
-def reset_stacked_linear(weight: Tensor, bias: Tensor) -> None:
-    """As `reset_linear` for each view of a stack: weight [M, out, in], bias [M, out]."""
-    if not getattr(weight, "_is_hf_initialized", False):  # slices of a loaded tensor do not carry its flag
-        for view_weight in weight:
-            init.xavier_uniform_(view_weight)
-    init.zeros_(bias)
+def named_seed(seed: int, name: str) -> int:
+    """The seed of a part: a function of both, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:7], "little")
+
+
+@dataclass(frozen=True)
+class StartValues:
+    """How parts start.
+
+    Args:
+        kind: `adapter_start` of the config.
+        seed: of all parts of a model; None draws from torch's generator.
+        name: of the part, which its tensors' names continue.
+    """
+
+    kind: str = "modelnet"
+    seed: int | None = None
+    name: str = ""
+
+    def of(self, name: str) -> "StartValues":
+        """The same for a part by this name."""
+        return replace(self, name=f"{self.name}.{name}")
+
+    def is_zero(self) -> bool:
+        """Whether adapters start by adding nothing."""
+        return self.kind == "zero"
+
+    def linear(self, linear: nn.Linear, name: str) -> None:
+        """A linear layer of adapters: Xavier-uniform in the scan group, else a truncated normal; zero bias."""
+        self.matrix(linear.weight, f"{name}.weight")
+        if linear.bias is not None:
+            init.zeros_(linear.bias)
+
+    def matrix(self, weight: Tensor, name: str) -> None:
+        """The weight of such a layer, [out, in]."""
+        generator = self._generator(weight, name)
+        if self.kind == "scan":
+            init.xavier_uniform_(weight, generator=generator)
+        else:
+            init.trunc_normal_(weight, std=LINEAR_DEVIATION, generator=generator)
+
+    def stacked_matrices(self, weight: Tensor, name: str) -> None:
+        """As `matrix` for each view of a stack [M, out, in]."""
+        if not getattr(weight, "_is_hf_initialized", False):  # slices of a loaded tensor do not carry its flag
+            for view, view_weight in enumerate(weight):
+                self.matrix(view_weight, f"{name}.{view}")
+
+    def default_linear(self, linear: nn.Linear, name: str) -> None:
+        """Torch's own default: weight and bias uniform within ±1/√(inputs)."""
+        bound = 1 / math.sqrt(linear.in_features)
+        for part in ("weight", "bias"):
+            tensor = getattr(linear, part)
+            if tensor is not None:
+                init.uniform_(tensor, -bound, bound, generator=self._generator(tensor, f"{name}.{part}"))
+
+    def linear_of_head(self, linear: nn.Linear, name: str) -> None:
+        """Stem and head: torch's default in the scan group, as `linear` in the others."""
+        (self.default_linear if self.kind == "scan" else self.linear)(linear, name)
+
+    def token(self, token: Tensor, name: str) -> None:
+        """N(0, 0.02)."""
+        init.normal_(token, mean=0.0, std=TOKEN_DEVIATION, generator=self._generator(token, name))
+
+    def _generator(self, tensor: Tensor, name: str) -> torch.Generator | None:
+        if self.seed is None:
+            return None
+        return torch.Generator(tensor.device).manual_seed(named_seed(self.seed, f"{self.name}.{name}"))
 
 
 def reset_norm(weight: Tensor, bias: Tensor) -> None:
     """Ones and zeros."""
     init.ones_(weight)
     init.zeros_(bias)
-
-
-def reset_token(token: Tensor) -> None:
-    """N(0, 0.02)."""
-    init.normal_(token, mean=0.0, std=TOKEN_DEVIATION)

@@ -40,13 +40,14 @@ from .configuration_any2point import Any2PointConfig
 from .errors import ConfigurationError
 from .final_norm import make_final_norm, start_final_norm
 from .guided_adapter import Bottleneck, GuidedAggregation, LocalAttention, Neighborhoods
-from .initialization import reset_token
+from .initialization import StartValues, draw_seed, named_seed
 from .input_checks import check_batch, finite_clouds
 from .mixed_batch import forward_mixed
 from .point_tokenizer import PointTokenizer
 from .position_encoding import LearnableEncoding, sinusoidal_encoding
 from .pretrained_model import Any2PointPreTrainedModel
 from .projection_choice import make_projection
+from .start_scales import TokenScale, start_scales
 from .virtual_projection import voxel_cells
 
 
@@ -76,6 +77,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         config: its `backbone` is loaded, or its `backbone_config` built with random weights.
         backbone: a module to use instead; it is shared and frozen, not copied.
         attach: whether to put the backbone under the adapters now; a task model does it when it is complete.
+        start_seed: of all start values; by default one draw from torch's generator.
 
     Raises:
         UnsupportedBackboneError: the backbone's family is not supported, or none is named.
@@ -89,21 +91,30 @@ class Any2PointModel(Any2PointPreTrainedModel):
     adapter_attributes = (
         *Any2PointPreTrainedModel.adapter_attributes,
         *("spec", "modality", "adapted_blocks", "position_encoding", "call_block", "must_warn", "lora"),
-        *("learnable_encoding", "cls_position", "local_attention", "final_norm"),  # where they are None
+        *("learnable_encoding", "cls_position", "local_attention", "final_norm", "token_scale"),  # where they are None
     )
 
-    def __init__(self, config: Any2PointConfig, backbone: nn.Module | None = None, attach: bool = True) -> None:
+    def __init__(
+        self,
+        config: Any2PointConfig,
+        backbone: nn.Module | None = None,
+        attach: bool = True,
+        start_seed: int | None = None,
+    ) -> None:
+        start_seed = draw_seed() if start_seed is None else start_seed
         config = record_backbone(config, backbone)
         super().__init__(config)
+        self.start_seed = start_seed
         backbone_config = config.backbone_config
         hidden_size = backbone_config.hidden_size
         self.spec = backbone_spec(backbone_config)
         self.modality = config.modality or self.spec.modality
-        self.adapted_blocks = config.adapted_blocks(num_blocks(backbone_config))
+        self.adapted_blocks = config.adapted_blocks(config.used_blocks(num_blocks(backbone_config)))
         self.position_encoding = self._choose_position_encoding()
 
         tokenizer_class = released.ReleasedPointTokenizer if config.released_compatibility else PointTokenizer
         self.tokenizer = tokenizer_class(hidden_size, config.num_neighbors, config.neighborhood_norm)
+        self.token_scale = TokenScale(hidden_size) if config.token_scale == "embedding" else None
         self.projection = make_projection(config, self.spec)
         self.learnable_encoding = LearnableEncoding(hidden_size) if self.position_encoding == "learnable" else None
         self.cls_token = nn.Parameter(torch.empty(1, 1, hidden_size))
@@ -170,17 +181,18 @@ class Any2PointModel(Any2PointPreTrainedModel):
             config.aggregation_scale,
             max_pooling=config.cell_pooling == "mean+max",
             adaptive=config.ensemble == "adaptive",
+            follows_stream=config.adapter_start == "scaled",
         )
         if config.released_compatibility:
             num_cells = self.projection.num_cells
             aggregation.view_norm = released.ReleasedCellNorm(hidden_size, config.num_views, num_cells)
         return aggregation
 
-    def reset_parameters(self) -> None:
+    def draw_parameters(self, start: StartValues) -> None:
         """Start values of the model's own tokens (method.md 5)."""
-        reset_token(self.cls_token)
+        start.token(self.cls_token, "cls_token")
         if self.cls_position is not None:
-            reset_token(self.cls_position)
+            start.token(self.cls_position, "cls_position")
 
     def load_and_attach_backbone(self, backbone: nn.Module | None = None) -> None:
         """Loads, builds or takes the backbone of a new model and starts from its own final norm and CLS embedding."""
@@ -190,7 +202,9 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if backbone is None and config.backbone is not None:
             backbone = load_backbone(config.backbone, config.backbone_revision, config.modality)
         elif backbone is None:
-            backbone = build_backbone(config.backbone_config)
+            with torch.random.fork_rng(devices=[]):  # the same weights whatever was drawn for the adapters
+                torch.default_generator.manual_seed(named_seed(self.start_seed, "backbone"))
+                backbone = build_backbone(config.backbone_config)
         self.attach_backbone(backbone)
         with torch.no_grad():
             if self.spec.cls_token is not None:
@@ -199,6 +213,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
                 start_final_norm(self.final_norm, self.backbone, self.spec)
         if config.lora:
             self.add_lora()
+        start_scales(self)
 
     def attach_backbone(self, backbone: nn.Module) -> None:
         """Puts a backbone under the adapters: shared tensor by tensor, frozen, with the bottlenecks hooked in.
@@ -303,6 +318,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
         points = points.to(torch.promote_types(self.cls_token.dtype, torch.float32))  # coordinates are never halved
         finite = finite_clouds(points)
         tokens, centers = self.tokenizer(points.where(finite, 0.0))
+        if self.token_scale is not None:
+            tokens = self.token_scale(tokens)
         coordinates = self.projection(centers)
         positions = self.encode_positions(centers, coordinates)
         arguments = self.block_arguments(coordinates)
@@ -317,7 +334,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             hidden = norm(hidden.to(norm.weight.dtype)).to(hidden.dtype)
         inject = positions is not None and config.position_injection != "input"
         states = [hidden] if wants_states else None
-        blocks = find(self.backbone, self.spec.blocks)
+        blocks = self.blocks()
         with record_attention(self.backbone, self.spec, output_attentions) as attentions:
             for index, block in enumerate(blocks):
                 hidden = self._run_block(block, hidden + positions if inject else hidden, arguments(index))
@@ -338,6 +355,11 @@ class Any2PointModel(Any2PointPreTrainedModel):
             hidden_states=tuple(states) if wants_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
+
+    def blocks(self) -> list[nn.Module]:
+        """The backbone's blocks that tokens pass."""
+        blocks = list(find(self.backbone, self.spec.blocks))
+        return blocks[: self.config.used_blocks(len(blocks))]
 
     def _run_block(self, block: nn.Module, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
         # The aggregation stays outside: recomputing it would update its running statistics twice.

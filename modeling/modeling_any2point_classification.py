@@ -10,9 +10,11 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .backbone import record_backbone
 from .batch_norm import BatchNorm1d
 from .configuration_any2point import Any2PointConfig
+from .initialization import StartValues, draw_seed
 from .input_checks import check_labels
 from .mixed_batch import forward_mixed
 from .modeling_any2point import Any2PointModel
+from .named_dropout import NamedDropout
 from .precision import at_least_float32
 from .pretrained_model import Any2PointPreTrainedModel
 
@@ -42,13 +44,19 @@ class ClassificationHead(nn.Module):
         self.norm1 = BatchNorm1d(HEAD_WIDTH)
         self.hidden2 = nn.Linear(HEAD_WIDTH, HEAD_WIDTH, bias=bias)
         self.norm2 = BatchNorm1d(HEAD_WIDTH)
-        self.dropout = nn.Dropout(HEAD_DROPOUT)
+        self.dropout1 = NamedDropout(HEAD_DROPOUT)
+        self.dropout2 = NamedDropout(HEAD_DROPOUT)
         self.output = nn.Linear(HEAD_WIDTH, num_labels)
+
+    def draw_parameters(self, start: StartValues) -> None:
+        """Start values of method.md 5."""
+        for name in ("hidden1", "hidden2", "output"):
+            start.linear_of_head(getattr(self, name), name)
 
     def forward(self, feature: Tensor) -> Tensor:
         """Logits of pooled features."""
-        feature = self.dropout(F.relu(self.norm1(self.hidden1(feature))))
-        feature = self.dropout(F.relu(self.norm2(self.hidden2(feature))))
+        feature = self.dropout1(F.relu(self.norm1(self.hidden1(feature))))
+        feature = self.dropout2(F.relu(self.norm2(self.hidden2(feature))))
         return self.output(feature)
 
 
@@ -61,9 +69,11 @@ class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
     """
 
     def __init__(self, config: Any2PointConfig, backbone: nn.Module | None = None) -> None:
+        start_seed = draw_seed()
         config = record_backbone(config, backbone)
         super().__init__(config)
-        self.any2point = Any2PointModel(config, attach=False)
+        self.start_seed = start_seed
+        self.any2point = Any2PointModel(config, attach=False, start_seed=start_seed)
         hidden_size = config.backbone_config.hidden_size
         self.classifier = ClassificationHead(2 * hidden_size, config.num_labels, config.head_bias)
         self.post_init()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .batch_norm import BatchNorm1d
+from .initialization import StartValues
 from .neighbor_rows import NeighborRows
 from .point_ops import farthest_point_sampling, gather_points, nearest_neighbors
 from .tokenizer_inference import fold_batch_norm, infer_stage
@@ -48,6 +49,11 @@ class ResidualBottleneck(nn.Module):
         self.down_norm = BatchNorm1d(width)
         self.up = nn.Linear(width, channels)
         self.up_norm = BatchNorm1d(channels)
+
+    def draw_parameters(self, start: StartValues) -> None:
+        """Torch's default: the released code's 1×1 convolutions are left at it."""
+        start.default_linear(self.down, "down")
+        start.default_linear(self.up, "up")
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Maps rows [R, C] to rows [R, C]; in training batch statistics are taken over the R rows."""
@@ -135,6 +141,12 @@ class PointTokenizer(nn.Module):
             self.stages.append(TokenizerStage(channels, num_bottlenecks, width, num_neighbors, normalization))
             channels *= 2
         self.projection = nn.Linear(channels, hidden_size) if channels != hidden_size else nn.Identity()
+
+    def draw_parameters(self, start: StartValues) -> None:
+        """Start values of method.md 5; the last projection, which the paper does not need, as the adapters' layers."""
+        start.linear_of_head(self.stem, "stem")
+        if isinstance(self.projection, nn.Linear):
+            start.linear(self.projection, "projection")
 
     def excluded_from_sampling(self, points: Tensor) -> Tensor | None:
         """Points that sampling never picks, [B, N] bool; none in the method itself."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .geometry_encoding import geometry_encoding
+from .initialization import StartValues
 
 LEARNABLE_WIDTH = 128  # of the coordinate network of Point-BERT and Point-MAE
 
@@ -102,3 +103,8 @@ class LearnableEncoding(nn.Sequential):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__(nn.Linear(3, LEARNABLE_WIDTH), nn.GELU(), nn.Linear(LEARNABLE_WIDTH, hidden_size))
+
+    def draw_parameters(self, start: StartValues) -> None:
+        """As the adapters' layers."""
+        start.linear(self[0], "0")
+        start.linear(self[2], "2")

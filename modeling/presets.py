@@ -81,8 +81,13 @@ _SHARED = {
     "local_attention_dim": 12,
     "local_attention_heads": 6,
 }
-_ON_SCANS = {"neighborhood_norm": "extent", "pooling": ["max", "cls"], "head_bias": False}
-_ON_MODELNET = {"neighborhood_norm": "deviation", "pooling": ["cls", "max"], "head_bias": True}
+_ON_SCANS = {"adapter_start": "scan", "neighborhood_norm": "extent", "pooling": ["max", "cls"], "head_bias": False}
+_ON_MODELNET = {
+    "adapter_start": "modelnet",
+    "neighborhood_norm": "deviation",
+    "pooling": ["cls", "max"],
+    "head_bias": True,
+}
 
 _BASE_SIZE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 _CLIP_TEXT = {"model_type": "clip_text_model", **_BASE_SIZE}

@@ -22,7 +22,7 @@ from .configuration_any2point import Any2PointConfig, recorded_path
 from .errors import CheckpointError, UnsupportedBackboneError
 from .hub_names import pull_options, pulled_folder
 from .hub_push import push_files, pushed_files
-from .initialization import reset_linear
+from .initialization import StartValues
 from .lora import (
     LORA_FILES,
     LORA_FOLDER,
@@ -55,6 +55,7 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _keys_to_ignore_on_load_unexpected = (re.escape(LORA_TENSORS),)  # they are loaded from PEFT's own file
+    start_seed: int | None = None  # of all start values (initialization.py)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -98,10 +99,17 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):
         """Whether a tensor is part of the checkpoint; LoRA's are, as the Trainer resumes from nothing else."""
         return not _of_backbone(name) or (self.base_model.lora is not None and LORA_TENSORS in name)
 
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        # transformers leaves out modules of custom code that hold no tensors themselves; ours start what they hold.
+        super()._initialize_weights(module, is_custom_code=False)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
-            reset_linear(module)
+            return  # what holds it knows how it starts
+        if hasattr(module, "draw_parameters"):
+            name = next(name for name, part in self.named_modules() if part is module)
+            module.draw_parameters(StartValues(self.config.adapter_start, self.start_seed, name))
         elif type(module).__module__.startswith(__package__) and hasattr(module, "reset_parameters"):
             module.reset_parameters()
         else:

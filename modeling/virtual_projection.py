@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from .position_encoding import average_over_views, line_rows, on_grid, plane_rows
+from .precision import without_autocast
 
 _QUARTER = math.pi / 2
 # Rotation angles about x, y and z of PointCLIP's views.
@@ -68,8 +69,9 @@ class VirtualProjection(nn.Module):
         init.copy_(self.rotations, rotation_matrices(self.num_views))
 
     def rotate(self, centers: Tensor) -> Tensor:
-        """All views of the centres: [B, G, 3] -> [B, M, G, 3]."""
-        return centers.unsqueeze(1) @ self.rotations.to(centers).transpose(-1, -2)
+        """All views of the centres: [B, G, 3] -> [B, M, G, 3]; in their own dtype under autocast too."""
+        with without_autocast(centers.device):
+            return centers.unsqueeze(1) @ self.rotations.to(centers).transpose(-1, -2)
 
     def encode(self, coordinates: Tensor, table: Tensor) -> Tensor:
         """The table's rows at coordinates [B, M, G, A], averaged over views: table [R, D] -> [B, G, D]."""

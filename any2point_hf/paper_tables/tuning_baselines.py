@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..modeling.backbone_specs import BackboneSpec, find
 from ..modeling.errors import UnsupportedBackboneError
-from ..modeling.initialization import reset_token
+from ..modeling.initialization import StartValues
 from ..modeling.lora import require_peft
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 
@@ -98,11 +98,12 @@ def insert_prompts(model: Any2PointForPointCloudClassification) -> None:
     """Prompt tuning (Jia et al. 2022, deep): every block has prompts of its own, seen by it alone."""
     from peft import PromptEmbedding, PromptTuningConfig
 
-    blocks = find(model.backbone, model.any2point.spec.blocks)
+    blocks = model.any2point.blocks()
     width = model.config.backbone_config.hidden_size
     config = PromptTuningConfig(num_virtual_tokens=PROMPTS_PER_BLOCK, token_dim=width, num_transformer_submodules=1)
     model.prompts = nn.ModuleList(PromptEmbedding(config, None) for _ in blocks)
-    for block, prompts in zip(blocks, model.prompts, strict=True):
-        reset_token(prompts.embedding.weight)  # started as the model's own CLS token
+    start = StartValues(seed=model.start_seed, name="prompts")
+    for index, (block, prompts) in enumerate(zip(blocks, model.prompts, strict=True)):
+        start.token(prompts.embedding.weight, str(index))  # as the model's own CLS token
         block.register_forward_pre_hook(InsertPrompts(prompts))
         block.register_forward_hook(_take_prompts_away)

@@ -45,7 +45,7 @@ def make_model(family="bert", dtype=torch.float64, **fields):
     torch.manual_seed(0)
     config = Any2PointConfig(num_points=64, num_neighbors=8, num_labels=2, adapter_dropout=0.0, **fields)
     model = Any2PointForPointCloudClassification(config, backbone=BACKBONES[family]()).to(dtype)
-    model.classifier.dropout.p = 0.0
+    model.classifier.dropout1.p = model.classifier.dropout2.p = 0.0
     return model.train()
 
 

@@ -162,13 +162,13 @@ def test_a_waiting_adapter_follows_when_it_becomes_active(model, points):
     assert model.dtype == torch.float64
     assert {tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point()} == {torch.float64}
     assert model.training
-    assert model.classifier.dropout.training
+    assert model.classifier.dropout1.training
     assert not model.backbone.training
     assert model.is_activation_checkpointing
     assert len(model.eval()(points.double(), output_attentions=True).attentions) == 2
     model.activation_checkpointing_disable()
     model.set_adapter("default")
-    assert not model.classifier.dropout.training
+    assert not model.classifier.dropout1.training
     assert not model.any2point.gradient_checkpointing
 
 

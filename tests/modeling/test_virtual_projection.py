@@ -38,6 +38,14 @@ def test_rotation_order_by_hand():
     torch.testing.assert_close(views[0, 4], expected, atol=1e-7, rtol=0)
 
 
+@pytest.mark.parametrize("projection", [LineProjection(6, DIRECTION, 77, 2), PlaneProjection(6, 32, 32, (4, 4), 4)])
+def test_coordinates_are_not_rounded_under_autocast(projection):
+    centers = torch.randn(2, 32, 3)
+    expected = projection(centers)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(projection(centers), expected)
+
+
 def effective_lines(direction):
     lines = rotation_matrices(6).transpose(1, 2) @ (torch.tensor(direction) / math.sqrt(2))
     return (lines @ lines.T).abs()

@@ -1,0 +1,135 @@
+"""Start values that fit the backbone: sizes of tokens and of the aggregation beside what its blocks are used to.
+
+Unusual here: they are measured once, on a few clouds that are made up for it, when a new model gets its backbone. A
+checkpoint holds what was found, so loading measures nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from .backbone_specs import BackboneSpec
+from .errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from .modeling_any2point import Any2PointModel
+
+AGGREGATION_SHARE = 0.05  # of the tokens' RMS, that the aggregation adds at the start
+_TRIAL_WEIGHT = 0.1  # of the view norm, where the aggregation is nearly linear in it
+_NUM_CLOUDS = 4
+_MOST_POINTS = 512  # of a made-up cloud
+
+
+class TokenScale(nn.Module):
+    """(tokens − center) · scale, fixed. Shapes: [..., D] -> [..., D]."""
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(hidden_size))
+        self.register_buffer("scale", torch.ones(()))
+
+    def reset_parameters(self) -> None:
+        """Changes nothing, until `start_scales` has measured."""
+        init.zeros_(self.center)
+        init.ones_(self.scale)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens of the size of the backbone's embeddings."""
+        return (tokens - self.center.to(tokens.dtype)) * self.scale.to(tokens.dtype)
+
+
+@torch.no_grad()
+def start_scales(model: "Any2PointModel") -> None:
+    """Measures and sets what `token_scale="embedding"` and `adapter_start="scaled"` ask for.
+
+    Args:
+        model: new, with its backbone.
+
+    Raises:
+        ConfigurationError: the backbone has neither embeddings nor a table of positions to take a size from.
+    """
+    scales_adapters = model.config.adapter_start == "scaled" and len(model.aggregations) > 0
+    if model.token_scale is None and not scales_adapters:
+        return
+    state = {
+        name: tensor.clone() for name, tensor in model.named_buffers() if "running_" in name or "num_batch" in name
+    }
+    was_training, device = model.training, model.cls_token.device
+    clouds = made_up_clouds(min(model.config.num_points, _MOST_POINTS)).to(device)
+    model.train()  # statistics are those of the clouds
+    with torch.random.fork_rng(devices=[]):  # of the dropout
+        torch.default_generator.manual_seed(0)
+        if model.token_scale is not None:
+            _scale_tokens(model, clouds)
+        if scales_adapters:
+            hooks = [part.register_forward_hook(_scale_aggregation) for part in model.aggregations.values()]
+            try:
+                model(clouds)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+    model.train(was_training)
+    for name, tensor in model.named_buffers():
+        if name in state:
+            tensor.copy_(state[name])
+
+
+def made_up_clouds(num_points: int) -> Tensor:
+    """Surfaces of ellipsoids and boxes of random proportions, always the same: [4, N, 3] float32 in the unit sphere."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(_NUM_CLOUDS, num_points, 3, generator=generator)
+    boxes = points[_NUM_CLOUDS // 2 :]
+    points[: _NUM_CLOUDS // 2] /= points[: _NUM_CLOUDS // 2].norm(dim=-1, keepdim=True)
+    boxes /= boxes.abs().amax(dim=-1, keepdim=True)
+    points *= 0.3 + 0.7 * torch.rand(_NUM_CLOUDS, 1, 3, generator=generator)
+    return points / points.norm(dim=-1).amax(dim=1).view(-1, 1, 1)
+
+
+def rms(values: Tensor) -> Tensor:
+    """Root mean square of all values, [] float32."""
+    return values.float().square().mean().sqrt()
+
+
+def embedding_rms(backbone: nn.Module, spec: BackboneSpec) -> float:
+    """Of the backbone's word embeddings, or where it has none, of its table of positions.
+
+    Raises:
+        ConfigurationError: it has neither.
+    """
+    try:
+        embeddings = backbone.get_input_embeddings()
+    except NotImplementedError:
+        embeddings = None
+    tables = [embeddings.weight] if isinstance(embeddings, nn.Embedding) else []
+    tables += [spec.table(backbone)] if spec.positions is not None else []
+    size = next((size for table in tables if (size := float(rms(table))) > 0), None)
+    if size is None:
+        raise ConfigurationError(
+            f'token_scale="embedding" needs a backbone with word embeddings or a table of positions, and '
+            f'{backbone.config.model_type} has neither. Use token_scale="none".'
+        )
+    return size
+
+
+def _scale_tokens(model: "Any2PointModel", clouds: Tensor) -> None:
+    tokens = model.tokenizer(clouds.to(model.cls_token.dtype))[0].flatten(0, 1)
+    scale = model.token_scale
+    if isinstance(model.tokenizer.projection, nn.Linear):  # of features that are never negative
+        scale.center.copy_(tokens.mean(dim=0))
+        tokens = tokens - scale.center
+    scale.scale.copy_(embedding_rms(model.backbone, model.spec) / rms(tokens).clamp(min=1e-12))
+
+
+def _scale_aggregation(aggregation: nn.Module, inputs: tuple[Any, ...], _: Tensor) -> Tensor:
+    """Hook of a `GuidedAggregation`: sets its scales for the tokens that come in, and gives its new output."""
+    tokens = inputs[0]
+    aggregation.stream_rms.copy_(rms(tokens))
+    aggregation.view_norm.weight.fill_(_TRIAL_WEIGHT)
+    share = rms(aggregation.forward(*inputs) - tokens) / rms(tokens)
+    aggregation.view_norm.weight.fill_(_TRIAL_WEIGHT * AGGREGATION_SHARE / float(share.clamp(min=1e-12)))
+    return aggregation.forward(*inputs)
