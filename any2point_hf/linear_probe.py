@@ -15,6 +15,7 @@ from .modeling.cell_norm import BATCH_NORM_MOMENTUM
 from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 
 STRENGTHS = tuple(10.0 ** (power / 2) for power in range(-8, 9))  # for each training cloud
+SMALLEST_DEVIATION = 1e-6  # of a feature's size; what is below is the rounding of a float32
 
 
 class LinearProbe(NamedTuple):
@@ -22,7 +23,7 @@ class LinearProbe(NamedTuple):
 
     Args:
         mean: [F] of the training features.
-        deviation: [F] of them; 1 where a feature never changes.
+        deviation: [F] of them; 1 where a feature does not change.
         weight: [F, C], of standardised features.
         bias: [C], the classes' shares of the training clouds.
         strength: of the ridge, chosen among `STRENGTHS`.
@@ -45,7 +46,7 @@ def fit_linear_probe(features: Tensor, labels: Tensor, num_classes: int) -> Line
     """
     features = features.double()
     mean, deviation = features.mean(dim=0), features.std(dim=0, correction=0)
-    deviation = deviation.where(deviation > 0, 1.0)
+    deviation = deviation.where(deviation > SMALLEST_DEVIATION * features.abs().amax(dim=0), 1.0)
     standardized = (features - mean) / deviation
     targets = F.one_hot(labels, num_classes).double()
     bias = targets.mean(dim=0)

@@ -149,6 +149,8 @@ class _PlainUnpickler(pickle.Unpickler):
             return _from_buffer
         if (module, name) == ("_codecs", "encode"):  # how bytes are written by old protocols
             return _encode
+        if name == "bytes" and module in ("builtins", "__builtin__"):  # and none at all
+            return _no_bytes
         raise DatasetError(
             f"a pickle of folds must name only arrays of numbers, and it names {f'{module}.{name}'!r}, which was not "
             "run. Do not trust this file."
@@ -211,3 +213,7 @@ def _encode(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
         raise DatasetError(f"a pickle of folds must write bytes as latin1, got {encoding!r}.")
     return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    return b""

@@ -23,7 +23,7 @@ PRETRAINED, PERMUTED, RANDOM, NO_BACKBONE = "pretrained", "permuted", "random", 
 LINEAR_PROBE, POINT_NN = "linear probe", "Point-NN"
 ROWS = {
     PRETRAINED: "adapters on the frozen backbone",
-    PERMUTED: "the same on the backbone with the numbers of each weight permuted",
+    PERMUTED: "the same on the backbone with the entries of its blocks' matrices in random order",
     RANDOM: "the same on the backbone with random weights",
     NO_BACKBONE: "the same tokenizer and head with none of the backbone's blocks between them",
     LINEAR_PROBE: "ridge regression on the untrained model's pooled features",
