@@ -84,24 +84,25 @@ def set_statistics(
 ) -> None:
     """Gives an untrained model's batch norms the statistics of training clouds.
 
-    They start as mean 0 and variance 1, with which the tokenizer's features are not normalised. The head's stay, and
-    the model is left in evaluation mode.
+    They start as mean 0 and variance 1, far from what the tokenizer gives at first, so that untrained features would
+    not be normalised, and a training of a hundred steps would keep a trace of them. The model is left in evaluation
+    mode.
 
     Args:
         model: untrained.
-        points: [n, N, 3] float32, of the training split alone.
-        batch_size: clouds at once.
+        points: [n, N, 3] float32, of the training split alone, n ≥ 2.
+        batch_size: clouds at once, at least 2.
         max_batches: of the first clouds; a few settle the statistics.
     """
-    batches = points.split(batch_size)[:max_batches]
-    statistics = _statistics(model.any2point)
+    batches = [batch for batch in points.split(batch_size) if len(batch) > 1][:max_batches]  # one has no statistics
+    statistics = _statistics(model)
     for buffer in statistics.values():
         buffer.zero_()
-    model.any2point.train()
+    model.train()
     with torch.random.fork_rng():  # for the adapters' dropout
         torch.manual_seed(0)
         for batch in batches:
-            model.any2point(batch.to(model.device))
+            model(batch.to(model.device))
     for buffer in statistics.values():  # moving averages from 0, corrected as Adam's are
         buffer.div_(1 - (1 - BATCH_NORM_MOMENTUM) ** len(batches))
     model.eval()  # nothing else is put back: `probe_accuracy` does
@@ -143,11 +144,11 @@ def probe_accuracy(
         batch_size: clouds at once.
     """
     was_training = model.training
-    before = {name: buffer.clone() for name, buffer in model.any2point.named_buffers()}
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     set_statistics(model, train_points, batch_size)
     features = [frozen_features(model, points, batch_size) for points in (train_points, test_points)]
     with torch.no_grad():
-        for name, buffer in model.any2point.named_buffers():  # so that a training after it is the one without it
+        for name, buffer in model.named_buffers():  # so that a training after it is the one without it
             buffer.copy_(before[name])
     model.train(was_training)
     probe = fit_linear_probe(features[0], train_labels, model.config.num_labels)
@@ -157,4 +158,4 @@ def probe_accuracy(
 def _statistics(model: nn.Module) -> dict[str, Tensor]:
     """The running means and variances of our batch norms; a backbone's own are frozen with it."""
     endings = ("running_mean", "running_var")
-    return {n: b for n, b in model.named_buffers() if n.endswith(endings) and not n.startswith("backbone.")}
+    return {n: b for n, b in model.named_buffers() if n.endswith(endings) and ".backbone." not in n}

@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 from torch import Tensor, nn
 from transformers import set_seed
 
-from ..linear_probe import probe_accuracy
+from ..linear_probe import probe_accuracy, set_statistics
 from ..modeling.configuration_any2point import Any2PointConfig
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from ..paper_tables.control_backbones import permuted_weights, random_weights
@@ -44,15 +44,16 @@ def row_accuracy(row: str, fold: DatasetDict, backbone: nn.Module, name: str, re
         seed: of start values, order, dropout, points, augmentation and of the control backbones.
     """
     processor = Any2PointProcessor(_num_points(recipe), recipe.scale_to_unit_sphere, seed)
+    clouds = _clouds(fold, processor)
     if row == POINT_NN:
-        return point_nn_accuracy(*_clouds(fold, processor), fold["train"].features["label"].num_classes)
+        return point_nn_accuracy(*clouds, fold["train"].features["label"].num_classes)
     if row == LINEAR_PROBE:
-        model = _model(fold, backbone, name, recipe, seed)
-        return probe_accuracy(model, *_clouds(fold, processor), recipe.batch_size)
+        return probe_accuracy(_model(fold, backbone, name, recipe, seed), *clouds, recipe.batch_size)
     if row in (PERMUTED, RANDOM):
         backbone = (permuted_weights if row == PERMUTED else random_weights)(backbone, seed)
     fields = {"backbone_blocks": 0} if row == NO_BACKBONE else {}
     model = _model(fold, backbone, name, recipe, seed, **fields)
+    set_statistics(model, clouds[0], recipe.batch_size)  # a short training would keep a trace of their start values
     recipe = changed(recipe, epochs=NUM_STEPS * recipe.batch_size / len(fold["train"]))
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(model, processor, fold, folder, recipe, seed=seed)

@@ -107,6 +107,11 @@ def test_statistics_are_the_batches(model, clouds):
     torch.testing.assert_close(norm.running_mean, stem.mean(dim=0), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(norm.running_var, stem.var(dim=0), atol=1e-5, rtol=1e-4)
     assert not model.training
+    assert model.classifier.norm1.running_mean.abs().min() > 0
+    for part in model.any2point.aggregations.values():
+        assert (part.view_norm.running_var < 1).all()
+    set_statistics(model, points[:13], 12)  # a batch of one has no statistics
+    torch.testing.assert_close(norm.running_mean, stem.view(24, 64, -1)[:12].mean(dim=(0, 1)), atol=1e-5, rtol=1e-4)
     set_statistics(model, points, 12)  # two batches, the later one a little heavier
     first, second = (model.any2point.tokenizer.stem(half).flatten(0, 1).mean(dim=0) for half in points.split(12))
     torch.testing.assert_close(norm.running_mean, (0.9 * first + second) / 1.9, atol=1e-5, rtol=1e-4)

@@ -53,20 +53,22 @@ def measured(monkeypatch):
 
 
 def test_every_row_learns_what_is_easy(run, monkeypatch, tmp_path):
-    monkeypatch.setattr(rows, "NUM_STEPS", 25)
+    monkeypatch.setattr(rows, "NUM_STEPS", 20)
     lines = []
-    text = run(folds=1, say=lines.append).read_text(encoding="utf-8")
+    text = run(folds=1, shots=(10,), recipe=changed(RECIPE, batch_size=10), say=lines.append).read_text(
+        encoding="utf-8"
+    )
     assert len(lines) == len(ROWS)
     assert all(
-        line.startswith(f"2-way 3-shot, fold 0, {row}: accuracy ") for line, row in zip(lines, ROWS, strict=True)
+        line.startswith(f"2-way 10-shot, fold 0, {row}: accuracy ") for line, row in zip(lines, ROWS, strict=True)
     )
     for row in ROWS:
-        file = tmp_path / "out" / "folds" / "2way_3shot" / "0" / f"{row.replace(' ', '_')}.json"
+        file = tmp_path / "out" / "folds" / "2way_10shot" / "0" / f"{row.replace(' ', '_')}.json"
         record = json.loads(file.read_text(encoding="utf-8"))
         assert {"accuracy", "seconds", "torch", "transformers"} == set(record["result"])
         accuracy = record["result"]["accuracy"]
         assert (accuracy * 40) % 1 == pytest.approx(0)  # of 40 query clouds
-        assert accuracy >= 0.7, row
+        assert accuracy >= 0.9, row  # a ball and a disc
         assert f"| {row}: {ROWS[row]} | {100 * accuracy:.1f} |" in text
 
 

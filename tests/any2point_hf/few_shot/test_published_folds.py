@@ -106,7 +106,7 @@ def test_nothing_is_run(tmp_path, number, protocol):
     ids=["objects", "strings", "records", "complex"],
 )
 def test_arrays_of_anything_but_numbers(tmp_path, value):
-    with pytest.raises(DatasetError, match="must (hold|name only) arrays of numbers"):
+    with pytest.raises(DatasetError, match=r"must (hold|name only) arrays of numbers"):
         read_plain_pickle(write(tmp_path, [value]))
 
 
