@@ -109,7 +109,7 @@ def test_statistics_are_the_batches(model, clouds):
     assert not model.training
     assert model.classifier.norm1.running_mean.abs().min() > 0
     for part in model.any2point.aggregations.values():
-        assert (part.view_norm.running_var < 1).all()
+        assert (part.view_norm.running_mean != 0).all()
     set_statistics(model, points[:13], 12)  # a batch of one has no statistics
     torch.testing.assert_close(norm.running_mean, stem.view(24, 64, -1)[:12].mean(dim=(0, 1)), atol=1e-5, rtol=1e-4)
     set_statistics(model, points, 12)  # two batches, the later one a little heavier
