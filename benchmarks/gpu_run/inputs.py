@@ -4,7 +4,6 @@ A folder of `NAME.npz` (points, labels, split, class_names) and a folder for eac
 float16 and with the first rows of its vocabulary alone: words are never read.
 """
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +17,21 @@ _WORDS = 1000  # kept: enough to measure the size of an embedding
 _CLOUDS_AT_ONCE = 512
 
 
-def pack(folder: Path, data: list[Path], backbones: dict[str, str]) -> None:
+def pack(folder: Path, data: list[Path], backbones: dict[str, str], most_points: int) -> None:
     """Writes the folder that is carried.
 
     Args:
         folder: to make.
         data: .npz files.
         backbones: name to Hub id or folder.
+        most_points: of a cloud that are kept, in farthest-point order: fewer are a prefix of them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for file in data:
-        shutil.copyfile(file, folder / file.name)
+        with np.load(file) as arrays:
+            kept = {name: arrays[name] for name in ("labels", "split", "class_names")}
+            points = sampled(torch.from_numpy(arrays["points"][..., :3].astype(np.float32)), most_points)
+        np.savez_compressed(folder / file.name, points=points.numpy().astype(np.float16), **kept)
     for name, source in backbones.items():
         backbone = load_backbone(source)
         words = backbone.get_input_embeddings()
@@ -56,8 +59,7 @@ def load_clouds(file: Path, device: str) -> dict[str, tuple[Tensor, Tensor]]:
 
 def sampled(points: Tensor, num_points: int) -> Tensor:
     """Farthest points of each cloud: [n, S, 3] -> [n, num_points, 3]."""
-    if num_points >= points.shape[1]:
-        return points
+    num_points = min(num_points, points.shape[1])
     chunks = points.split(_CLOUDS_AT_ONCE)
     return torch.cat([gather_points(chunk, farthest_point_sampling(chunk, num_points)) for chunk in chunks])
 

@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import set_seed
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from pointnet import PointNet
 
 from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification
 from any2point_hf.paper_tables.control_backbones import permuted_weights, random_weights
@@ -23,6 +26,22 @@ _STEPS_AT_ONCE = 20  # of a training before the next one's turn
 _LAST_SECONDS = 8.0  # kept for the evaluation of what is not finished
 _PROBE_STEPS = 60
 _CONTROLS = {"permuted": permuted_weights, "random": random_weights}
+
+
+class PointNetClassifier(nn.Module):
+    """The small PointNet with a loss, as the adapters have it: points [B, N, 3], labels [B] -> loss [], logits."""
+
+    def __init__(self, num_classes: int, smoothing: float) -> None:
+        super().__init__()
+        self.network, self.smoothing = PointNet(num_classes), smoothing
+
+    def forward(self, points: Tensor, labels: Tensor | None = None) -> ImageClassifierOutput:
+        """Logits, and with labels the loss."""
+        logits = self.network(points)
+        if labels is None:
+            return ImageClassifierOutput(logits=logits)
+        loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)
+        return ImageClassifierOutput(loss=loss, logits=logits)
 
 
 class Workshop:
@@ -52,9 +71,7 @@ class Workshop:
     def _model(self, job: Job, num_classes: int) -> nn.Module:
         set_seed(job.seed)
         if job.backbone == "pointnet":
-            from pointnet import PointNetClassifier
-
-            return PointNetClassifier(num_classes, label_smoothing=job.smoothing).to(self.device)
+            return PointNetClassifier(num_classes, job.smoothing).to(self.device)
         config = Any2PointConfig(num_labels=num_classes, label_smoothing=job.smoothing, **job.fields)
         backbone = self._backbone(job.backbone, job.weights)
         return Any2PointForPointCloudClassification(config, backbone=backbone).to(self.device)
