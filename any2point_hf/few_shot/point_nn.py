@@ -21,7 +21,7 @@ NUM_STAGES = 4
 EMBED_DIM = 72  # doubled by each stage
 NUM_NEIGHBORS = 90  # of 1024 points
 ALPHA, BETA = 1000.0, 100.0  # longest wave length over the shortest; scale of the coordinates
-GAMMAS = tuple(2.0**power for power in range(14))  # the authors search 0…9998
+GAMMAS = tuple(2.0**power for power in range(17))  # cosines are close to 1; the authors search 0…9998
 
 _PUBLISHED_POINTS = 1024
 _SMALLEST_SPREAD = 1e-5
