@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from types import ModuleType
 
-from any2point_hf.cli import COMMANDS, make_parser
+from any2point_hf.cli import COMMANDS, command_name, make_parser
 
 PAGE = Path(__file__).with_name("command_line.md")
 BEGIN, END = "<!-- commands: docs/make_command_line_page.py -->\n", "<!-- end of commands -->\n"
@@ -16,11 +16,12 @@ MARKDOWN = str.maketrans({"|": "\\|", "<": "&lt;", ">": "&gt;", "*": "\\*"})
 
 def section(command: ModuleType, parser: argparse.ArgumentParser) -> str:
     """What a command does, examples and options."""
-    name = command.__name__.rpartition(".")[2]
     examples = "\n".join(line.strip() for line in command.EXAMPLES.strip().splitlines())
     rows = [row(action) for action in parser._actions if not isinstance(action, argparse._HelpAction)]
     table = "\n".join(["| argument | |", "|---|---|", *rows])
-    return f"## `any2point {name}`\n\n{command.DESCRIPTION.strip()}\n\n```\n{examples}\n```\n\n{table}\n"
+    return (
+        f"## `any2point {command_name(command)}`\n\n{command.DESCRIPTION.strip()}\n\n```\n{examples}\n```\n\n{table}\n"
+    )
 
 
 def row(action: argparse.Action) -> str:

@@ -10,15 +10,17 @@ import contextlib
 import json
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 import shtab
 
 from .. import __version__
-from . import convert, demo, embed, evaluate, export, info, predict, push, reproduce, train, visualize
+from . import convert, demo, embed, evaluate, export, few_shot, info, predict, push, reproduce, train, visualize
 from .interrupts import noting
 from .parser import FAULT_OF_INPUT, Parser
 
-COMMANDS = (train, evaluate, predict, embed, info, push, export, convert, reproduce, visualize, demo)  # as in --help
+# as in --help
+COMMANDS = (train, evaluate, predict, embed, info, push, export, convert, reproduce, few_shot, visualize, demo)
 EPILOG = """
 examples:
   any2point train --data shapes --backbone google-bert/bert-base-uncased --output my-adapter
@@ -79,6 +81,11 @@ def _fault(message: str) -> int:
     return FAULT_OF_INPUT
 
 
+def command_name(command: ModuleType) -> str:
+    """What is typed for a command: its file's name, with hyphens."""
+    return command.__name__.rpartition(".")[2].replace("_", "-")
+
+
 def make_parser() -> Parser:
     """The parser of all commands."""
     parser = Parser(
@@ -91,7 +98,7 @@ def make_parser() -> Parser:
     commands = parser.add_subparsers(required=True, title="commands", metavar="COMMAND")
     for command in COMMANDS:
         subparser = commands.add_parser(
-            command.__name__.rpartition(".")[2],
+            command_name(command),
             help=command.HELP,
             description=command.DESCRIPTION,
             epilog=f"examples:{command.EXAMPLES}",

@@ -168,6 +168,14 @@ def seeds(text: str) -> list[int]:
     return several
 
 
+def counts(text: str) -> list[int]:
+    """Reads numbers above 0 with commas between them."""
+    several = [positive(int)(part) for part in text.split(",")]
+    if len(set(several)) < len(several):
+        raise argparse.ArgumentTypeError(f"must name each number once, got {text}")
+    return several
+
+
 def config_fields(options: argparse.Namespace) -> dict[str, Any]:
     """The fields of Any2PointConfig that the command line sets, on top of those of its preset and its recipe."""
     fields = dict(find_preset(options.preset).config) if options.preset else {}

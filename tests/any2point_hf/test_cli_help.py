@@ -13,7 +13,7 @@ import pytest
 
 from any2point_hf import __version__, cli
 
-NAMES = [command.__name__.rpartition(".")[2] for command in cli.COMMANDS]
+NAMES = [cli.command_name(command) for command in cli.COMMANDS]
 PATHS = {"ADAPTER", "BACKBONE", "CLOUD", "DATA", "FILE", "FILE.parquet", "FILE.pth", "FOLDER", "PATH", "SOURCE"}
 
 

@@ -1,0 +1,161 @@
+"""A linear probe in closed form: how well frozen features tell classes apart before anything is trained.
+
+Ridge regression of one-hot classes on standardised features. Its strength is the one of least squared error when each
+training cloud is left out in turn (Allen 1974's PRESS, exact from one decomposition), so that no choice is made on test
+clouds. All in float64 and without random numbers.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .modeling.cell_norm import BATCH_NORM_MOMENTUM
+from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
+
+STRENGTHS = tuple(10.0 ** (power / 2) for power in range(-8, 9))  # for each training cloud
+SMALLEST_DEVIATION = 1e-6  # of a feature's size; what is below is the rounding of a float32
+
+
+class LinearProbe(NamedTuple):
+    """A fitted probe; all float64.
+
+    Args:
+        mean: [F] of the training features.
+        deviation: [F] of them; 1 where a feature does not change.
+        weight: [F, C], of standardised features.
+        bias: [C], the classes' shares of the training clouds.
+        strength: of the ridge, chosen among `STRENGTHS`.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    weight: Tensor
+    bias: Tensor
+    strength: float
+
+
+def fit_linear_probe(features: Tensor, labels: Tensor, num_classes: int) -> LinearProbe:
+    """Fits a probe.
+
+    Args:
+        features: [n, F] floating point, n ≥ 2.
+        labels: [n] int64 in 0…num_classes − 1.
+        num_classes: C.
+    """
+    features = features.double()
+    mean, deviation = features.mean(dim=0), features.std(dim=0, correction=0)
+    deviation = deviation.where(deviation > SMALLEST_DEVIATION * features.abs().amax(dim=0), 1.0)
+    standardized = (features - mean) / deviation
+    targets = F.one_hot(labels, num_classes).double()
+    bias = targets.mean(dim=0)
+    left, singular, right = torch.linalg.svd(standardized, full_matrices=False)
+    projected = left.T @ (targets - bias)  # [r, C]
+    strengths = [share * len(features) for share in STRENGTHS]
+    errors = [_left_out_error(left, singular, projected, targets - bias, strength) for strength in strengths]
+    best = errors.index(min(errors))
+    shrunk = singular / (singular.square() + strengths[best])
+    return LinearProbe(mean, deviation, right.T @ (shrunk.unsqueeze(1) * projected), bias, STRENGTHS[best])
+
+
+def _left_out_error(left: Tensor, singular: Tensor, projected: Tensor, targets: Tensor, strength: float) -> float:
+    """Mean squared error of each row by a fit to all others: the residual over 1 − its leverage."""
+    kept = singular.square() / (singular.square() + strength)
+    residuals = targets - left @ (kept.unsqueeze(1) * projected)
+    leverage = 1 / len(targets) + left.square() @ kept  # the bias is fitted too
+    return float((residuals / (1 - leverage).unsqueeze(1)).square().mean())
+
+
+def predict(probe: LinearProbe, features: Tensor) -> Tensor:
+    """The likeliest class of each row of features [m, F]: [m] int64."""
+    standardized = (features.double() - probe.mean) / probe.deviation
+    return (standardized @ probe.weight + probe.bias).argmax(dim=-1)
+
+
+def accuracy(probe: LinearProbe, features: Tensor, labels: Tensor) -> float:
+    """Share of rows of features [m, F] whose class is their label, [m] int64."""
+    return float((predict(probe, features) == labels).double().mean())
+
+
+@torch.no_grad()
+def set_statistics(
+    model: Any2PointForPointCloudClassification, points: Tensor, batch_size: int, max_batches: int = 16
+) -> None:
+    """Gives an untrained model's batch norms the statistics of training clouds.
+
+    They start as mean 0 and variance 1, far from what the tokenizer gives at first, so that untrained features would
+    not be normalised, and a training of a hundred steps would keep a trace of them. The model is left in evaluation
+    mode.
+
+    Args:
+        model: untrained.
+        points: [n, N, 3] float32, of the training split alone, n ≥ 2.
+        batch_size: clouds at once, at least 2.
+        max_batches: of the first clouds; a few settle the statistics.
+    """
+    batches = [batch for batch in points.split(batch_size) if len(batch) > 1][:max_batches]  # one has no statistics
+    statistics = _statistics(model)
+    for buffer in statistics.values():
+        buffer.zero_()
+    model.train()
+    with torch.random.fork_rng():  # for the adapters' dropout
+        torch.manual_seed(0)
+        for batch in batches:
+            model(batch.to(model.device))
+    for buffer in statistics.values():  # moving averages from 0, corrected as Adam's are
+        buffer.div_(1 - (1 - BATCH_NORM_MOMENTUM) ** len(batches))
+    model.eval()  # nothing else is put back: `probe_accuracy` does
+
+
+@torch.no_grad()
+def frozen_features(model: Any2PointForPointCloudClassification, points: Tensor, batch_size: int) -> Tensor:
+    """The pooled features that the head would read.
+
+    Args:
+        model: untrained, with the statistics of its training clouds (`set_statistics`).
+        points: [n, N, 3] float32.
+        batch_size: clouds at once; the result does not depend on it.
+
+    Returns:
+        [n, 2D] float32 on the CPU.
+    """
+    model.eval()
+    batches = [model.any2point(batch.to(model.device)).pooler_output for batch in points.split(batch_size)]
+    return torch.cat(batches).float().cpu()
+
+
+def probe_accuracy(
+    model: Any2PointForPointCloudClassification,
+    train_points: Tensor,
+    train_labels: Tensor,
+    test_points: Tensor,
+    test_labels: Tensor,
+    batch_size: int = 32,
+) -> float:
+    """Accuracy on test clouds of a linear probe on an untrained model's features; the model is left as it was.
+
+    Args:
+        model: untrained.
+        train_points: [n, N, 3] float32.
+        train_labels: [n] int64.
+        test_points: [m, N, 3] float32.
+        test_labels: [m] int64.
+        batch_size: clouds at once.
+    """
+    was_training = model.training
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    set_statistics(model, train_points, batch_size)
+    features = [frozen_features(model, points, batch_size) for points in (train_points, test_points)]
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():  # so that a training after it is the one without it
+            buffer.copy_(before[name])
+    model.train(was_training)
+    probe = fit_linear_probe(features[0], train_labels, model.config.num_labels)
+    return accuracy(probe, features[1], test_labels)
+
+
+def _statistics(model: nn.Module) -> dict[str, Tensor]:
+    """The running means and variances of our batch norms; a backbone's own are frozen with it."""
+    endings = ("running_mean", "running_var")
+    return {n: b for n, b in model.named_buffers() if n.endswith(endings) and ".backbone." not in n}
