@@ -117,7 +117,7 @@ def make_model(family, width=48, dtype=torch.float32):
         with torch.no_grad():  # no start value may hide a term: biases and tables start at 0, norms at 1
             for parameter in model.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    model.classifier.dropout.p = 0.0
+    model.classifier.dropout1.p = model.classifier.dropout2.p = 0.0
     return model.to(dtype)
 
 
