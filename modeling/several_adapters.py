@@ -28,7 +28,7 @@ class SeveralAdapters:
     # checkpointing.
     adapter_attributes: ClassVar[tuple[str, ...]] = (
         *("_parameters", "_buffers", "_modules", "training"),
-        *("config", "name_or_path", "_keys_to_ignore_on_save"),
+        *("config", "name_or_path", "_keys_to_ignore_on_save", "start_seed"),
     )
 
     @property

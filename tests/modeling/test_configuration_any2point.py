@@ -9,6 +9,7 @@ from any2point_hf.modeling import Any2PointConfig, UnsupportedBackboneError
 CHANGED = {
     "backbone": "somebody/backbone",
     "backbone_revision": "abc",
+    "backbone_blocks": 2,
     "modality": "2d",
     "num_points": 512,
     "num_views": 8,
@@ -39,6 +40,8 @@ CHANGED = {
     "label_smoothing": 0.1,
     "layer_norm_eps": 1e-6,
     "final_norm_eps": 1e-7,
+    "adapter_start": "scan",
+    "token_scale": "embedding",
     "released_compatibility": True,
     "lora": True,
 }
