@@ -1,4 +1,4 @@
-"""One run on a machine with a CUDA GPU: tests, ratios, and the trainings that tell whether pretraining and adapters pay.
+"""One run on a machine with a CUDA GPU: tests, ratios, and trainings that tell whether pretraining and adapters pay.
 
     python benchmarks/gpu.py pack --to .gpu --data modelnet10_1024.npz --backbone minilm=FOLDER --backbone kwt1=FOLDER
     python benchmarks/gpu.py run --inputs .gpu --minutes 9 --out DIR

@@ -1,1 +1,1 @@
-"""What `benchmarks/gpu.py` does on a machine with a GPU, a file each: inputs, ratios, training, queue, plans, tables."""
+"""What `benchmarks/gpu.py` does on a machine with a GPU: inputs, ratios, plans, a training, the queue, tables."""

@@ -1,24 +1,21 @@
 """Tables of trainings: means over seeds, and paired differences with their 95 % intervals."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from suite import markdown
 
-# Of Student's t, two-sided 95 %, by degrees of freedom from 1.
-_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179)
+from any2point_hf.paper_tables.paired import FEWEST_SEEDS, common_seeds, paired_difference
 
 
-def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> str:
-    """First − second in points over the seeds of both, with its 95 % interval from three seeds on."""
-    seeds = sorted(set(first) & set(second))
-    differences = [100 * (first[seed] - second[seed]) for seed in seeds]
-    if len(differences) < 3:
-        return f"{len(differences)} of 3 seeds"
-    half = _QUANTILES[len(differences) - 2] * statistics.stdev(differences) / math.sqrt(len(differences))
-    return f"{statistics.fmean(differences):+.1f} ± {half:.1f}"
+def difference_text(first: Mapping[int, float], second: Mapping[int, float]) -> str:
+    """First less second in points over the seeds of both, with its 95 % interval from three seeds on."""
+    count = len(common_seeds(first, second))
+    if count < FEWEST_SEEDS:
+        return f"{count} of {FEWEST_SEEDS} seeds"
+    mean, half, _ = paired_difference(first, second)
+    return f"{100 * mean:+.1f} ± {100 * half:.1f}"
 
 
 def tables(records: Sequence[Mapping[str, Any]], baseline: str = "no backbone") -> str:
@@ -45,8 +42,8 @@ def tables(records: Sequence[Mapping[str, Any]], baseline: str = "no backbone") 
                     f"{row}{f', {weights}' if weights else ''}",
                     " ".join(f"{100 * runs[seed]:.1f}" for seed in sorted(runs)),
                     f"{100 * statistics.fmean(runs.values()):.1f}",
-                    "" if row.startswith(baseline) else paired_difference(runs, without),
-                    paired_difference(runs, values.get((row, "permuted"), {})) if weights == "pretrained" else "",
+                    "" if row.startswith(baseline) else difference_text(runs, without),
+                    difference_text(runs, values.get((row, "permuted"), {})) if weights == "pretrained" else "",
                     f"{one['trained_parameters']:,}",
                     f"{statistics.fmean(each['seconds'] for each in rows[row, weights].values()):.0f}",
                 ]
@@ -55,6 +52,6 @@ def tables(records: Sequence[Mapping[str, Any]], baseline: str = "no backbone") 
         fixed = {
             name: settings[name] for name in ("data", "per_class", "epochs", "num_points", "learning_rate", "batch")
         }
-        headings = ["row", "accuracy by seed, %", "mean", f"− {baseline}", "− its permuted", "trained", "s"]
+        headings = ["row", "accuracy by seed, %", "mean", f"above {baseline}", "above its permuted", "trained", "s"]
         texts.append(f"### {group}\n\n{fixed}\n\n" + markdown.table(headings, lines))
     return "\n".join([*texts, *failed]) + "\n"

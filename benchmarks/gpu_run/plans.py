@@ -74,15 +74,11 @@ def paired_rows(
 def question(seeds: Iterable[int], num_points: int = 256, num_neighbors: int = 24) -> list[Job]:
     """Rows with pretrained and permuted weights, all training clouds, as many epochs as fit."""
     group = f"MiniLM, all of ModelNet10, {num_points} points"
-    return [
-        job
-        for seed in seeds
-        for job in paired_rows(group, MINILM, (num_points, num_neighbors), ROWS, BOTH, seed)
-    ]
+    return [job for seed in seeds for job in paired_rows(group, MINILM, (num_points, num_neighbors), ROWS, BOTH, seed)]
 
 
 def defaults(seeds: Iterable[int]) -> list[Job]:
-    """50 clouds a class, 256 points, 60 epochs: starts, token sizes and rates beside no adapters, no backbone, PointNet."""
+    """50 clouds a class, 256 points, 60 epochs: starts, token sizes, rates; no adapters, no backbone, PointNet."""
     jobs = []
     options = {"per_class": 50, "epochs": 60}
     group = "MiniLM, 50 clouds a class, 256 points, 60 epochs"

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pointnet import PointNet
 from torch import Tensor, nn
 from transformers import set_seed
 from transformers.modeling_outputs import ImageClassifierOutput
-
-from pointnet import PointNet
 
 from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification
 from any2point_hf.paper_tables.control_backbones import permuted_weights, random_weights
