@@ -1,8 +1,8 @@
 """Start values of everything trained (method.md 5).
 
 Unusual here: every tensor is drawn by a generator of its own, seeded by the model's start seed and the tensor's name.
-So two models that differ in one part start alike in all others, and a row of a table differs from the next by its row
-alone. Values go through `transformers.initialization`, which leaves alone what `from_pretrained` has already loaded.
+So two models that differ in one part start alike in all others, and rows of a table differ by what they are about alone.
+Values go through `transformers.initialization`, which leaves alone what `from_pretrained` has already loaded.
 """
 
 import hashlib

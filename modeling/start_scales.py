@@ -12,6 +12,7 @@ from transformers import initialization as init
 
 from .backbone_specs import BackboneSpec
 from .errors import ConfigurationError
+from .named_dropout import clear_dropout_keys, set_dropout_keys
 
 if TYPE_CHECKING:
     from .modeling_any2point import Any2PointModel
@@ -20,6 +21,7 @@ AGGREGATION_SHARE = 0.05  # of the tokens' RMS, that the aggregation adds at the
 _TRIAL_WEIGHT = 0.1  # of the view norm, where the aggregation is nearly linear in it
 _NUM_CLOUDS = 4
 _MOST_POINTS = 512  # of a made-up cloud
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class TokenScale(nn.Module):
@@ -56,27 +58,38 @@ def start_scales(model: "Any2PointModel") -> None:
     scales_adapters = model.config.adapter_start == "scaled" and len(model.aggregations) > 0
     if model.token_scale is None and not scales_adapters:
         return
-    state = {
-        name: tensor.clone() for name, tensor in model.named_buffers() if "running_" in name or "num_batch" in name
-    }
-    was_training, device = model.training, model.cls_token.device
+    home, device = model.cls_token.device, next(model.backbone.parameters()).device
+    _move_adapters(model, device)  # a backbone that was given may be elsewhere than the new adapters
+    statistics = {name: buffer.clone() for name, buffer in model.named_buffers() if name.endswith(_STATISTICS)}
+    was_training = model.training
     clouds = made_up_clouds(min(model.config.num_points, _MOST_POINTS)).to(device)
-    model.train()  # statistics are those of the clouds
-    with torch.random.fork_rng(devices=[]):  # of the dropout
-        torch.default_generator.manual_seed(0)
+    model.train()  # norms take the statistics of the clouds
+    hooks = [part.register_forward_hook(_scale_aggregation) for part in model.aggregations.values() if scales_adapters]
+    set_dropout_keys(model, seed=0, step="start scales")  # nothing is drawn from torch's generator
+    try:
         if model.token_scale is not None:
             _scale_tokens(model, clouds)
         if scales_adapters:
-            hooks = [part.register_forward_hook(_scale_aggregation) for part in model.aggregations.values()]
-            try:
-                model(clouds)
-            finally:
-                for hook in hooks:
-                    hook.remove()
+            model(clouds)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        clear_dropout_keys(model)
     model.train(was_training)
-    for name, tensor in model.named_buffers():
-        if name in state:
-            tensor.copy_(state[name])
+    for name, buffer in model.named_buffers():
+        if name in statistics:
+            buffer.copy_(statistics[name])
+    _move_adapters(model, home)
+
+
+def _move_adapters(model: "Any2PointModel", device: torch.device) -> None:
+    """Moves everything but the backbone."""
+    for name, part in model.named_children():
+        if name != "backbone":
+            part.to(device)
+    for token in (model.cls_token, model.cls_position):
+        if token is not None:
+            token.data = token.data.to(device)
 
 
 def made_up_clouds(num_points: int) -> Tensor:
@@ -117,6 +130,7 @@ def embedding_rms(backbone: nn.Module, spec: BackboneSpec) -> float:
 
 
 def _scale_tokens(model: "Any2PointModel", clouds: Tensor) -> None:
+    """Sets the token scale from the tokenizer's output of the clouds."""
     tokens = model.tokenizer(clouds.to(model.cls_token.dtype))[0].flatten(0, 1)
     scale = model.token_scale
     if isinstance(model.tokenizer.projection, nn.Linear):  # of features that are never negative
