@@ -1,12 +1,14 @@
 """Start values of everything trained (method.md 5).
 
 Unusual here: every tensor is drawn by a generator of its own, seeded by the model's start seed and the tensor's name.
-So two models that differ in one part start alike in all others, and rows of a table differ by what they are about alone.
+So two models that differ in one part start alike in all others, and rows of a table differ by what they are about.
 Values go through `transformers.initialization`, which leaves alone what `from_pretrained` has already loaded.
 """
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +27,14 @@ def draw_seed() -> int:
 def named_seed(seed: int, name: str) -> int:
     """The seed of a part: a function of both, the same on every machine."""
     return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:7], "little")
+
+
+@contextmanager
+def torch_draws(seed: int, name: str) -> Iterator[None]:
+    """For parts that others draw: torch's generator gives what seed and name decide, and goes on as it was after."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(named_seed(seed, name))
+        yield
 
 
 @dataclass(frozen=True)

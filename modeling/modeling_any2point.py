@@ -40,7 +40,7 @@ from .configuration_any2point import Any2PointConfig
 from .errors import ConfigurationError
 from .final_norm import make_final_norm, start_final_norm
 from .guided_adapter import Bottleneck, GuidedAggregation, LocalAttention, Neighborhoods
-from .initialization import StartValues, draw_seed, named_seed
+from .initialization import StartValues, draw_seed, torch_draws
 from .input_checks import check_batch, finite_clouds
 from .mixed_batch import forward_mixed
 from .point_tokenizer import PointTokenizer
@@ -202,8 +202,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if backbone is None and config.backbone is not None:
             backbone = load_backbone(config.backbone, config.backbone_revision, config.modality)
         elif backbone is None:
-            with torch.random.fork_rng(devices=[]):  # the same weights whatever was drawn for the adapters
-                torch.default_generator.manual_seed(named_seed(self.start_seed, "backbone"))
+            with torch_draws(self.start_seed, "backbone"):
                 backbone = build_backbone(config.backbone_config)
         self.attach_backbone(backbone)
         with torch.no_grad():
@@ -212,7 +211,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
             if self.final_norm is not None:
                 start_final_norm(self.final_norm, self.backbone, self.spec)
         if config.lora:
-            self.add_lora()
+            with torch_draws(self.start_seed, "lora"):
+                self.add_lora()
         start_scales(self)
 
     def attach_backbone(self, backbone: nn.Module) -> None:
