@@ -28,6 +28,8 @@ from any2point_hf.modeling import (
 )
 from any2point_hf.modeling.cell_norm import CellNorm
 from any2point_hf.modeling.guided_adapter import LocalAttention
+from any2point_hf.modeling.initialization import named_seed
+from any2point_hf.modeling.named_dropout import NamedDropout
 from any2point_hf.processing_any2point import Any2PointProcessor
 from any2point_hf.recipe import Recipe
 from any2point_hf.training import accuracies, compute_metrics, parameter_groups, process_split
@@ -617,6 +619,86 @@ def test_accumulated_gradients_are_those_of_one_larger_batch(make):
     assert len(recorded[0]) > 40
     for name, gradient in recorded[0].items():
         torch.testing.assert_close(recorded[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+class RecordDropout(TrainerCallback):
+    """Keys of a dropout layer in every forward of a training, and the entries that it dropped."""
+
+    def __init__(self, layer):
+        self.keys, self.dropped = [], []
+        layer.register_forward_hook(self.look)
+
+    def look(self, layer, inputs, output):
+        if layer.training:
+            self.keys.append(layer.key)
+            self.dropped.append((output == 0) & (inputs[0] != 0))
+
+
+def test_every_accumulated_pass_drops_other_entries(make):
+    trainer = make(epochs=2, batch_size=4, gradient_accumulation=2, seed=3)
+    record = RecordDropout(trainer.model.classifier.dropout1)
+    trainer.add_callback(record)
+    trainer.train()
+    passes = [(step, number) for step in range(4) for number in range(2)]
+    assert record.keys == [named_seed(3, f"classifier.dropout1 {step} {number} 0") for step, number in passes]
+    assert len(set(record.keys)) == 8
+    assert not torch.equal(*record.dropped[:2])
+
+
+def test_after_a_training_torchs_generator_draws_again(make):
+    trainer = make()
+    trainer.train()
+    layers = [module for module in trainer.model.modules() if isinstance(module, NamedDropout)]
+    assert {layer.key for layer in layers} == {None}
+    state = torch.get_rng_state()
+    layers[-1].train()(torch.ones(2, 256))
+    assert not torch.equal(torch.get_rng_state(), state)
+
+
+def test_trainings_that_differ_by_their_adapters_drop_alike_in_the_head(make):
+    keys = []
+    for number, fields in enumerate(({}, {"aggregation": "none"}, {"adapter_blocks": 0})):
+        trainer = make(fields=fields, folder=str(number))
+        record = RecordDropout(trainer.model.classifier.dropout2)
+        trainer.add_callback(record)
+        trainer.train()
+        keys.append(record.keys)
+    assert len(keys[0]) == 2
+    assert keys[0] == keys[1] == keys[2]
+
+
+class StopAtStep(TrainerCallback):
+    """Ctrl-C before a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_resuming_in_the_middle_of_an_epoch_gives_the_same_adapter(make):
+    def make_one(folder):
+        trainer = make(folder=folder, epochs=2, batch_size=4)  # 4 steps an epoch
+        trainer.args.save_strategy, trainer.args.save_steps = "steps", 2
+        record = RecordDropout(trainer.model.classifier.dropout1)
+        trainer.add_callback(record)
+        return trainer, record
+
+    whole, expected = make_one("whole")
+    whole.train()
+    stopped, before = make_one("stopped")
+    stopped.add_callback(StopAtStep(6))
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    resumed, after = make_one("stopped")
+    set_seed(99)
+    resumed.train(resume_from_checkpoint=True)
+    assert (before.keys, after.keys) == (expected.keys[:6], expected.keys[6:])
+    found = before.dropped + after.dropped
+    assert all(torch.equal(one, other) for one, other in zip(found, expected.dropped, strict=True))
+    assert_same(state_of(whole.model), state_of(resumed.model))
 
 
 def test_bfloat16_trains_with_float32_weights_near_the_float32_loss(make):
