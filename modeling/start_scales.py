@@ -118,15 +118,22 @@ def embedding_rms(backbone: nn.Module, spec: BackboneSpec) -> float:
         embeddings = backbone.get_input_embeddings()
     except NotImplementedError:
         embeddings = None
-    tables = [embeddings.weight] if isinstance(embeddings, nn.Embedding) else []
-    tables += [spec.table(backbone)] if spec.positions is not None else []
-    size = next((size for table in tables if (size := float(rms(table))) > 0), None)
+    sizes = (
+        [rms(embeddings.weight) * _word_factor(backbone, embeddings)] if isinstance(embeddings, nn.Embedding) else []
+    )
+    sizes += [rms(spec.table(backbone))] if spec.positions is not None else []
+    size = next((float(size) for size in sizes if size > 0), None)
     if size is None:
         raise ConfigurationError(
             f'token_scale="embedding" needs a backbone with word embeddings or a table of positions, and '
             f'{backbone.config.model_type} has neither. Use token_scale="none".'
         )
     return size
+
+
+def _word_factor(backbone: nn.Module, embeddings: nn.Embedding) -> float:
+    """What a family multiplies its words by: Gemma and BART in their embeddings, Granite after them."""
+    return float(getattr(embeddings, "embed_scale", 1.0)) * getattr(backbone.config, "embedding_multiplier", 1.0)
 
 
 def _scale_tokens(model: "Any2PointModel", clouds: Tensor) -> None:
