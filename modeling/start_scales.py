@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 AGGREGATION_SHARE = 0.05  # of the tokens' RMS, that the aggregation adds at the start
 _TRIAL_WEIGHT = 0.1  # of the view norm, where the aggregation is nearly linear in it
+_ROUNDS = 4  # of trials, as the GELU bends where c is small and the weight large
 _NUM_CLOUDS = 4
 _MOST_POINTS = 512  # of a made-up cloud
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -150,7 +151,8 @@ def _scale_aggregation(aggregation: nn.Module, inputs: tuple[Any, ...], _: Tenso
     """Hook of a `GuidedAggregation`: sets its scales for the tokens that come in, and gives its new output."""
     tokens = inputs[0]
     aggregation.stream_rms.copy_(rms(tokens))
-    aggregation.view_norm.weight.fill_(_TRIAL_WEIGHT)
-    share = rms(aggregation.forward(*inputs) - tokens) / rms(tokens)
-    aggregation.view_norm.weight.fill_(_TRIAL_WEIGHT * AGGREGATION_SHARE / float(share.clamp(min=1e-12)))
+    weight = aggregation.view_norm.weight.fill_(_TRIAL_WEIGHT)
+    for _ in range(_ROUNDS):
+        share = rms(aggregation.forward(*inputs) - tokens) / rms(tokens)
+        weight.mul_((AGGREGATION_SHARE / share).where(share > 0, 1.0))  # c may be 0
     return aggregation.forward(*inputs)
