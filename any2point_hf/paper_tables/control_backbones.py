@@ -9,8 +9,9 @@ import copy
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
-from ..modeling.backbone import build_backbone
+from ..modeling.backbone import build_backbone, freeze_backbone, share_backbone
 from ..modeling.backbone_detector import backbone_spec
 from ..modeling.backbone_specs import find
 
@@ -20,15 +21,19 @@ def permuted_weights(backbone: nn.Module, seed: int) -> nn.Module:
     """A copy of a backbone whose blocks' matrices have their entries in random order.
 
     Args:
-        backbone: pretrained; it is left as it is. Norms, biases and the table of positions are copied.
+        backbone: pretrained; it is left as it is. Norms, biases and tables of positions are copied, those inside blocks
+            too, and so is what is not the backbone in a larger model (of an encoder-decoder the decoder).
         seed: of the order.
     """
     permuted = copy.deepcopy(backbone)
+    same_tensors = share_backbone(permuted)
+    spec = backbone_spec(same_tensors.config)
+    freeze_backbone(same_tensors, spec, None)  # which finds the blocks of layers that are shared
     generator = torch.Generator().manual_seed(seed)
-    for parameter in find(permuted, backbone_spec(backbone.config).blocks).parameters():
-        if parameter.ndim == 2:
-            order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
-            parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    layers = [module for module in find(same_tensors, spec.blocks).modules() if isinstance(module, nn.Linear | Conv1D)]
+    for weight in {id(layer.weight): layer.weight for layer in layers}.values():  # of a shared layer once
+        order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
+        weight.copy_(weight.flatten()[order].view_as(weight))
     return permuted
 
 
