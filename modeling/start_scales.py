@@ -119,9 +119,9 @@ def embedding_rms(backbone: nn.Module, spec: BackboneSpec) -> float:
         embeddings = backbone.get_input_embeddings()
     except NotImplementedError:
         embeddings = None
-    sizes = (
-        [rms(embeddings.weight) * _word_factor(backbone, embeddings)] if isinstance(embeddings, nn.Embedding) else []
-    )
+    sizes = []
+    if isinstance(embeddings, nn.Embedding):
+        sizes.append(rms(embeddings.weight) * _word_factor(backbone, embeddings))
     sizes += [rms(spec.table(backbone))] if spec.positions is not None else []
     size = next((float(size) for size in sizes if size > 0), None)
     if size is None:

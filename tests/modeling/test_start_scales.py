@@ -184,8 +184,7 @@ def test_an_aggregation_of_no_weight_stays_finite(make):
 
 
 @torch.no_grad()
-def test_the_scale_counts_in_units_of_the_tokens(make):
-    """With tokens and backbone ten times as large, the same weights add ten times as much."""
+def test_the_unit_of_c_is_the_size_of_the_blocks_tokens(make):
     model = new_model(make, "clip_text")
     for index, part in model.aggregations.items():
         inputs = []
