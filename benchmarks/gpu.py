@@ -83,6 +83,7 @@ def run_training(options: argparse.Namespace, deadline: float) -> None:
     from gpu_run import paired
     from gpu_run.plans import PLANS
     from gpu_run.queue import run_jobs, steps_a_second
+    from gpu_run.training import Job
 
     jobs = [job for plan in options.plan for job in PLANS[plan](options.seeds)]
     records: dict[str, dict[str, Any]] = {}
@@ -106,18 +107,21 @@ def run_training(options: argparse.Namespace, deadline: float) -> None:
         print(f"{speed:.0f} steps a second, {epochs} epochs each", flush=True)
     left = [job if job.epochs else replace(job, epochs=epochs) for job in left]
 
-    def keep(record: dict[str, Any]) -> None:
-        from gpu_run.training import Job
-
-        job = Job(**record["settings"])
-        records[job.key()] = record
+    def write_all() -> None:
         write(options.out / "training.json", {"epochs": epochs, "records": records})
         (options.out / "training.md").write_text(paired.tables(list(records.values())))
+
+    def keep(record: dict[str, Any]) -> None:
+        job = Job(**record["settings"])
+        records[job.key()] = record
+        write_all()
         reached = record.get("accuracy", record.get("failed"))
         print(f"{job.key()}: {reached} {record.get('seconds', 0):.0f} s", flush=True)
 
+    write_all()  # also where nothing is left, or nothing gets ready
     seconds = deadline - time.monotonic() - 5
-    run_jobs(left, options.inputs, options.device, seconds, options.processes, options.streams, keep)
+    if left:
+        run_jobs(left, options.inputs, options.device, seconds, options.processes, options.streams, keep)
     print((options.out / "training.md").read_text()[-7000:], flush=True)
 
 

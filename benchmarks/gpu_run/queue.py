@@ -84,15 +84,16 @@ class Workshop:
 
 
 def work(folder: Path, device: str, streams: int, deadline: float, jobs: Any, results: Any) -> None:
-    """A process: takes jobs as long as there are any, and hands back a record of each."""
+    """A process: takes jobs until it is given None, and hands back a record of each."""
     torch.set_num_threads(1)
-    workshop, active = Workshop(folder, device), []
+    workshop, active, are_left = Workshop(folder, device), [], True
     while time.time() < deadline - _LAST_SECONDS:
-        while len(active) < streams:
-            try:
-                job = Job(**jobs.get_nowait())
-            except queue.Empty:
+        while are_left and len(active) < streams:
+            settings = jobs.get()
+            if settings is None:
+                are_left = False
                 break
+            job = Job(**settings)
             _guarded(results, job, lambda job=job: active.append(workshop.training(job)))
         if not active:
             break
@@ -156,21 +157,23 @@ def run_jobs(
     deadline = time.time() + seconds
     context = multiprocessing.get_context("spawn")
     waiting, results = context.Queue(), context.Queue()
-    for job in jobs:
-        waiting.put(job.settings())
+    waiting.cancel_join_thread()  # what nobody has taken when the time is up must not be waited for
+    for settings in [*(job.settings() for job in jobs), *[None] * processes]:
+        waiting.put(settings)
     arguments = (folder, device, streams, deadline, waiting, results)
     workers = [context.Process(target=work, args=arguments, daemon=True) for _ in range(processes)]
     for worker in workers:
         worker.start()
-    running = processes
-    while running and time.time() < deadline + _LAST_SECONDS:
+    num_finished = 0
+    while num_finished < processes and time.time() < deadline + _LAST_SECONDS:
         try:
             record = results.get(timeout=1.0)
         except queue.Empty:
-            running = min(running, sum(worker.is_alive() for worker in workers))
+            if not any(worker.is_alive() for worker in workers):
+                break
             continue
         if record is None:
-            running -= 1
+            num_finished += 1
         else:
             keep(record)
     for worker in workers:
