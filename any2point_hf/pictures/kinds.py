@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedModel
 
-from ..modeling.backbone_specs import num_blocks
 from ..modeling.errors import Any2PointError
 from ..point_cloud_files import read_point_cloud
 from ..processing_any2point import Any2PointProcessor
@@ -159,7 +158,9 @@ def prepare(processor: Any2PointProcessor, cloud: Cloud) -> PreparedCloud:
 
 def _blocks(model: PreTrainedModel, block: int | None) -> list[int]:
     """All blocks, or the one asked for."""
-    count = num_blocks(model.config.backbone_config)
+    count = len(model.base_model.blocks())
+    if count == 0:
+        raise Any2PointError("this picture shows a block of the backbone, and the model uses none (backbone_blocks=0).")
     if block is None:
         return list(range(count))
     if not 0 <= block < count:

@@ -16,7 +16,6 @@ import numpy as np
 
 from ..commands import load
 from ..data import load_point_cloud_dataset
-from ..modeling.backbone_specs import num_blocks
 from ..modeling.configuration_any2point import Any2PointConfig
 from ..modeling.errors import Any2PointError, DatasetError, UnsupportedBackboneError
 from ..paper_tables.reproduce import balanced_choice
@@ -136,7 +135,7 @@ def _test_clouds(data: str, count: int) -> list[tuple[str, np.ndarray]]:
 def _add_model(name: str, clouds: Sequence[tuple[str, np.ndarray]], figures: Mapping[int, PaperFigure]) -> None:
     """Draws what the figures show of one model."""
     model, processor = load(name)
-    config, last_block = model.config, num_blocks(model.config.backbone_config) - 1
+    config, last_block = model.config, len(model.any2point.blocks()) - 1
     backbone = f"{config.backbone_config.model_type}, {model.any2point.modality}"
     draws = {5: partial(draw_attention, block=last_block), 6: partial(draw_clusters, block=last_block)}
     if model.any2point.position_encoding != "virtual":

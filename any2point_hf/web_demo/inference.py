@@ -17,7 +17,6 @@ import torch
 from ..commands import load
 from ..data.shapes import SHAPE_NAMES, make_cloud
 from ..modeling.backbone import load_backbone
-from ..modeling.backbone_specs import num_blocks
 from ..modeling.configuration_any2point import Any2PointConfig, recorded_path
 from ..modeling.errors import Any2PointError, CheckpointError, PointCloudError, UnsupportedBackboneError
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
@@ -49,8 +48,8 @@ class Adapter:
 
     @property
     def num_blocks(self) -> int:
-        """Of its backbone."""
-        return num_blocks(self.model.config.backbone_config)
+        """Blocks of its backbone that tokens pass."""
+        return len(self.model.any2point.blocks())
 
 
 @dataclass(frozen=True)

@@ -123,3 +123,11 @@ def test_a_bad_cloud_is_refused(picture_model, processor, tmp_path):
         any2point_hf.draw_tokens(picture_model(), processor, tmp_path / "no.ply")
     with pytest.raises(PointCloudError, match=r"\[2, 100, 3\]"):
         any2point_hf.draw_tokens(picture_model(), processor, np.zeros((2, 100, 3)))
+
+
+def test_a_model_without_blocks_has_no_block_to_show(tiny_adapter):
+    fields = {"backbone": tiny_adapter.model.config.backbone, "num_points": 64, "num_neighbors": 8}
+    config = any2point_hf.Any2PointConfig(backbone_blocks=0, **fields)
+    model = any2point_hf.Any2PointForPointCloudClassification(config).eval()
+    with pytest.raises(Any2PointError, match="the model uses none"):
+        kinds.draw_attention(model, any2point_hf.Any2PointProcessor(64), tiny_adapter.points[0].numpy())
