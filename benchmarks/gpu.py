@@ -5,9 +5,9 @@
     python benchmarks/gpu.py run --inputs .gpu --minutes 9 --out DIR --resume DIR --parts training
     python benchmarks/gpu.py run --inputs .gpu --minutes 1 --out DIR --device cpu --plan dry-run --quick
 
-`pack` is run where the data are; `run` needs the source tree and what it wrote, torch, transformers and numpy, no
-network and no installed package. JSON and markdown in DIR grow as results come. With --resume what is there is not
-trained again, and epochs stay what they were, so that runs in pieces are one table.
+`pack` is run where the data are; `run` needs the source tree and what it wrote, torch, transformers, numpy, psutil and
+pytest, no network and no installed package. JSON and markdown in DIR grow as results come. With --resume what is there
+is not trained again, and epochs stay what they were, so that runs in pieces are one table.
 """
 
 import argparse

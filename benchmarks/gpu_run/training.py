@@ -11,14 +11,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from pointnet import data_module
 from torch import Tensor, nn
 
-from any2point_hf.data.augmentation import Augmentation, random_subset
-from any2point_hf.data.counter_random import mix
 from any2point_hf.modeling.initialization import named_seed
 from any2point_hf.modeling.named_dropout import NamedDropout
 
 from .inputs import sampled
+
+augmentation, mix = data_module("augmentation"), data_module("counter_random").mix  # also without `datasets`
 
 _EVALUATED_AT_ONCE = 128
 _WARM_UP_STEPS = 3  # before a graph is captured; they are undone
@@ -130,7 +131,7 @@ class Training:
         self.points = sampled(points, surplus)
         test_points, test_labels = (part[: job.num_test or None] for part in clouds["test"])
         self.test_points, self.test_labels = sampled(test_points, job.num_points), test_labels
-        self.augmentation = Augmentation(scale=(0.9, 1.1), shift=0.1)
+        self.augmentation = augmentation.Augmentation(scale=(0.9, 1.1), shift=0.1)
         self.batch = min(job.batch, len(self.labels))
         self.steps_an_epoch = len(self.labels) // self.batch
         self.num_steps = job.epochs * self.steps_an_epoch
@@ -198,7 +199,7 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         clouds, labels = self.points[self.chosen], self.labels[self.chosen]
         keys = mix(mix(mix(torch.full_like(self.chosen, self.job.seed), 0), self.epoch), self.chosen)
-        clouds = self.augmentation(random_subset(clouds, self.job.num_points, keys), keys)
+        clouds = self.augmentation(augmentation.random_subset(clouds, self.job.num_points, keys), keys)
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda", cache_enabled=False):
             loss = self.model(clouds, labels=labels).loss
         loss.backward()

@@ -68,9 +68,9 @@ def finished(inputs, tmp_path_factory, subprocess_environment):
     """The folder that a whole run left, and what it printed."""
     out = tmp_path_factory.mktemp("run")
     command = [sys.executable, str(BENCHMARKS / "gpu.py"), "run", "--inputs", str(inputs), "--out", str(out)]
-    options = ("--device", "cpu", "--quick", "--plan", "dry-run", "--minutes", "2", "--seeds", "0", "--processes", "1")
+    options = ("--device", "cpu", "--quick", "--plan", "dry-run", "--minutes", "9", "--seeds", "0", "--processes", "1")
     process = subprocess.run(
-        [*command, *options], env=subprocess_environment, capture_output=True, text=True, timeout=300
+        [*command, *options], env=subprocess_environment, capture_output=True, text=True, timeout=570
     )
     assert process.returncode == 0, process.stderr
     return out, process
@@ -166,7 +166,8 @@ def test_a_run_writes_ratios_and_the_environment(finished):
     assert table.startswith("| ")
     assert "Parts, tiny, train" in table
     assert json.loads((out / "environment.json").read_text())["threads"] == 1
-    assert "skipped" in (out / "tests.txt").read_text()  # a CPU runs none of tests/gpu
+    tests = (out / "tests.txt").read_text()  # a CPU runs none of tests/gpu
+    assert "skipped" in tests or "stopped after 90 s" in tests
 
 
 # Resuming

@@ -12,10 +12,13 @@ PROGRAM = """
 import sys
 sys.path.insert(0, sys.argv[1])
 sys.path.append(sys.argv[2])  # without the files there that say where an editable package is
+for name in ("datasets", "trimesh", "matplotlib"):
+    sys.modules[name] = None  # as on a machine without them
 import source_tree
 source_tree.make_importable()
 source_tree.make_importable()
-import any2point_hf, any2point_hf.modeling.presets, any2point_hf.paper_tables.paired, any2point_hf.conversion_scripts
+import any2point_hf.modeling.presets, any2point_hf.conversion_scripts
+from gpu_run import inputs, paired, plans, queue, ratios, training
 print(any2point_hf.__file__, any2point_hf.modeling.__file__, any2point_hf.modeling.presets.__file__, sep="\\n")
 print(sum(isinstance(finder, source_tree.SourceTreeFinder) for finder in sys.meta_path))
 """
@@ -23,11 +26,9 @@ print(sum(isinstance(finder, source_tree.SourceTreeFinder) for finder in sys.met
 
 def copy_tree(folder):
     """The source as a checkout has it, without links that a developer may have made."""
-    for name in ("any2point_hf", "modeling", "conversion_scripts"):
+    for name in ("any2point_hf", "modeling", "conversion_scripts", "benchmarks"):
         left_out = ["__pycache__"] + (["modeling", "conversion_scripts"] if name == "any2point_hf" else [])
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(*left_out))
-    (folder / "benchmarks").mkdir()
-    shutil.copy(ROOT / "benchmarks" / "source_tree.py", folder / "benchmarks")
     return folder
 
 
