@@ -302,7 +302,7 @@ def test_the_run_ends_with_jobs_that_nobody_took(gpu, inputs, subprocess_environ
         "    print('done', flush=True)\n"
     )
     command = [sys.executable, str(program), str(BENCHMARKS), str(inputs)]
-    process = subprocess.run(command, env=subprocess_environment, capture_output=True, text=True, timeout=60)
+    process = subprocess.run(command, env=subprocess_environment, capture_output=True, text=True, timeout=240)
     assert (process.returncode, process.stdout) == (0, "done\n"), process.stderr
 
 
