@@ -30,7 +30,7 @@ reaches before the training. A checkpoint of the last whole epoch is kept beside
 on from it. Options stand above the recipe, and the recipe above the preset.
 """
 EXAMPLES = """
-  any2point train --data shapes --backbone google-bert/bert-base-uncased --output my-adapter --epochs 20
+  any2point train --data shapes --backbone google-bert/bert-base-uncased --output my-adapter
   any2point train --preset clip-text-scan --data scanobjectnn/ --output my-adapter
   any2point train --data scans.npz --backbone facebook/dinov2-base --output runs --seeds 0,1,2
 """
