@@ -221,12 +221,7 @@ def recipe(options: argparse.Namespace) -> Any:
 
 
 def recipe_changes(options: argparse.Namespace, base: Any) -> dict[str, Any]:
-    """What the options change of a recipe, for `changed`; None stands for the recipe's own value.
-
-    Args:
-        options: of `add_recipe` and `add_data`.
-        base: the recipe, or None where the data's size is to choose.
-    """
+    """What the options change of a recipe (None: of one that the data's size chooses), as `changed` takes it."""
     names = ("epochs", "batch_size", "gradient_accumulation", "learning_rate", "precision")
     changes = {name: getattr(options, name) for name in names}
     changes["scale_to_unit_sphere"] = None if options.keep_scale is None else not options.keep_scale
