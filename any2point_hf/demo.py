@@ -17,6 +17,7 @@ from .data.augmentation import Augmentation
 from .data.shapes import SHAPE_NAMES, make_cloud
 from .modeling.errors import BackboneLoadError
 from .pictures.matplotlib_pictures import draw_point_clouds
+from .recipe import Recipe
 from .training_run import train
 
 OUTPUT = Path("demo_output")
@@ -40,11 +41,8 @@ def main() -> None:
         _minilm(),
         OUTPUT,
         fields,
-        epochs=EPOCHS,
-        batch_size=BATCH_SIZE,
-        learning_rate=LEARNING_RATE,
+        Recipe(epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, augmentation=AUGMENTATION),
         seed=SEED,
-        augmentation=AUGMENTATION,
     )
     files = _write_clouds(OUTPUT / "clouds")
     picture = OUTPUT / "predictions.png"

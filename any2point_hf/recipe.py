@@ -15,6 +15,7 @@ from .modeling.configuration_any2point import OF_BACKBONE, Any2PointConfig
 from .modeling.errors import ConfigurationError
 
 RECIPES = Path(__file__).parent / "recipes"
+FEWEST_EPOCHS, MOST_EPOCHS = 10, 200  # of a recipe whose length is given in steps
 Settings = TypeVar("Settings")
 
 
@@ -23,7 +24,8 @@ class Recipe:
     """How to train; the defaults are ModelNet's published setting.
 
     Args:
-        epochs: passes over the training split.
+        epochs: passes over the training split, where `steps` is None.
+        steps: instead of epochs: as many passes as give this many steps of one process, but 10 to 200 (`sized`).
         batch_size: clouds a step and device.
         gradient_accumulation: steps whose gradients are added up before the weights change.
         learning_rate: the highest one.
@@ -42,6 +44,7 @@ class Recipe:
     """
 
     epochs: float = 300
+    steps: int | None = None
     batch_size: int = 32
     gradient_accumulation: int = 1
     learning_rate: float = 5e-4
@@ -58,6 +61,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "gradient_accumulation", "learning_rate", "largest_gradient_norm"):
             _require(0 < getattr(self, name) < math.inf, f"{name} must be positive and finite", getattr(self, name))
+        _require(self.steps is None or self.steps > 0, "steps must be positive", self.steps)
         for name in ("lowest_learning_rate", "weight_decay"):
             _require(0 <= getattr(self, name) < math.inf, f"{name} must be finite, not negative", getattr(self, name))
         _require(0 <= self.warm_up_share < 1, "warm_up_share must lie in [0, 1)", self.warm_up_share)
@@ -68,10 +72,23 @@ class Recipe:
         unknown = ", ".join(name for name in self.config if name not in known)
         _require(not unknown, "config must hold fields of Any2PointConfig other than the backbone's", unknown)
 
+    def steps_per_epoch(self, num_clouds: int) -> int:
+        """How often the weights change while one process passes over this many training clouds."""
+        return math.ceil(num_clouds / (self.batch_size * self.gradient_accumulation))
+
+    def sized(self, num_clouds: int) -> "Recipe":
+        """The recipe for this many training clouds: with epochs in place of `steps`, rounded up and within 10…200."""
+        if self.steps is None:
+            return self
+        epochs = math.ceil(self.steps / self.steps_per_epoch(num_clouds))
+        return replace(self, epochs=min(max(epochs, FEWEST_EPOCHS), MOST_EPOCHS), steps=None)
+
     def settings(self) -> dict[str, Any]:
         """What a run records of its recipe, as JSON has it; the config's fields are in the adapter's own."""
         values = asdict(self)
         values.pop("config")
+        if self.steps is None:
+            values.pop("steps")
         values["augmentation"]["scale"] = list(values["augmentation"]["scale"])
         return values
 
@@ -104,15 +121,24 @@ def read_recipe(source: str | os.PathLike[str]) -> Recipe:
 def changed(settings: Settings, **changes: Any) -> Settings:
     """A dataclass, such as a recipe, with other values; None leaves a field as it is.
 
+    Epochs take the place of a recipe's steps, and an augmentation's fields may be given as a mapping.
+
     Raises:
         ConfigurationError: a value that is out of its range.
     """
-    return replace(settings, **{name: value for name, value in changes.items() if value is not None})
+    given = {name: value for name, value in changes.items() if value is not None}
+    if "epochs" in given and isinstance(settings, Recipe):
+        given = {"steps": None} | given
+    if isinstance(given.get("augmentation"), Mapping):
+        given["augmentation"] = replace(settings.augmentation, **given["augmentation"])
+    return replace(settings, **given)
 
 
 def _recipe(values: Any) -> Recipe:
     _require(isinstance(values, dict), "a recipe must be a mapping of names to values", values)
     _check_values(values, Recipe())
+    both = ", ".join(name for name in ("epochs", "steps") if name in values)
+    _require("," not in both, "a recipe gives its length in epochs or in steps", both)
     if "augmentation" in values:
         augmentation = values["augmentation"] or {}
         _require(isinstance(augmentation, dict), "augmentation must be a mapping of names to values", augmentation)
@@ -133,6 +159,8 @@ def _check_values(values: dict[str, Any], defaults: Recipe | Augmentation) -> No
         default = getattr(defaults, name)
         if isinstance(default, bool):
             _require(isinstance(value, bool), f"{name} must be true or false", value)
+        elif name == "steps":
+            _require(value is None or (_is_number(value) and isinstance(value, int)), "steps must be an integer", value)
         elif isinstance(default, int) and name != "epochs":
             _require(_is_number(value) and isinstance(value, int), f"{name} must be an integer", value)
         elif isinstance(default, (int, float)):

@@ -55,7 +55,8 @@ def train_with_seeds(
 
 def _summary(runs: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     summary = {}
-    for name in next(iter(runs.values())):
+    shared = set.intersection(*map(set, runs.values()))  # an earlier version's runs have fewer
+    for name in [name for name in next(iter(runs.values())) if name in shared]:
         values = [metrics[name] for metrics in runs.values()]
         deviation = statistics.stdev(values) if len(values) > 1 else 0.0
         summary[name] = {"mean": statistics.fmean(values), "deviation": deviation}

@@ -134,7 +134,8 @@ def make_trainer(
         dataset: splits `train` and `test` with columns `points` and `label`. With a third, `validation`, the weights of
             the epoch that is best on it are loaded at the end; without it the last epoch's stay.
         output_dir: where checkpoints go, one after each epoch, the last one (and the best one) kept.
-        recipe: how to train; by default as published for ModelNet.
+        recipe: how to train; by default as published for ModelNet, whatever the data's size (`any2point train` chooses
+            by it: `read_recipe(choose_recipe(len(dataset["train"])))`).
         seed: of shuffling, dropout, random points and augmentation.
         workers: processes that load batches beside the training; 0 loads them in it.
         loggers: of the Trainer's own, such as "tensorboard", "trackio" or "wandb".
@@ -148,6 +149,7 @@ def make_trainer(
     """
     recipe = changed(recipe or Recipe(), **changes)
     _check(model, dataset, recipe, loggers)
+    recipe = recipe.sized(len(dataset["train"]))
     arguments = TrainingArguments(
         output_dir=os.fspath(output_dir),
         num_train_epochs=recipe.epochs,

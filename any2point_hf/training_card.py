@@ -65,7 +65,7 @@ def training_facts(
         trainer: when it is done.
         dataset: that was trained and tested on.
         recipe: how it was trained.
-        run: `data`, `data_fingerprint`, `seed` and `validation_share`.
+        run: `data`, `data_fingerprint`, `seed`, `validation_share` and `linear_probe_accuracy` (None without a probe).
         evaluations: rows of the table of results.
         confusion: matrix of the test split, [classes, classes].
         command: arguments of the command line, or None for one in Python.
@@ -75,6 +75,11 @@ def training_facts(
     remarks = [f"Seed {seed}."]
     if share is not None:
         remarks.append(f"Of every class, {share:.0%} of the training clouds were held out to choose the epoch by.")
+    if run["linear_probe_accuracy"] is not None:
+        remarks.append(
+            f"Before training, a linear probe on the model's features had an accuracy of "
+            f"{run['linear_probe_accuracy']:.4f} on the test split."
+        )
     if "validation" not in dataset:
         remarks.append("The weights are those of the last epoch.")
     if processes > 1:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from .modeling.errors import Any2PointError, CheckpointError
 from .modeling.model_card_text import Evaluation
 from .modeling.model_description import describe
 from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
+from .probe_before_training import probe_before_training
 from .processing_any2point import Any2PointProcessor
-from .recipe import Recipe, changed
+from .recipe import Recipe, changed, read_recipe
+from .recipe_choice import choice_line, choose_recipe
 from .training import BEST_METRIC, accuracies, confusion_matrix, make_trainer
 from .training_card import training_facts, write_training_card
 from .whole_files import write_whole
@@ -55,7 +58,7 @@ def train(
         backbone: Hub id or folder.
         output: folder for the adapter; the checkpoint of the last epoch is kept beside it.
         config_fields: further fields of Any2PointConfig, on top of the recipe's.
-        recipe: how to train; by default as published for ModelNet.
+        recipe: how to train; by default `choose_recipe` of the data's size, which is said in a line on standard error.
         seed: of start values, order, dropout, random points and augmentation.
         validation_share: of the training split that is held out, to choose the best epoch by.
         workers: processes that load batches beside the training.
@@ -65,8 +68,9 @@ def train(
         changes: fields of the recipe to change, such as `epochs=10`.
 
     Returns:
-        `accuracy` and `mean_class_accuracy` of the last epoch on the test split, and `adapter_megabytes` (in the
-        process that writes it, if there are many). Where there is a validation split, the adapter is that of the epoch
+        `accuracy` and `mean_class_accuracy` of the last epoch on the test split, `linear_probe_accuracy` before it
+        (`probe_before_training`; not where that is skipped), and `adapter_megabytes` (in the process that writes it, if
+        there are many). Where there is a validation split, the adapter is that of the epoch
         with the highest accuracy on it, and there are also `best_epoch`, its `validation_accuracy` and its
         `best_epoch_accuracy` on the test split.
 
@@ -82,12 +86,13 @@ def train(
             f"{output} holds the checkpoint of an earlier run, which a new one would replace. Go on with it by "
             "--resume, or choose another folder."
         )
-    recipe = changed(recipe or Recipe(), **changes)
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
     with PartialState(cpu=on_cpu).main_process_first():  # what one process writes to the cache the others read
         dataset = load_point_cloud_dataset(data)  # the same clouds whatever the seed, and the same as evaluate's
+        chosen = None if recipe else _choice(dataset, output, resume)
         if validation_share is not None:
             dataset = hold_out_validation(dataset, validation_share)
+    recipe = changed(recipe or read_recipe(chosen), **changes).sized(len(dataset["train"]))
     set_seed(seed)
     config = _config(backbone, dataset, {**recipe.config, **(config_fields or {})})
     run = {"data_fingerprint": data_fingerprint(dataset), "seed": seed, "validation_share": validation_share}
@@ -100,7 +105,10 @@ def train(
     processor = Any2PointProcessor(config.num_points, recipe.scale_to_unit_sphere, seed)
     trainer = make_trainer(model, processor, dataset, output, recipe, seed=seed, workers=workers, loggers=loggers)
     if trainer.is_world_process_zero():
-        write_whole(output / RUN_FILE, json.dumps({"data": data} | run, indent=2) + "\n")
+        write_whole(output / RUN_FILE, json.dumps({"data": data, "recipe": chosen} | run, indent=2) + "\n")
+        if chosen:
+            print(choice_line(chosen, recipe, config, len(dataset["train"])), file=sys.stderr, flush=True)
+    probe = probe_before_training(trainer, config.num_points)
     is_trained = False
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -117,6 +125,9 @@ def train(
     tested = trainer.predict(_test_clouds(trainer))  # of the weights that are saved
     answers = (tested.predictions.argmax(axis=-1), tested.label_ids, config.num_labels)
     metrics, evaluations = _results(trainer, accuracies(*answers))
+    run |= {"data": data, "linear_probe_accuracy": probe}
+    if probe is not None:
+        metrics["linear_probe_accuracy"] = probe
     # Under FSDP every process holds a part of the tensors, and all of them have to help to gather them.
     gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if trainer.is_world_process_zero():
@@ -124,10 +135,19 @@ def train(
         processor.save_pretrained(output)
         metrics["adapter_megabytes"] = (output / "model.safetensors").stat().st_size / 1e6
         confusion = confusion_matrix(*answers)
-        facts = training_facts(trainer, dataset, recipe, {"data": data} | run, evaluations, confusion, command)
+        facts = training_facts(trainer, dataset, recipe, run, evaluations, confusion, command)
         write_training_card(output, description, facts, trainer.state.log_history, confusion)
     trainer.accelerator.wait_for_everyone()
     return metrics
+
+
+def _choice(dataset: DatasetDict, output: Path, resume: bool) -> str:
+    """The name of the recipe for data of this size; of a resumed run the one it had, whatever machine this is."""
+    if resume and (output / RUN_FILE).is_file():
+        recorded = json.loads((output / RUN_FILE).read_text(encoding="utf-8")).get("recipe")
+        if recorded:
+            return recorded
+    return choose_recipe(len(dataset["train"]))
 
 
 def _config(backbone: str, dataset: DatasetDict, fields: dict[str, Any]) -> Any2PointConfig:

@@ -17,6 +17,7 @@ from .options import (
     count,
     positive,
     recipe,
+    recipe_changes,
     seed,
     seeds,
 )
@@ -24,11 +25,12 @@ from .options import (
 HELP = "fine-tune a frozen backbone on point clouds"
 DESCRIPTION = """
 Trains adapters of a few megabytes on a frozen transformer and writes them with their processor and a model card to a
-folder. A checkpoint of the last whole epoch is kept beside them; after an interrupt, --resume goes on from it. Options
-stand above the recipe, and the recipe above the preset.
+folder. Without --recipe and --preset the data's size chooses how, which is said in a line; so is what a linear probe
+reaches before the training. A checkpoint of the last whole epoch is kept beside them; after an interrupt, --resume goes
+on from it. Options stand above the recipe, and the recipe above the preset.
 """
 EXAMPLES = """
-  any2point train --data shapes --backbone google-bert/bert-base-uncased --output my-adapter --epochs 20
+  any2point train --data shapes --backbone google-bert/bert-base-uncased --output my-adapter
   any2point train --preset clip-text-scan --data scanobjectnn/ --output my-adapter
   any2point train --data scans.npz --backbone facebook/dinov2-base --output runs --seeds 0,1,2
 """
@@ -77,6 +79,8 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     from ..data import load_point_cloud_dataset
     from ..data.fingerprint import data_fingerprint
     from ..modeling.errors import Any2PointError
+    from ..recipe import changed, read_recipe
+    from ..recipe_choice import choose_recipe
     from ..seeds import train_with_seeds
     from ..training_run import train as train_adapter
 
@@ -84,7 +88,8 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         f"interrupted. The checkpoint of the last whole epoch, if there was one, is in {options.output}; go on from it "
         "with --resume."
     )
-    chosen, fields, frozen = recipe(options), config_fields(options), backbone(options)
+    base, fields, frozen = recipe(options), config_fields(options), backbone(options)
+    changes = recipe_changes(options, base)
 
     def train_once(seed: int, output: Path) -> dict[str, float]:
         return train_adapter(
@@ -92,21 +97,24 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
             frozen,
             output,
             fields,
-            chosen,
+            base,
             seed=seed,
             validation_share=options.validation_share,
             workers=options.workers,
             loggers=options.log,
             resume=options.resume and any(output.glob("checkpoint-*")) if options.seeds else options.resume,
             command=options.arguments,
+            **changes,
         )
 
     if options.seeds:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise Any2PointError("--seeds trains in one process, got several. Launch one training with each --seed.")
-        given = {"data_fingerprint": data_fingerprint(load_point_cloud_dataset(options.data)), "backbone": frozen}
+        dataset = load_point_cloud_dataset(options.data)
+        given = {"data_fingerprint": data_fingerprint(dataset), "backbone": frozen}
         given |= {"validation_share": options.validation_share}
-        given |= {"config": fields} | chosen.settings()
+        used = base or read_recipe(choose_recipe(len(dataset["train"])))
+        given |= {"config": {**used.config, **fields}} | changed(used, **changes).settings()
         summary = train_with_seeds(options.seeds, options.output, given, train_once)
         if options.json:
             return {"output": str(options.output), "seeds": options.seeds, **summary}

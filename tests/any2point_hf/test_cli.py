@@ -140,15 +140,31 @@ def used(monkeypatch):
     return used
 
 
-def test_training_by_options(run_train, used):
+def test_training_by_options(run_train, used, tmp_path):
     from any2point_hf.data.augmentation import Augmentation
-    from any2point_hf.recipe import Recipe
+    from any2point_hf.recipe import Recipe, changed, read_recipe
 
     run_train()
-    assert used.pop().recipe == Recipe(epochs=1, batch_size=8)  # the options of run_train
+    small = changed(read_recipe("small-data"), epochs=1, batch_size=8)  # the options of run_train
+    assert used.pop().recipe == small
+    plain = tmp_path / "plain.yaml"
+    plain.write_text("")
+    run_train("--recipe", plain)
+    assert used.pop().recipe == Recipe(epochs=1, batch_size=8)
     augmentation = ("--scale", "0.9", "1.1", "--shift", "0", "--rotate", "y", "--jitter", "0.01", "--drop", "0.5")
     training = ("--gradient-accumulation", "4", "--precision", "bfloat16", "--learning-rate", "1e-3", "--keep-scale")
-    run_train(*augmentation, *training, "--workers", "2", "--validation-share", "0.25", "--log", "tensorboard")
+    run_train(
+        "--recipe",
+        plain,
+        *augmentation,
+        *training,
+        "--workers",
+        "2",
+        "--validation-share",
+        "0.25",
+        "--log",
+        "tensorboard",
+    )
     run = used.pop()
     assert run.recipe == Recipe(
         epochs=1,

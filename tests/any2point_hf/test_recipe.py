@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from any2point_hf.data.augmentation import Augmentation
@@ -33,8 +35,9 @@ def test_every_preset_has_a_recipe_that_scales_as_it_does():
 
 
 def test_every_file_reads_and_the_defaults_are_modelnets():
-    assert {file.stem for file in RECIPES.glob("*.yaml")} == {"scanobjectnn", "modelnet", "modelnet-cpu"}
+    assert {file.stem for file in RECIPES.glob("*.yaml")} == {"scanobjectnn", "modelnet", "modelnet-cpu", "small-data"}
     assert read_recipe("modelnet-cpu").config["num_points"] == 256
+    assert read_recipe("small-data").steps is not None
     published, default = read_recipe("modelnet").settings(), Recipe().settings()
     assert published.pop("augmentation")["scale"] == pytest.approx(default.pop("augmentation")["scale"])
     assert published.pop("warm_up_share") == pytest.approx(default.pop("warm_up_share"))
@@ -67,9 +70,53 @@ def test_changes():
     assert (recipe.epochs, recipe.batch_size) == (3, 32)
 
 
+def test_augmentation_is_changed_field_by_field():
+    recipe = changed(read_recipe("small-data"), augmentation={"shift": 0.3})
+    assert recipe.augmentation == replace(read_recipe("small-data").augmentation, shift=0.3)
+    with pytest.raises(ConfigurationError, match="shift must be finite and not negative, got -1"):
+        changed(recipe, augmentation={"shift": -1.0})
+
+
+@pytest.mark.parametrize(
+    ("num_clouds", "per_epoch", "epochs"),
+    [
+        (160, 10, 60),  # divides
+        (161, 11, 55),  # 54.5 rounded up
+        (2, 1, 200),  # not 600
+        (48, 3, 200),
+        (49, 4, 150),
+        (960, 60, 10),
+        (976, 61, 10),  # 9.8 rounded up
+        (5000, 313, 10),  # not 2
+    ],
+)
+def test_epochs_by_steps(num_clouds, per_epoch, epochs):
+    recipe = Recipe(steps=600, batch_size=16)
+    assert recipe.steps_per_epoch(num_clouds) == per_epoch
+    sized = recipe.sized(num_clouds)
+    assert (sized.epochs, sized.steps, sized.batch_size) == (epochs, None, 16)
+    assert sized.sized(17) == sized  # once
+    assert "steps" not in sized.settings()
+    assert recipe.settings()["steps"] == 600
+
+
+def test_steps_are_those_in_which_weights_change():
+    assert Recipe(steps=600, batch_size=8, gradient_accumulation=2).sized(160).epochs == 60
+
+
+def test_epochs_that_are_asked_for_take_the_place_of_steps():
+    recipe = changed(Recipe(steps=600), epochs=3)
+    assert (recipe.epochs, recipe.steps, recipe.sized(160)) == (3, None, recipe)
+    assert changed(recipe, steps=600, batch_size=16).sized(160).epochs == 60
+    assert changed(Recipe(steps=600), epochs=None, batch_size=8).steps == 600
+
+
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
+        ("steps: 0", "steps must be positive, got 0"),
+        ("steps: 1.5", "steps must be an integer, got 1.5"),
+        ("steps: 10\nepochs: 2", "a recipe gives its length in epochs or in steps, got 'epochs, steps'"),
         ("epoch: 3", "a field must be one of epochs, .*got 'epoch'. Did you mean epochs?"),
         ("learning_rate: 5e-4", "learning_rate must be a number, got '5e-4'. YAML takes 5e-4 for a word: write 5.0e-4"),
         ("epochs: 0", "epochs must be positive and finite, got 0"),
