@@ -1,13 +1,13 @@
 """One run on a machine with a CUDA GPU: tests, ratios, and trainings that tell whether pretraining and adapters pay.
 
-    python benchmarks/gpu.py pack --to .gpu --data modelnet10_1024.npz --backbone minilm=FOLDER --backbone kwt1=FOLDER
-    python benchmarks/gpu.py run --inputs .gpu --minutes 9 --out DIR
-    python benchmarks/gpu.py run --inputs .gpu --minutes 9 --out DIR --resume DIR --parts training
-    python benchmarks/gpu.py run --inputs .gpu --minutes 1 --out DIR --device cpu --plan dry-run --quick
+    python benchmarks/gpu.py pack --data modelnet10_1024.npz --backbone minilm=FOLDER
+    python benchmarks/gpu.py --minutes 9 --out DIR
+    python benchmarks/gpu.py --minutes 9 --out DIR --resume DIR --parts training
+    python benchmarks/gpu.py --minutes 1 --out DIR --device cpu --plan dry-run --quick
 
-`pack` is run where the data are; `run` needs the source tree and what it wrote, torch, transformers, numpy, psutil and
-pytest, no network and no installed package. JSON and markdown in DIR grow as results come. With --resume what is there
-is not trained again, and epochs stay what they were, so that runs in pieces are one table.
+`pack` is run where the data are; the run needs the source tree, the folder that it wrote, torch, transformers, numpy,
+psutil and pytest, no network and no installed package. JSON and markdown in DIR grow as results come. With --resume,
+what is there is not trained again, and epochs stay what they were, so that runs in pieces are one table.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from source_tree import ROOT, make_importable
 make_importable()
 
 TEST_SECONDS, RATIO_SECONDS = 90, 80
+INPUTS = ROOT / "gpu_inputs"  # git ignores it: data and weights are not ours to pass on
 _PROBE_SHARE = 0.85  # of the probed speed, that is counted on
 _FEWEST_EPOCHS = 5
 
@@ -132,37 +133,48 @@ def write(file: Path, content: Any) -> None:
     os.replace(beside, file)
 
 
+def run_parser() -> argparse.ArgumentParser:
+    """Options of a run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for JSON and markdown")
+    parser.add_argument("--minutes", type=float, default=9.0, help="of everything together (default 9)")
+    parser.add_argument(
+        "--inputs", type=Path, default=INPUTS, help=f"folder that `pack` wrote (default {INPUTS.name}/)"
+    )
+    parser.add_argument("--resume", type=Path, help="folder of an earlier run")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--parts", type=lambda text: text.split(","), default=["tests", "ratios", "training"])
+    parser.add_argument("--plan", action="append", help="question (default), or another of gpu_run/plans.py")
+    parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 2])
+    parser.add_argument("--epochs", type=int, help="of the question's trainings (default: as many as fit)")
+    parser.add_argument("--processes", type=int, default=3, help="that train beside each other")
+    parser.add_argument("--streams", type=int, default=4, help="trainings of a process at a time")
+    parser.add_argument("--quick", action="store_true", help="ratios of a tiny model alone")
+    return parser
+
+
+def pack_parser() -> argparse.ArgumentParser:
+    """Options of `pack`."""
+    parser = argparse.ArgumentParser(prog="gpu.py pack", description="Writes the folder that is carried to the GPU.")
+    parser.add_argument("--to", type=Path, default=INPUTS, help=f"folder to write (default {INPUTS.name}/)")
+    parser.add_argument("--data", type=Path, action="append", required=True, help=".npz file")
+    parser.add_argument("--backbone", action="append", required=True, help="NAME=ID_OR_FOLDER")
+    parser.add_argument("--most-points", type=int, default=1024, help="of a cloud that are carried (default 1024)")
+    return parser
+
+
 def main() -> None:
     """Packs or runs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    packing = commands.add_parser("pack", help="write the folder that is carried to the GPU")
-    packing.add_argument("--to", type=Path, required=True)
-    packing.add_argument("--data", type=Path, action="append", required=True, help=".npz file")
-    packing.add_argument("--backbone", action="append", required=True, help="NAME=ID_OR_FOLDER")
-    packing.add_argument("--most-points", type=int, default=1024, help="of a cloud that are carried (default 1024)")
-    running = commands.add_parser("run", help="run on the GPU")
-    running.add_argument("--inputs", type=Path, required=True, help="folder that `pack` wrote")
-    running.add_argument("--out", type=Path, required=True)
-    running.add_argument("--minutes", type=float, default=9.0)
-    running.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    running.add_argument("--parts", type=lambda text: text.split(","), default=["tests", "ratios", "training"])
-    running.add_argument("--plan", action="append", default=None, help="question (default), defaults, starts, short")
-    running.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 2])
-    running.add_argument("--epochs", type=int, help="of the question's trainings (default: as many as fit)")
-    running.add_argument("--processes", type=int, default=2, help="that train beside each other")
-    running.add_argument("--streams", type=int, default=4, help="trainings of a process at a time")
-    running.add_argument("--resume", type=Path, help="folder of an earlier run")
-    running.add_argument("--quick", action="store_true", help="ratios of a tiny model alone")
-    options = parser.parse_args()
-    if options.command == "pack":
+    if sys.argv[1:2] == ["pack"]:
         from gpu_run.inputs import pack
 
+        options = pack_parser().parse_args(sys.argv[2:])
         backbones = dict(each.split("=", 1) for each in options.backbone)
         pack(options.to, options.data, backbones, options.most_points)
-    else:
-        options.plan = options.plan or ["question"]
-        run(options)
+        return
+    options = run_parser().parse_args()
+    options.plan = options.plan or ["question"]
+    run(options)
 
 
 if __name__ == "__main__":

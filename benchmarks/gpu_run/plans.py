@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from any2point_hf.modeling.presets import PRESETS
@@ -135,4 +136,12 @@ def dry_run(seeds: Iterable[int]) -> list[Job]:
     ]
 
 
-PLANS = {"question": question, "defaults": defaults, "starts": starts, "short": short, "dry-run": dry_run}
+PLANS = {
+    "question": question,
+    "question-512": partial(question, num_points=512),
+    "question-1024": partial(question, num_points=1024),
+    "defaults": defaults,
+    "starts": starts,
+    "short": short,
+    "dry-run": dry_run,
+}

@@ -67,7 +67,7 @@ def inputs(bert, tmp_path_factory):
 def finished(inputs, tmp_path_factory, subprocess_environment):
     """The folder that a whole run left, and what it printed."""
     out = tmp_path_factory.mktemp("run")
-    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "run", "--inputs", str(inputs), "--out", str(out)]
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--inputs", str(inputs), "--out", str(out)]
     options = ("--device", "cpu", "--quick", "--plan", "dry-run", "--minutes", "9", "--seeds", "0", "--processes", "1")
     process = subprocess.run(
         [*command, *options], env=subprocess_environment, capture_output=True, text=True, timeout=570
@@ -183,7 +183,7 @@ def run_here(gpu, monkeypatch, inputs, out, *options):
             keep({"settings": job.settings(), "accuracy": 0.5, "finished": True, "seconds": 1, "trained_parameters": 1})
 
     monkeypatch.setattr("gpu_run.queue.run_jobs", run_jobs)
-    arguments = ["gpu.py", "run", "--inputs", str(inputs), "--out", str(out), "--device", "cpu", "--parts", "training"]
+    arguments = ["gpu.py", "--inputs", str(inputs), "--out", str(out), "--device", "cpu", "--parts", "training"]
     monkeypatch.setattr(sys, "argv", [*arguments, "--seeds", "0", *options])
     gpu.main()
     return jobs, json.loads((out / "training.json").read_text())
