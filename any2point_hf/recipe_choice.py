@@ -9,10 +9,13 @@ MOST_SMALL_CLOUDS = 5000  # training clouds of data that count as small
 
 
 def choose_recipe(num_train_clouds: int) -> str:
-    """The name of the recipe for this many training clouds.
+    """The name of the recipe for data of this size.
 
-    `small-data` up to 5,000; for more, `modelnet` (as published) where there is a GPU, and `modelnet-cpu` where there
-    is none.
+    `small-data` up to 5,000 clouds; for more, `modelnet` (as published) where there is a GPU, and `modelnet-cpu` where
+    there is none.
+
+    Args:
+        num_train_clouds: of the split `train`, before any are held out.
     """
     if num_train_clouds <= MOST_SMALL_CLOUDS:
         return "small-data"

@@ -127,8 +127,10 @@ def test_what_training_returns(bert, two_classes, tmp_path):
     assert result == {
         "accuracy": evaluated["accuracy"],
         "mean_class_accuracy": evaluated["mean_class_accuracy"],
+        "linear_probe_accuracy": result["linear_probe_accuracy"],
         "adapter_megabytes": (tmp_path / "out" / "model.safetensors").stat().st_size / 1e6,
     }
+    assert 0 <= result["linear_probe_accuracy"] <= 1
 
 
 def test_the_counts_of_a_trained_adapter(adapter):
