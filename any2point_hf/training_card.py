@@ -14,6 +14,7 @@ from .modeling.model_card import GENERATED, model_card
 from .modeling.model_card_text import Evaluation, TrainingFacts
 from .modeling.model_description import ModelDescription
 from .pictures.training_pictures import draw_confusion_matrix, draw_training_curves
+from .probe_before_training import MOST_CLOUDS
 from .recipe import Recipe
 from .training_command import shown_command, shown_path, training_code
 from .whole_files import write_whole
@@ -76,9 +77,10 @@ def training_facts(
     if share is not None:
         remarks.append(f"Of every class, {share:.0%} of the training clouds were held out to choose the epoch by.")
     if run["linear_probe_accuracy"] is not None:
+        part = f"{MOST_CLOUDS} clouds of " if len(dataset["test"]) > MOST_CLOUDS else ""
         remarks.append(
             f"Before training, a linear probe on the model's features had an accuracy of "
-            f"{run['linear_probe_accuracy']:.4f} on the test split."
+            f"{run['linear_probe_accuracy']:.4f} on {part}the test split."
         )
     if "validation" not in dataset:
         remarks.append("The weights are those of the last epoch.")

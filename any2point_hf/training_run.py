@@ -135,6 +135,8 @@ def train(
         processor.save_pretrained(output)
         metrics["adapter_megabytes"] = (output / "model.safetensors").stat().st_size / 1e6
         confusion = confusion_matrix(*answers)
+        if command and chosen:  # named, as another machine might choose another one
+            command = [*command, "--recipe", chosen]
         facts = training_facts(trainer, dataset, recipe, run, evaluations, confusion, command)
         write_training_card(output, description, facts, trainer.state.log_history, confusion)
     trainer.accelerator.wait_for_everyone()

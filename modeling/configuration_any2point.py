@@ -65,7 +65,8 @@ class Any2PointConfig(PreTrainedConfig):
             for the two kinds of data; `"zero"`, as `"modelnet"` but adapters start by adding nothing; `"scaled"`, as
             `"modelnet"` but the aggregation starts at a twentieth of the tokens' size and c is in units of that size.
         token_scale: `"embedding"` brings the tokenizer's output to the size of the backbone's own embeddings, centred
-            where its last projection leaves a constant; `"none"` leaves it, as published.
+            where its last projection leaves a constant (of a backbone that has none, it warns and does nothing);
+            `"none"` leaves it, as published.
         released_compatibility: compute what the authors' released code computes (method.md 6), for their checkpoints.
         lora: whether a LoRA in the backbone (of the `peft` library) is trained too: a new model gets the default one,
             and `add_lora` gives another. Of a checkpoint, whether there is one in its subfolder `lora`.

@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -50,10 +50,6 @@ class StartValues:
     kind: str = "modelnet"
     seed: int | None = None
     name: str = ""
-
-    def of(self, name: str) -> "StartValues":
-        """The same for a part by this name."""
-        return replace(self, name=f"{self.name}.{name}")
 
     def is_zero(self) -> bool:
         """Whether adapters start by adding nothing."""

@@ -17,7 +17,8 @@ class NamedDropout(nn.Dropout):
     def forward(self, hidden: Tensor) -> Tensor:
         """Drops entries in training; a replay of the same step (gradient checkpointing) drops the same."""
         is_dropping = self.training and self.p > 0
-        if self.key is None or not is_dropping or torch.compiler.is_compiling():
+        # compiling first: a key that a compiler has seen would be compiled in, anew in each step
+        if torch.compiler.is_compiling() or self.key is None or not is_dropping:
             return super().forward(hidden)
         generator = torch.Generator(hidden.device).manual_seed(self.key)
         kept = torch.empty_like(hidden).bernoulli_(1 - self.p, generator=generator)

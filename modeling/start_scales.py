@@ -4,6 +4,7 @@ Unusual here: they are measured once, on a few clouds that are made up for it, w
 checkpoint holds what was found, so loading measures nothing.
 """
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from .backbone_specs import BackboneSpec
-from .errors import ConfigurationError
 from .named_dropout import clear_dropout_keys, set_dropout_keys
 
 if TYPE_CHECKING:
@@ -52,9 +52,6 @@ def start_scales(model: "Any2PointModel") -> None:
 
     Args:
         model: new, with its backbone.
-
-    Raises:
-        ConfigurationError: the backbone has neither embeddings nor a table of positions to take a size from.
     """
     scales_adapters = model.config.adapter_start == "scaled" and len(model.aggregations) > 0
     if model.token_scale is None and not scales_adapters:
@@ -109,12 +106,8 @@ def rms(values: Tensor) -> Tensor:
     return values.float().square().mean().sqrt()
 
 
-def embedding_rms(backbone: nn.Module, spec: BackboneSpec) -> float:
-    """Of the backbone's word embeddings, or where it has none, of its table of positions.
-
-    Raises:
-        ConfigurationError: it has neither.
-    """
+def embedding_rms(backbone: nn.Module, spec: BackboneSpec) -> float | None:
+    """Of the backbone's word embeddings, or where it has none, of its table of positions; None without either."""
     try:
         embeddings = backbone.get_input_embeddings()
     except NotImplementedError:
@@ -123,13 +116,7 @@ def embedding_rms(backbone: nn.Module, spec: BackboneSpec) -> float:
     if isinstance(embeddings, nn.Embedding):
         sizes.append(rms(embeddings.weight) * _word_factor(backbone, embeddings))
     sizes += [rms(spec.table(backbone))] if spec.positions is not None else []
-    size = next((float(size) for size in sizes if size > 0), None)
-    if size is None:
-        raise ConfigurationError(
-            f'token_scale="embedding" needs a backbone with word embeddings or a table of positions, and '
-            f'{backbone.config.model_type} has neither. Use token_scale="none".'
-        )
-    return size
+    return next((float(size) for size in sizes if size > 0), None)
 
 
 def _word_factor(backbone: nn.Module, embeddings: nn.Embedding) -> float:
@@ -138,13 +125,21 @@ def _word_factor(backbone: nn.Module, embeddings: nn.Embedding) -> float:
 
 
 def _scale_tokens(model: "Any2PointModel", clouds: Tensor) -> None:
-    """Sets the token scale from the tokenizer's output of the clouds."""
+    """Sets the token scale from the tokenizer's output of the clouds, if the backbone has a size to take."""
+    size = embedding_rms(model.backbone, model.spec)
+    if size is None:
+        warnings.warn(
+            f"{model.backbone.config.model_type} has neither word embeddings nor a table of positions to take a size "
+            'from: tokens stay as the tokenizer leaves them, as with token_scale="none".',
+            stacklevel=5,
+        )
+        return
     tokens = model.tokenizer(clouds.to(model.cls_token.dtype))[0].flatten(0, 1)
     scale = model.token_scale
     if isinstance(model.tokenizer.projection, nn.Linear):  # of features that are never negative
         scale.center.copy_(tokens.mean(dim=0))
         tokens = tokens - scale.center
-    scale.scale.copy_(embedding_rms(model.backbone, model.spec) / rms(tokens).clamp(min=1e-12))
+    scale.scale.copy_(size / rms(tokens).clamp(min=1e-12))
 
 
 def _scale_aggregation(aggregation: nn.Module, inputs: tuple[Any, ...], _: Tensor) -> Tensor:

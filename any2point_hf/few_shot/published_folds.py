@@ -11,7 +11,7 @@ import math
 import pickle
 import pickletools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +102,9 @@ def _read_split(
 
 def _whole(value: Any, what: str) -> int:
     """An integer, also as a scalar or an array of one."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "iu" or array.size != 1:
+    is_plain = isinstance(value, (int, np.generic, np.ndarray))  # numpy would spread out a list that holds itself often
+    array = np.asarray(value) if is_plain else None
+    if array is None or array.dtype.kind not in "iu" or array.size != 1:
         raise DatasetError(f"{what} must have integers as label and class, got {_shortly(value)}.")
     return int(array.reshape(-1)[0])
 
@@ -129,7 +130,7 @@ def read_plain_pickle(path: Path) -> Any:
         for opcode, argument, _ in pickletools.genops(content):  # refuses lengths that are not there
             if "PUT" in opcode.name and int(argument or 0) > len(content):  # memory is taken up to this index
                 raise ValueError(f"it counts to {argument} in {len(content)} bytes")
-        return _PlainUnpickler(io.BytesIO(content)).load()
+        return _PlainUnpickler(content).load()
     except DatasetError as error:
         raise DatasetError(f"{path}: {error}") from error
     except Exception as error:  # pickle raises a dozen types, all meaning the same to the user
@@ -137,6 +138,10 @@ def read_plain_pickle(path: Path) -> Any:
 
 
 class _PlainUnpickler(pickle.Unpickler):
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content))
+        self.num_left = len(content)  # characters that may become bytes: a pickle may name one text any number of times
+
     def find_class(self, module: str, name: str) -> Any:
         """What a name in the pickle stands for here; nothing is imported."""
         if (module, name) == ("numpy", "ndarray"):
@@ -144,13 +149,13 @@ class _PlainUnpickler(pickle.Unpickler):
         if (module, name) == ("numpy", "dtype"):
             return _Type
         if module in _MULTIARRAY and name in ("_reconstruct", "scalar"):
-            return _reconstruct if name == "_reconstruct" else _scalar
+            return _Named(_reconstruct if name == "_reconstruct" else _scalar)
         if module in _NUMERIC and name == "_frombuffer":
-            return _from_buffer
+            return _Named(_from_buffer)
         if (module, name) == ("_codecs", "encode"):  # how bytes are written by old protocols
-            return _encode
+            return _Named(self._encode)
         if name == "bytes" and module in ("builtins", "__builtin__"):  # and none at all
-            return _no_bytes
+            return _Named(_no_bytes)
         raise DatasetError(
             f"a pickle of folds must name only arrays of numbers, and it names {f'{module}.{name}'!r}, which was not "
             "run. Do not trust this file."
@@ -158,7 +163,30 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def persistent_load(self, identifier: object) -> Any:
         """Nothing is kept elsewhere."""
-        raise DatasetError(f"a pickle of folds must hold its arrays itself, and it points to {identifier!r}.")
+        raise DatasetError("a pickle of folds must hold its arrays itself, and it points to others.")
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        if encoding != "latin1":
+            raise DatasetError("a pickle of folds must write bytes as latin1, and it names another encoding.")
+        self.num_left -= len(text)
+        if self.num_left < 0:
+            raise DatasetError("a pickle of folds must write bytes once, and it repeats them. Do not trust this file.")
+        return text.encode("latin1")
+
+
+class _Named:
+    """Stands for a function: a pickle may call it, and set nothing of it."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setstate__(self, state: object) -> None:
+        raise DatasetError("a pickle of folds must only call what it names, and it changes it. Do not trust this file.")
 
 
 class _Type:
@@ -166,24 +194,27 @@ class _Type:
 
     def __init__(self, code: str, *_: Any) -> None:
         if not isinstance(code, str) or not re.fullmatch(r"[<>|=]?[fiub][1248]", code):
-            raise DatasetError(f"a pickle of folds must hold arrays of numbers, got the type {code!r}.")
+            kind = code if isinstance(code, str) else type(code).__name__
+            raise DatasetError(f"a pickle of folds must hold arrays of numbers, got the type {kind!r}.")
         self.code, self.order = code.lstrip("<>|="), code[0] if code[0] in "<>" else "<"
 
     def __setstate__(self, state: Sequence[Any]) -> None:
         self.order = state[1] if state[1] in ("<", ">") else "<"
 
     def read(self, data: Any, shape: Sequence[int], order: str) -> np.ndarray:
-        """An array of this shape of exactly these bytes."""
+        """An array of this shape of exactly these bytes, which it does not copy."""
         dtype = np.dtype(self.order + self.code)
         if min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize != len(data):
             raise DatasetError(f"an array of {dtype} {list(shape)} must have as many bytes, got {len(data)}.")
-        return np.frombuffer(data, dtype).reshape(shape, order=order).copy()
+        return np.frombuffer(data, dtype).reshape(shape, order=order)
 
 
 class _Array:
     """Stands for numpy's array, which a pickle makes empty and fills later."""
 
-    def __init__(self, value: np.ndarray | None = None) -> None:
+    value: np.ndarray | None = None
+
+    def __init__(self, value: np.ndarray | None = None) -> None:  # which a pickle may leave out
         self.value = value
 
     def __setstate__(self, state: tuple[int, tuple[int, ...], _Type, bool, bytes]) -> None:
@@ -207,12 +238,6 @@ def _scalar(kind: _Type, data: bytes) -> np.generic:
 
 def _from_buffer(data: Any, kind: _Type, shape: tuple[int, ...], order: str) -> _Array:
     return _Array(kind.read(data, shape, "F" if order == "F" else "C"))
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise DatasetError(f"a pickle of folds must write bytes as latin1, got {encoding!r}.")
-    return text.encode("latin1")
 
 
 def _no_bytes() -> bytes:

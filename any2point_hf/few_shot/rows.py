@@ -15,7 +15,7 @@ from ..modeling.configuration_any2point import Any2PointConfig
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from ..paper_tables.control_backbones import permuted_weights, random_weights
 from ..processing_any2point import Any2PointProcessor
-from ..recipe import Recipe, changed
+from ..recipe import Recipe
 from ..training import make_trainer, process_split
 from .point_nn import point_nn_accuracy
 
@@ -54,9 +54,9 @@ def row_accuracy(row: str, fold: DatasetDict, backbone: nn.Module, name: str, re
     fields = {"backbone_blocks": 0} if row == NO_BACKBONE else {}
     model = _model(fold, backbone, name, recipe, seed, **fields)
     set_statistics(model, clouds[0], recipe.batch_size)  # a short training would keep a trace of their start values
-    recipe = changed(recipe, epochs=NUM_STEPS * recipe.batch_size / len(fold["train"]))
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(model, processor, fold, folder, recipe, seed=seed)
+        trainer.args.max_steps = NUM_STEPS
         trainer.args.save_strategy = trainer.args.eval_strategy = "no"  # the queries are asked once, at the end
         trainer.train()
         return trainer.evaluate()["eval_accuracy"]

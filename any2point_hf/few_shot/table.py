@@ -5,8 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
+from ..paper_tables.paired import t_quantile
 from ..whole_files import write_whole
 from .rows import PRETRAINED, ROWS
 
@@ -18,22 +17,6 @@ Accuracies = Mapping[tuple[str, int, int], Mapping[int, float]]
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     """The mean and the deviation of the sample, which is 0 for one value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def t_quantile(degrees: int, probability: float = 0.975) -> float:
-    """The quantile of Student's t distribution.
-
-    With t = √degrees · tan θ the density is proportional to cos^(degrees − 1) θ, which is summed up on a fine grid.
-
-    Args:
-        degrees: of freedom, at least 1.
-        probability: between 0.5 and 1.
-    """
-    angles = np.linspace(0, math.pi / 2, 200_001)
-    density = np.cos(angles) ** (degrees - 1)
-    below = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
-    angle = np.interp(2 * probability - 1, below / below[-1], angles)
-    return math.sqrt(degrees) * math.tan(angle)
 
 
 def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> tuple[float, float | None] | None:

@@ -7,13 +7,25 @@ import math
 import statistics
 from collections.abc import Mapping
 
+import numpy as np
+
 FEWEST_SEEDS = 3
-# Student's t at 0.975 for 2…30 degrees of freedom; beyond them the last one is a little too wide.
-T_QUANTILES = (
-    *(4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010),  # 2…11
-    *(2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796),  # 12…21
-    *(2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423),  # 22…30
-)
+
+
+def t_quantile(degrees: int, probability: float = 0.975) -> float:
+    """The quantile of Student's t distribution.
+
+    With t = √degrees · tan θ the density is proportional to cos^(degrees − 1) θ, which is summed up on a fine grid.
+
+    Args:
+        degrees: of freedom, at least 1.
+        probability: between 0.5 and 1.
+    """
+    angles = np.linspace(0, math.pi / 2, 200_001)
+    density = np.cos(angles) ** (degrees - 1)
+    below = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
+    angle = np.interp(2 * probability - 1, below / below[-1], angles)
+    return math.sqrt(degrees) * math.tan(angle)
 
 
 def common_seeds(first: Mapping[int, float], second: Mapping[int, float]) -> list[int]:
@@ -35,5 +47,5 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
     count = len(differences)
     if count < FEWEST_SEEDS:
         raise ValueError(f"a paired difference needs at least {FEWEST_SEEDS} common seeds, got {count}.")
-    quantile = T_QUANTILES[min(count - FEWEST_SEEDS, len(T_QUANTILES) - 1)]
-    return statistics.fmean(differences), quantile * statistics.stdev(differences) / math.sqrt(count), count
+    half_width = t_quantile(count - 1) * statistics.stdev(differences) / math.sqrt(count)
+    return statistics.fmean(differences), half_width, count

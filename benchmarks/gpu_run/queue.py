@@ -68,11 +68,12 @@ class Workshop:
         return Training(job, self._model(job, int(labels.max()) + 1), clouds, self.device)
 
     def _model(self, job: Job, num_classes: int) -> nn.Module:
-        set_seed(job.seed)
         if job.backbone == "pointnet":
+            set_seed(job.seed)
             return PointNetClassifier(num_classes, job.smoothing).to(self.device)
-        config = Any2PointConfig(num_labels=num_classes, label_smoothing=job.smoothing, **job.fields)
         backbone = self._backbone(job.backbone, job.weights)
+        config = Any2PointConfig(num_labels=num_classes, label_smoothing=job.smoothing, **job.fields)
+        set_seed(job.seed)  # now: what loading a backbone draws changes no start value
         return Any2PointForPointCloudClassification(config, backbone=backbone).to(self.device)
 
     def _backbone(self, name: str, weights: str) -> nn.Module:

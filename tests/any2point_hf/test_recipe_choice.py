@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from any2point_hf import recipe_choice, training_run
+from any2point_hf import probe_before_training, recipe_choice, training_card, training_run
 from any2point_hf.data.augmentation import Augmentation
 from any2point_hf.modeling import Any2PointConfig
 from any2point_hf.recipe import Recipe, read_recipe
@@ -118,6 +118,19 @@ def test_a_training_says_its_recipe_and_its_probe(run_command, two_classes, bert
     assert f"a linear probe on the model's features had an accuracy of {accuracy:.4f} on the test split" in card
     assert "any2point train --data" in card
     assert json.loads((out / training_run.RUN_FILE).read_text())["recipe"] == "small-data"
+
+
+def test_the_card_names_the_chosen_recipe_and_how_many_clouds_were_probed(
+    run_command, two_classes, bert, tmp_path, monkeypatch
+):
+    for module in (probe_before_training, training_card):
+        monkeypatch.setattr(module, "MOST_CLOUDS", 6)
+    for name, options in (("chosen", ()), ("named", ("--recipe", "modelnet"))):
+        begin(run_command, two_classes.path, bert, tmp_path / name, *SMALL, "--epochs", "1", *options)
+    chosen, named = ((tmp_path / name / "README.md").read_text(encoding="utf-8") for name in ("chosen", "named"))
+    assert "--epochs 1 --recipe small-data\n" in chosen  # another machine might choose another one
+    assert "--epochs 1 --recipe modelnet\n" in named
+    assert "on 6 clouds of the test split" in chosen
 
 
 def test_a_resumed_run_has_the_recipe_it_had(run_command, two_classes, bert, tmp_path, monkeypatch):

@@ -117,6 +117,8 @@ def test_the_commands_of_a_card_run(work, run_command, two_classes):
         "--output",
         "trained",
         *sizes,
+        "--recipe",  # which the data's size chose
+        "small-data",
     ]
     assert run_command(*training[1:]).code == 0
     again = load_file("trained/model.safetensors")

@@ -378,6 +378,16 @@ def test_rows_of_a_seed_start_alike(dry_jobs, inputs):
     assert all(".backbone." in name for name in unequal)
 
 
+def test_loading_a_backbone_changes_no_start_value(dry_jobs, inputs, monkeypatch):
+    from gpu_run import queue as jobs_queue
+
+    load = jobs_queue.load_packed_backbone
+    monkeypatch.setattr(jobs_queue, "load_packed_backbone", lambda *names: (load(*names), torch.rand(1))[0])
+    workshop = jobs_queue.Workshop(inputs, "cpu")
+    loading, kept = (workshop.training(dry_jobs[1]).model for _ in range(2))
+    assert torch.equal(loading.classifier.hidden1.weight, kept.classifier.hidden1.weight)
+
+
 def test_the_rate_rises_and_falls_as_a_cosine(dry_jobs, inputs):
     from gpu_run.queue import Workshop
 

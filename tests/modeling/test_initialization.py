@@ -177,7 +177,7 @@ def test_zero_starts_as_the_frozen_backbone(make, settings):
 
 def drawn(seed, name, kind="modelnet"):
     """What a layer and a stack by this name start with."""
-    start = StartValues(kind, seed, "part").of(name)
+    start = StartValues(kind, seed, f"part.{name}")
     linear, stack, token = nn.Linear(8, 6), torch.empty(2, 5, 8), torch.empty(1, 1, 8)
     start.linear(linear, "linear")
     start.stacked_matrices(stack, "stack")

@@ -95,6 +95,22 @@ def test_without_a_key_torchs_generator_draws():
     assert not torch.equal(layer(ONES), expected)
 
 
+def test_a_compiled_layer_is_compiled_once_whatever_the_step():
+    compiled = []
+
+    def compiler(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    layer = NamedDropout(0.5)
+    run = torch.compile(layer, backend=compiler)
+    for step in range(3):
+        set_dropout_keys(layer, 0, str(step))
+        run(ONES)
+    assert len(compiled) == 1
+
+
 # In models
 
 

@@ -9,7 +9,6 @@ from any2point_hf.modeling import (
     Any2PointConfig,
     Any2PointForPointCloudClassification,
     Any2PointModel,
-    ConfigurationError,
     start_scales,
 )
 from any2point_hf.modeling.named_dropout import NamedDropout
@@ -131,10 +130,10 @@ def test_a_last_projection_is_centred_and_nothing_else(make):
 
 @pytest.mark.filterwarnings("ignore:wav2vec2 has no positions")
 @pytest.mark.parametrize("family", ["wav2vec2", "dinov3", "beit"])
-def test_a_backbone_without_embeddings_is_refused(make, family):
-    with pytest.raises(ConfigurationError, match=r'has neither\. Use token_scale="none"'):
-        new_model(make, family)
-    assert new_model(make, family, token_scale="none").token_scale is None
+def test_tokens_of_a_backbone_without_embeddings_stay_as_they_are(make, family):
+    with pytest.warns(UserWarning, match="has neither word embeddings nor a table of positions"):
+        model = new_model(make, family)
+    assert (model.token_scale.scale, model.token_scale.center.abs().max()) == (1, 0)
 
 
 # Aggregation

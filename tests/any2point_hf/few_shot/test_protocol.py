@@ -13,6 +13,7 @@ from any2point_hf.few_shot.rows import ROWS, row_accuracy
 from any2point_hf.modeling.backbone import load_backbone
 from any2point_hf.modeling.errors import Any2PointError, DatasetError
 from any2point_hf.recipe import changed
+from any2point_hf.training import make_trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -79,11 +80,11 @@ def test_rows_start_alike_and_differ_in_their_backbone(data, bert, monkeypatch):
         """Keeps the model."""
 
         def __init__(self, model, processor, dataset, folder, recipe, seed):
-            made[row] = (model, recipe.epochs * len(dataset["train"]) / recipe.batch_size, seed)
+            made[row] = [model, seed]
             self.args = type("Arguments", (), {})()
 
         def train(self):
-            pass
+            made[row].append(self.args.max_steps)
 
         def evaluate(self):
             return {"eval_accuracy": 0.5}
@@ -92,7 +93,7 @@ def test_rows_start_alike_and_differ_in_their_backbone(data, bert, monkeypatch):
     fold, backbone = open_folds(data)(2, 3, 7), load_backbone(str(bert))
     for row in ("pretrained", "permuted", "random", "no backbone"):
         assert row_accuracy(row, fold, backbone, str(bert), RECIPE, 7) == 0.5
-    assert {(steps, seed) for _, steps, seed in made.values()} == {(rows.NUM_STEPS, 7)}
+    assert {(steps, seed) for _, seed, steps in made.values()} == {(rows.NUM_STEPS, 7)}
     models = {row: model for row, (model, *_) in made.items()}
     trained = {row: {n: p for n, p in m.named_parameters() if p.requires_grad} for row, m in models.items()}
     for row in ("permuted", "random"):
@@ -112,6 +113,20 @@ def test_rows_start_alike_and_differ_in_their_backbone(data, bert, monkeypatch):
     assert not torch.equal(weights["permuted"], weights["pretrained"])
     assert not torch.equal(weights["random"].flatten().sort().values, kept)
     assert torch.equal(weights["pretrained"], backbone.state_dict()["encoder.layer.1.output.dense.weight"])
+
+
+@pytest.mark.parametrize("shots", [1, 3])  # less than a batch, and one and a half
+def test_folds_of_every_size_train_as_many_steps(data, bert, monkeypatch, shots):
+    monkeypatch.setattr(rows, "NUM_STEPS", 3)
+    trainers = []
+
+    def keep(*arguments, **options):
+        trainers.append(make_trainer(*arguments, **options))
+        return trainers[-1]
+
+    monkeypatch.setattr(rows, "make_trainer", keep)
+    row_accuracy("no backbone", open_folds(data)(2, shots, 0), load_backbone(str(bert)), str(bert), RECIPE, 0)
+    assert trainers[0].state.global_step == 3
 
 
 def test_the_same_fold_gives_the_same_accuracy(data, bert, monkeypatch):

@@ -1,7 +1,9 @@
 """The field's pickles are read as they are; nothing that a pickle names is run."""
 
+import io
 import pickle
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ def make_rows(count, columns=6, dtype=np.float32, seed=0):
 
 def write(folder, content, protocol=4):
     path = folder / "2way_3shot" / "0.pkl"
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content, protocol))
     return path
 
@@ -166,3 +168,65 @@ def test_one_cloud_named_many_times(tmp_path):
     row = (np.random.default_rng(0).normal(size=(64, 3)), 0, 8)
     with pytest.raises(DatasetError, match="train repeats clouds"):
         read(write(tmp_path, change(train=[row] * 1000)).parent.parent)
+
+
+MEGABYTE = 1 << 20
+
+
+def many_calls(text, module, function, arguments, count=64):
+    """A pickle that names one megabyte and calls a function with it again and again."""
+    named = f"c{module}\n{function}\n".encode()
+    return b"\x80\x04" + text + b"q\x00" + named + b"q\x01]" + (b"h\x01(h\x00" + arguments + b"tRa") * count + b"."
+
+
+def test_bytes_named_many_times_take_memory_once(tmp_path):
+    size = MEGABYTE.to_bytes(4, "little")
+    kind_and_shape = b"cnumpy\ndtype\nX\x02\0\0\0i1\x85RJ" + size + b"\x85X\x01\0\0\0C"
+    arrays = many_calls(b"B" + size + bytes(MEGABYTE), "numpy.core.numeric", "_frombuffer", kind_and_shape)
+    texts = many_calls(b"X" + size + b"a" * MEGABYTE, "_codecs", "encode", b"X\x06\0\0\0latin1")
+    paths = [write(tmp_path / name, content) for name, content in (("arrays", arrays), ("texts", texts))]
+    tracemalloc.start()
+    try:
+        assert len(read_plain_pickle(paths[0])) == 64
+        with pytest.raises(DatasetError, match="it repeats them"):
+            read_plain_pickle(paths[1])
+        assert tracemalloc.get_traced_memory()[1] < 8 * MEGABYTE
+    finally:
+        tracemalloc.stop()
+
+
+def nested(depth, inner=0):
+    for _ in range(depth):
+        inner = [inner] * 10
+    return inner
+
+
+class Elsewhere(pickle.Pickler):
+    """Says that a list is kept elsewhere, by a name that is long when it is written out."""
+
+    def persistent_id(self, value):
+        return nested(6) if value == ["elsewhere"] else None
+
+
+def test_lists_that_hold_one_list_many_times_are_not_spread_out(tmp_path):
+    content = change(test=[(np.random.rand(9, 3), nested(6), 8)])
+    with pytest.raises(DatasetError, match="must have integers as label and class, got list"):
+        read(write(tmp_path, content).parent.parent)
+    Elsewhere(written := io.BytesIO(), 4).dump([["elsewhere"]])
+    with pytest.raises(DatasetError) as refusal:
+        read_plain_pickle(write(tmp_path, written.getvalue()))
+    assert len(str(refusal.value)) < 400
+
+
+def test_what_a_pickle_names_stays_as_it_is(tmp_path):
+    state = b"N}X\x0c\0\0\0__defaults__X\x04\0\0\0junk\x85s\x86b."
+    for name in ("c_codecs\nencode\n", "cnumpy.core.multiarray\nscalar\n", "cbuiltins\nbytes\n"):
+        with pytest.raises(DatasetError, match="it changes it"):
+            read_plain_pickle(write(tmp_path, b"\x80\x04" + name.encode() + state))
+
+
+def test_an_array_that_was_never_begun(tmp_path):
+    row = b"cnumpy\nndarray\n)\x81K\0K\x08\x87"
+    write(tmp_path, b"\x80\x04}X\x05\0\0\0train](" + row + b"esX\x04\0\0\0test]s.")
+    with pytest.raises(DatasetError, match="never filled"):
+        read(tmp_path)

@@ -1,12 +1,6 @@
 import pytest
 
-from any2point_hf.few_shot.table import mean_and_deviation, paired_difference, t_quantile, write_few_shot_table
-
-
-@pytest.mark.parametrize(("degrees", "quantile"), [(1, 12.7062), (2, 4.3027), (4, 2.7764), (9, 2.2622), (30, 2.0423)])
-def test_quantiles_of_students_t(degrees, quantile):  # of any table of them
-    assert t_quantile(degrees) == pytest.approx(quantile, abs=2e-4)
-    assert t_quantile(9, 0.95) == pytest.approx(1.8331, abs=2e-4)
+from any2point_hf.few_shot.table import mean_and_deviation, paired_difference, write_few_shot_table
 
 
 def test_differences_are_paired_by_fold():
