@@ -2,7 +2,7 @@
 
 - `question`: whether the pretrained backbone and the adapters pay, on all of ModelNet10.
 - `defaults`: how to train on 50 clouds a class, beside a small PointNet.
-- `starts`: start values and token sizes on the two smaller backbones.
+- `starts`: start values and token sizes on three backbones, short enough for a CPU.
 - `short`: the rows of the question on 1000 clouds of 128 points, as a CPU can train them.
 """
 
@@ -94,16 +94,16 @@ def defaults(seeds: Iterable[int]) -> list[Job]:
 
 
 def starts(seeds: Iterable[int]) -> list[Job]:
-    """100 clouds a class, 128 points, 15 epochs, with the ViT and the audio model: starts, sizes, and the controls."""
+    """100 clouds a class, 128 points, 6 epochs, on three backbones: starts, token sizes, and the controls."""
     fewer = {name: ROWS[name] for name in ("no backbone", "frozen + head", "bottlenecks")}
     return [
         job
         for seed in seeds
-        for backbone in (VIT, KWT)
+        for backbone in (MINILM, VIT, KWT)
         for job in paired_rows(
-            f"{backbone}, 100 clouds a class, 128 points, 15 epochs",
+            f"{backbone}, 100 clouds a class, 128 points, 6 epochs",
             *(backbone, (128, 16), fewer | STARTS, ("pretrained",), seed),
-            epochs=15,
+            epochs=6,
             per_class=100,
         )
     ]
