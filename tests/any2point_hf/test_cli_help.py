@@ -145,7 +145,7 @@ def test_a_trainings_result_is_the_only_output(run_train, tmp_path):
     result = run_train("--validation-share", "0.25", "--json", output=tmp_path / "json")
     value = only_json(result)
     metrics = {"accuracy", "mean_class_accuracy", "best_epoch", "validation_accuracy", "best_epoch_accuracy"}
-    assert set(value) == {"output", "adapter_megabytes"} | metrics
+    assert set(value) == {"output", "adapter_megabytes", "linear_probe_accuracy"} | metrics
     assert f"accuracy {value['accuracy']:.4f} (last epoch" in plain.out
     assert value["output"] == str(tmp_path / "json")
     assert "'loss'" in plain.out
