@@ -9,7 +9,7 @@ from transformers import Trainer
 
 from .linear_probe import probe_accuracy
 
-MOST_CLOUDS = 2000  # of each split, so that the probe takes less than an epoch
+MOST_CLOUDS = 500  # of each split, so that the probe takes less than an epoch
 
 
 def probe_before_training(trainer: Trainer, num_points: int) -> float | None:

@@ -94,6 +94,8 @@ def run_training(options: argparse.Namespace, deadline: float) -> None:
         records = {
             key: record for key, record in earlier["records"].items() if record.get("finished") or key not in wanted
         }
+        if options.epochs not in (None, earlier["epochs"]) and earlier["epochs"]:
+            sys.exit(f"--resume goes on with the {earlier['epochs']} epochs of {options.resume}, got {options.epochs}.")
         options.epochs = options.epochs or earlier["epochs"]
     left = [job for job in jobs if job.key() not in records]
     epochs = options.epochs

@@ -61,7 +61,7 @@ class Any2PointConfig(PreTrainedConfig):
         label_smoothing: of the cross-entropy.
         layer_norm_eps: overrides the eps of the layer norms in the backbone's blocks.
         final_norm_eps: overrides the eps of the final norm.
-        adapter_start: start values (method.md 5), of no effect on a loaded model: `"scan"` and `"modelnet"` as released
+        adapter_start: start values of a new model (method.md 5): `"scan"` and `"modelnet"` as released
             for the two kinds of data; `"zero"`, as `"modelnet"` but adapters start by adding nothing; `"scaled"`, as
             `"modelnet"` but the aggregation starts at a twentieth of the tokens' size and c is in units of that size.
         token_scale: `"embedding"` brings the tokenizer's output to the size of the backbone's own embeddings, centred

@@ -112,7 +112,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
             raise Any2PointError("--seeds trains in one process, got several. Launch one training with each --seed.")
         dataset = load_point_cloud_dataset(options.data)
         given = {"data_fingerprint": data_fingerprint(dataset), "backbone": frozen}
-        given |= {"validation_share": options.validation_share}
+        given |= {"validation_share": options.validation_share, "start": "by name"}  # earlier runs do not pair
         used = base or read_recipe(choose_recipe(len(dataset["train"])))
         given |= {"config": {**used.config, **fields}} | changed(used, **changes).settings()
         summary = train_with_seeds(options.seeds, options.output, given, train_once)

@@ -157,6 +157,7 @@ class Runs:
             "train_clouds": len(self.dataset["train"]),
             "recipe": self.recipe.settings(),
             "seed": seed,
+            "start": "by name",  # runs from before start values were drawn so do not pair with these
         }
         if row.weights != "pretrained":
             settings["weights"] = row.weights
