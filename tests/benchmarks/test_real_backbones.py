@@ -159,7 +159,8 @@ def trained(request, converted):
     folder = converted[name]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = Any2PointConfig(backbone=folder, num_points=128, num_neighbors=8, num_labels=3, **fields)
+        size = {"num_points": 128, "num_neighbors": 8, "adapter_start": "scan"}  # large enough for gradients to be seen
+        config = Any2PointConfig(backbone=folder, num_labels=3, **size, **fields)
         model = Any2PointForPointCloudClassification(config).train()
         loss = model(torch.randn(4, 128, 3) / 3, labels=torch.tensor([0, 1, 2, 0])).loss
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
