@@ -6,7 +6,6 @@ see that the tests themselves work.
 
 import importlib.util
 import os
-import sys
 import warnings
 from pathlib import Path
 from statistics import median
@@ -21,22 +20,15 @@ ON_CPU = DEVICE == "cpu"
 REPORT = []  # lines that pytest prints at its end
 
 
-def import_from_source():
-    """setup.cfg puts the folder `modeling` into the package: not installed, the package looks for it in the root."""
-    folders = [str(ROOT / "any2point_hf"), str(ROOT)]
-    spec = importlib.util.spec_from_file_location(
-        "any2point_hf", ROOT / "any2point_hf" / "__init__.py", submodule_search_locations=folders
-    )
-    sys.modules["any2point_hf"] = package = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(package)
+def load_source_tree():
+    """What lets the package be imported where it is not installed, as benchmarks/gpu.py does."""
+    spec = importlib.util.spec_from_file_location("source_tree", ROOT / "benchmarks" / "source_tree.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-try:
-    import any2point_hf.modeling  # noqa: F401
-except ImportError:
-    for name in [name for name in sys.modules if name.partition(".")[0] == "any2point_hf"]:
-        del sys.modules[name]
-    import_from_source()
+load_source_tree().make_importable()
 
 from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification  # noqa: E402
 from any2point_hf.modeling.backbone import build_backbone  # noqa: E402
