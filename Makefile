@@ -12,7 +12,7 @@ $(VENV)/.installed: pyproject.toml setup.cfg constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed
-	$(RUN) -m any2point_hf.demo
+	$(RUN) -m any2point_hf.example
 
 test: $(VENV)/.installed
 	$(RUN) -m ruff format --check .

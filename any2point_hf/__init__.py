@@ -7,20 +7,21 @@ imported, so that this import costs next to nothing.
 import importlib
 from typing import Any
 
-from . import modeling, registration
+from . import modeling
+from .auto import registration
 
 __version__ = "0.1.0"
 
 _HOME = {
     **dict.fromkeys(modeling.__all__, "modeling"),
     "Any2PointProcessor": "processing_any2point",
-    "AutoModelForPointCloudClassification": "auto_model",
-    "PointCloudClassificationPipeline": "pipeline_point_cloud_classification",
-    "PointCloudFeatureExtractionPipeline": "pipeline_point_cloud_feature_extraction",
-    "read_point_cloud": "point_cloud_files",
+    "AutoModelForPointCloudClassification": "auto.auto_model",
+    "PointCloudClassificationPipeline": "auto.classification_pipeline",
+    "PointCloudFeatureExtractionPipeline": "auto.feature_extraction_pipeline",
+    "read_point_cloud": "point_clouds.files",
     **dict.fromkeys(("load_point_cloud_dataset", "load_scanobjectnn", "load_modelnet", "load_shapenetpart"), "data"),
-    "compute_metrics": "training",
-    "make_trainer": "training",
+    "compute_metrics": "training.trainer",
+    "make_trainer": "training.trainer",
     "draw_point_clouds": "pictures.matplotlib_pictures",
     **dict.fromkeys(("export_onnx", "export_program"), "export"),
     **dict.fromkeys(("draw_attention", "draw_clusters", "draw_similarity", "draw_tokens"), "pictures.kinds"),

@@ -16,7 +16,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .modeling.backbone_specs import find
+from .modeling.backbones.spec import find
 from .modeling.errors import Any2PointError
 from .modeling.modeling_any2point import Any2PointModel
 from .modeling.pretrained_model import Any2PointPreTrainedModel

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .modeling.cell_norm import BATCH_NORM_MOMENTUM
+from .modeling.adapter.cell_norm import BATCH_NORM_MOMENTUM
 from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 
 STRENGTHS = tuple(10.0 ** (power / 2) for power in range(-8, 9))  # for each training cloud

@@ -15,12 +15,12 @@ from transformers.feature_extraction_utils import BatchFeature, FeatureExtractio
 
 from any2point_hf.modeling.configuration_any2point import SMALLEST_CLOUD
 from any2point_hf.modeling.errors import Any2PointError, PointCloudError
-from any2point_hf.modeling.hub_names import pull_options, pulled_folder
-from any2point_hf.modeling.hub_push import push_files
-from any2point_hf.modeling.point_ops import farthest_point_sampling
-from any2point_hf.point_checks import MINIMUM_DISTINCT_POINTS, check_points
-from any2point_hf.point_cloud_files import read_point_cloud
-from any2point_hf.whole_files import write_whole
+from any2point_hf.modeling.files import write_whole
+from any2point_hf.modeling.hub.names import pull_options, pulled_folder
+from any2point_hf.modeling.publishing.push import push_files
+from any2point_hf.modeling.tokenizer.point_ops import farthest_point_sampling
+from any2point_hf.point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points
+from any2point_hf.point_clouds.files import read_point_cloud
 
 PROCESSOR_FILE = "preprocessor_config.json"
 PICKLES = "# pickles are not shared: they run code when they are opened\n*.bin\n*.pt\n*.pth\n*.pkl\n"
@@ -124,7 +124,7 @@ class Any2PointProcessor(FeatureExtractionMixin):
         """As in transformers, of a folder, Hub id or bare name.
 
         Args:
-            pretrained_model_name_or_path: see `pulled_folder` in `hub_names.py`.
+            pretrained_model_name_or_path: see `pulled_folder` in `hub/names.py`.
             kwargs: of `FeatureExtractionMixin.from_pretrained`, such as `revision` or `token`.
 
         Raises:

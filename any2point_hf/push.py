@@ -10,12 +10,12 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from . import modeling
-from .modeling.backbone import build_backbone
+from .modeling.backbones.loading import build_backbone
 from .modeling.configuration_any2point import Any2PointConfig
 from .modeling.errors import CheckpointError
-from .modeling.hub_push import push_files, pushed_files
-from .modeling.model_card import model_card
 from .modeling.pretrained_model import Any2PointPreTrainedModel
+from .modeling.publishing.model_card import model_card
+from .modeling.publishing.push import push_files, pushed_files
 from .processing_any2point import PROCESSOR_FILE, Any2PointProcessor
 
 

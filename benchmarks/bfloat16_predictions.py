@@ -11,9 +11,9 @@ import sys
 
 import torch
 
-from any2point_hf.commands import load
 from any2point_hf.data import load_point_cloud_dataset
-from any2point_hf.training import process_split
+from any2point_hf.trained_adapter import load
+from any2point_hf.training.trainer import process_split
 
 LARGEST_DIFFERENCE = 0.005
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 
 from any2point_hf.conversion_scripts.original_layouts import layout_of, recognize_setting
-from any2point_hf.modeling.backbone import build_backbone
-from any2point_hf.modeling.backbone_detector import backbone_spec
-from any2point_hf.modeling.backbone_specs import find
+from any2point_hf.modeling.backbones.detector import backbone_spec
+from any2point_hf.modeling.backbones.loading import build_backbone
+from any2point_hf.modeling.backbones.spec import find
 from any2point_hf.modeling.configuration_any2point import Any2PointConfig
 from any2point_hf.modeling.presets import PRESETS
 

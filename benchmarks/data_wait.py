@@ -24,7 +24,7 @@ from any2point_hf import (
     make_trainer,
 )
 from any2point_hf.data.augmentation import Augmentation
-from any2point_hf.modeling.cpu_memory import keep_freed_memory
+from any2point_hf.modeling.tokenizer.fast.freed_memory import keep_freed_memory
 
 LARGEST_WAIT = 0.05
 

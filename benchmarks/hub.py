@@ -20,7 +20,7 @@ PUSH = "push_files({'config.json': b'{}'}, 'me/adapter', commit_message='m')"
 PROCESS = """
 import sys, time
 from any2point_hf.modeling import Any2PointError, Any2PointForPointCloudClassification
-from any2point_hf.modeling.hub_push import push_files
+from any2point_hf.modeling.publishing.push import push_files
 import transformers.models.auto.modeling_auto
 began = time.perf_counter()
 try:
@@ -69,7 +69,7 @@ def main() -> None:
                 print(f"{name}, {verb}: {seconds(call, options.backbone, home, HF_ENDPOINT=endpoint)}", flush=True)
 
         from any2point_hf import Any2PointConfig, Any2PointForPointCloudClassification
-        from any2point_hf.modeling.hub_push import push_files, pushed_files
+        from any2point_hf.modeling.publishing.push import push_files, pushed_files
 
         hub = test_hub(home / "xet")
         model = Any2PointForPointCloudClassification(Any2PointConfig(backbone=options.backbone, num_labels=15))

@@ -15,7 +15,7 @@ import torch
 from transformers import Qwen3Config
 
 from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification
-from any2point_hf.modeling.backbone import build_backbone
+from any2point_hf.modeling.backbones.loading import build_backbone
 
 QWEN3_0_6B = {
     "hidden_size": 1024,

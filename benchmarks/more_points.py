@@ -11,9 +11,9 @@ import argparse
 from transformers import set_seed
 
 from any2point_hf import Any2PointProcessor, load_point_cloud_dataset, make_trainer
-from any2point_hf.commands import load
 from any2point_hf.data.augmentation import Augmentation
-from any2point_hf.modeling.cpu_memory import keep_freed_memory
+from any2point_hf.modeling.tokenizer.fast.freed_memory import keep_freed_memory
+from any2point_hf.trained_adapter import load
 
 
 def main() -> None:

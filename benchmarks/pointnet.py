@@ -125,8 +125,8 @@ def load(data: str, num_points: int, clouds_per_class: int | None) -> tuple[tupl
         clouds_per_class: of the train split; None for all.
     """
     from any2point_hf import Any2PointProcessor, load_point_cloud_dataset
-    from any2point_hf.paper_tables.reproduce import balanced_choice
-    from any2point_hf.training import process_split
+    from any2point_hf.paper.reproduce import balanced_choice
+    from any2point_hf.training.trainer import process_split
 
     dataset = load_point_cloud_dataset(data)
     train_split, test_split = dataset["train"], dataset["test"]

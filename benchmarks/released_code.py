@@ -12,10 +12,10 @@ import warnings
 import numpy as np
 import torch
 
-from any2point_hf.commands import load
 from any2point_hf.data import load_point_cloud_dataset
 from any2point_hf.modeling import Any2PointForPointCloudClassification
-from any2point_hf.training import process_split
+from any2point_hf.trained_adapter import load
+from any2point_hf.training.trainer import process_split
 
 SEEDS = (0, 1, 2)
 

@@ -23,8 +23,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from any2point_hf.modeling import point_ops
-from any2point_hf.modeling.sampling_kernel import farthest_points_kernel, launch_options
+from any2point_hf.modeling.tokenizer import point_ops
+from any2point_hf.modeling.tokenizer.fast.sampling_kernel import farthest_points_kernel, launch_options
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 COMPILED = (64, 512, 1000, 1024, 2048, 4096, 8192, 16384)  # points of a cloud

@@ -29,9 +29,9 @@ from any2point_hf.conversion_scripts.original_layouts import (
     recognize_setting,
     trained_names,
 )
-from any2point_hf.modeling.backbone import load_backbone
-from any2point_hf.modeling.backbone_detector import backbone_spec
-from any2point_hf.modeling.backbone_specs import find
+from any2point_hf.modeling.backbones.detector import backbone_spec
+from any2point_hf.modeling.backbones.loading import load_backbone
+from any2point_hf.modeling.backbones.spec import find
 from any2point_hf.modeling.configuration_any2point import Any2PointConfig, recorded_path
 from any2point_hf.modeling.errors import CheckpointError
 from any2point_hf.modeling.modeling_any2point_classification import Any2PointForPointCloudClassification

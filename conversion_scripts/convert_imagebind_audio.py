@@ -19,9 +19,9 @@ from transformers import AutoModel
 
 from any2point_hf.conversion_scripts.conversion_output import exit_code, whole_folder
 from any2point_hf.conversion_scripts.original_checkpoint import check_numbers, read_original_checkpoint
-from any2point_hf.modeling.configuration_imagebind_audio import ImageBindAudioConfig
+from any2point_hf.modeling.backbones.imagebind_audio.configuration_imagebind_audio import ImageBindAudioConfig
+from any2point_hf.modeling.backbones.imagebind_audio.modeling_imagebind_audio import ImageBindAudioModel
 from any2point_hf.modeling.errors import CheckpointError
-from any2point_hf.modeling.modeling_imagebind_audio import ImageBindAudioModel
 
 AUDIO = re.compile(r"modality_(preprocessors|trunks|heads|postprocessors)\.audio\.")
 STEM = "modality_preprocessors.audio"

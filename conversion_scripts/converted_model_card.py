@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from any2point_hf.modeling.model_card import model_card
-from any2point_hf.modeling.model_description import describe
 from any2point_hf.modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from any2point_hf.modeling.presets import PRESETS
+from any2point_hf.modeling.publishing.model_card import model_card
+from any2point_hf.modeling.publishing.model_description import describe
 
 _REMARKS = """## Where it comes from
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from any2point_hf.modeling.errors import CheckpointError
-from any2point_hf.modeling.point_tokenizer import BOTTLENECKS_PER_STAGE
+from any2point_hf.modeling.tokenizer.point_tokenizer import BOTTLENECKS_PER_STAGE
 
 SCAN_PREFIX = "encoder."
 

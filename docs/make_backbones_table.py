@@ -5,10 +5,10 @@ python docs/make_backbones_table.py
 
 from pathlib import Path
 
-from any2point_hf.modeling.backbone_specs import BackboneSpec
-from any2point_hf.modeling.backbone_table import BACKBONES
-from any2point_hf.modeling.positions_in_blocks import BiasOnGrid, BiasOnLine, RotaryOnGrid, RotaryOnLine
-from any2point_hf.modeling.towers import DUAL_MODELS
+from any2point_hf.modeling.backbones.part_of_model import DUAL_MODELS
+from any2point_hf.modeling.backbones.positions_in_blocks import BiasOnGrid, BiasOnLine, RotaryOnGrid, RotaryOnLine
+from any2point_hf.modeling.backbones.spec import BackboneSpec
+from any2point_hf.modeling.backbones.table import BACKBONES
 
 PAGE = Path(__file__).with_name("backbones.md")
 BEGIN, END = "<!-- table: docs/make_backbones_table.py -->\n", "<!-- end of table -->\n"

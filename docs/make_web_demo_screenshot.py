@@ -1,6 +1,6 @@
 """Makes docs/images/web_demo.png: the web demo with an adapter, in Chromium.
 
-    python -m any2point_hf.demo                          # trains one on the built-in shapes: demo_output
+    python -m any2point_hf.example                          # trains one on the built-in shapes: demo_output
     python docs/make_web_demo_screenshot.py demo_output  # and --width 390 for a phone, --dark, --output elsewhere
 
 The server's own time is on the picture: make it on a machine that does nothing else.

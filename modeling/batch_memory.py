@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .available_memory import available_memory
-from .backbone import block_dtype
+from .backbones.loading import block_dtype
 from .errors import BatchTooLargeError
 
 if TYPE_CHECKING:

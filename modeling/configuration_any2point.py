@@ -8,7 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from .errors import ConfigurationError, UnsupportedBackboneError
-from .hub_names import pull_options, pulled_folder
+from .hub.names import pull_options, pulled_folder
 from .presets import find_preset
 
 SMALLEST_CLOUD = 64  # points that the tokenizer's three halvings need
@@ -165,7 +165,7 @@ class Any2PointConfig(PreTrainedConfig):
         """As in transformers, of a folder, Hub id or bare name.
 
         Args:
-            pretrained_model_name_or_path: see `pulled_folder` in `hub_names.py`.
+            pretrained_model_name_or_path: see `pulled_folder` in `hub/names.py`.
             kwargs: of `PreTrainedConfig.from_pretrained`.
 
         Raises:

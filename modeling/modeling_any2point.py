@@ -19,7 +19,11 @@ from transformers import AutoModel
 from transformers.utils import ModelOutput, can_return_tuple
 
 from . import released_compatibility as released
-from .backbone import (
+from .adapter.guided_adapter import Bottleneck, GuidedAggregation, LocalAttention, Neighborhoods
+from .backbones.bottleneck_hook import insert_bottleneck
+from .backbones.detector import backbone_spec
+from .backbones.final_norm import make_final_norm, start_final_norm
+from .backbones.loading import (
     block_dtype,
     build_backbone,
     call_block,
@@ -30,25 +34,21 @@ from .backbone import (
     record_backbone,
     share_backbone,
 )
-from .backbone_detector import backbone_spec
-from .backbone_self_test import check_parts, self_test
-from .backbone_specs import BlockArguments, find, norm_eps, num_blocks, read_tensor
-from .backbone_table import WRITTEN_DOWN
+from .backbones.self_test import check_parts, self_test
+from .backbones.spec import BlockArguments, find, norm_eps, num_blocks, read_tensor
+from .backbones.table import WRITTEN_DOWN
 from .batch_memory import check_memory, names_batch_that_fits
-from .bottleneck_hook import insert_bottleneck
 from .configuration_any2point import Any2PointConfig
 from .errors import ConfigurationError
-from .final_norm import make_final_norm, start_final_norm
-from .guided_adapter import Bottleneck, GuidedAggregation, LocalAttention, Neighborhoods
-from .initialization import StartValues, draw_seed, torch_draws
 from .input_checks import check_batch, finite_clouds
-from .mixed_batch import forward_mixed
-from .point_tokenizer import PointTokenizer
-from .position_encoding import LearnableEncoding, sinusoidal_encoding
+from .numerics.initialization import StartValues, draw_seed, torch_draws
+from .numerics.start_scales import TokenScale, start_scales
 from .pretrained_model import Any2PointPreTrainedModel
+from .projection.position_encoding import LearnableEncoding, sinusoidal_encoding
+from .projection.virtual_projection import voxel_cells
 from .projection_choice import make_projection
-from .start_scales import TokenScale, start_scales
-from .virtual_projection import voxel_cells
+from .several_adapters.mixed_batch import forward_mixed
+from .tokenizer.point_tokenizer import PointTokenizer
 
 
 @dataclass

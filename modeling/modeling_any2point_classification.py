@@ -7,16 +7,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .backbone import record_backbone
-from .batch_norm import BatchNorm1d
+from .backbones.loading import record_backbone
 from .configuration_any2point import Any2PointConfig
-from .initialization import StartValues, draw_seed
 from .input_checks import check_labels
-from .mixed_batch import forward_mixed
 from .modeling_any2point import Any2PointModel
-from .named_dropout import NamedDropout
-from .precision import at_least_float32
+from .numerics.batch_norm import BatchNorm1d
+from .numerics.initialization import StartValues, draw_seed
+from .numerics.named_dropout import NamedDropout
+from .numerics.precision import at_least_float32
 from .pretrained_model import Any2PointPreTrainedModel
+from .several_adapters.mixed_batch import forward_mixed
 
 HEAD_WIDTH = 256
 HEAD_DROPOUT = 0.5

@@ -19,7 +19,7 @@ class PublishedDataset:
         title: the dataset's name.
         class_names: in the order of the official labels.
         scale_to_unit_sphere: of the processor.
-        recipe: name of the file in `any2point_hf/recipes/` that says how it is trained.
+        recipe: name of the file in `any2point_hf/training/recipes/` that says how it is trained.
     """
 
     title: str

@@ -17,13 +17,15 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .backbone import DOWNLOAD_OPTIONS, load_backbone
+from .backbones.loading import DOWNLOAD_OPTIONS, load_backbone
 from .configuration_any2point import Any2PointConfig, recorded_path
 from .errors import CheckpointError, UnsupportedBackboneError
-from .hub_names import pull_options, pulled_folder
-from .hub_push import push_files, pushed_files
-from .initialization import StartValues
-from .lora import (
+from .hub.names import pull_options, pulled_folder
+from .numerics.initialization import StartValues
+from .publishing.model_card import model_card
+from .publishing.model_description import describe
+from .publishing.push import push_files, pushed_files
+from .several_adapters.lora import (
     LORA_FILES,
     LORA_FOLDER,
     LORA_TENSORS,
@@ -34,9 +36,7 @@ from .lora import (
     read_lora_config,
     save_lora,
 )
-from .model_card import model_card
-from .model_description import describe
-from .several_adapters import SeveralAdapters, backbone_record
+from .several_adapters.switching import SeveralAdapters, backbone_record
 
 _FILES = ("config.json", "model.safetensors")
 _PUSH_OPTIONS = ("commit_message", "private", "token", "revision", "create_pr")
@@ -110,7 +110,7 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):
         if hasattr(module, "draw_parameters"):
             name = next(name for name, part in self.named_modules() if part is module)
             module.draw_parameters(StartValues(self.config.adapter_start, self.start_seed, name))
-        elif type(module).__module__.startswith(__package__) and hasattr(module, "reset_parameters"):
+        elif type(module).__module__.startswith(__package__ + ".") and hasattr(module, "reset_parameters"):
             module.reset_parameters()
         else:
             super()._init_weights(module)
@@ -224,7 +224,7 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):
         """Loads an adapter, then puts it on its backbone.
 
         Args:
-            pretrained_model_name_or_path: folder, Hub id or bare name of the adapter (`hub_names.py`).
+            pretrained_model_name_or_path: folder, Hub id or bare name of the adapter (`hub/names.py`).
             model_args: of `PreTrainedModel.from_pretrained`.
             backbone: a module, Hub id or folder instead of the recorded one. A module is shared, not copied: its
                 weights are frozen, its own hooks stay.

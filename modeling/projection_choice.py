@@ -3,10 +3,10 @@
 import math
 
 from . import released_compatibility as released
-from .backbone_specs import BackboneSpec, patch_size
+from .backbones.spec import BackboneSpec, patch_size
 from .configuration_any2point import Any2PointConfig
 from .errors import ConfigurationError
-from .virtual_projection import LineProjection, PlaneProjection, VirtualProjection
+from .projection.virtual_projection import LineProjection, PlaneProjection, VirtualProjection
 
 DEFAULT_LINE_LENGTH = 77
 DEFAULT_LINE_CELL = 2

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .backbone import NO_MASK, call_block
-from .batch_norm import sum_over_processes
-from .cell_norm import CellNorm
-from .point_tokenizer import PointTokenizer
-from .position_encoding import plane_rows
-from .virtual_projection import LineProjection, PlaneProjection
+from .adapter.cell_norm import CellNorm
+from .backbones.loading import NO_MASK, call_block
+from .numerics.batch_norm import sum_over_processes
+from .projection.position_encoding import plane_rows
+from .projection.virtual_projection import LineProjection, PlaneProjection
+from .tokenizer.point_tokenizer import PointTokenizer
 
 NEAR_ORIGIN = 1e-3
 

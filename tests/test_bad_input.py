@@ -584,8 +584,8 @@ def test_ctrl_c_in_other_commands(run_command, monkeypatch, command, tmp_path):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("any2point_hf.commands.load", interrupt)
-    monkeypatch.setattr("any2point_hf.commands.info", interrupt)
+    monkeypatch.setattr("any2point_hf.trained_adapter.load", interrupt)
+    monkeypatch.setattr("any2point_hf.trained_adapter.info", interrupt)
     monkeypatch.setattr("any2point_hf.conversion_scripts.convert_any2point_checkpoint.convert", interrupt)
     arguments = {
         "evaluate": ["--model", "m", "--data", "shapes"],

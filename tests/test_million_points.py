@@ -12,7 +12,7 @@ import json, sys
 from pathlib import Path
 import numpy as np
 import torch
-from any2point_hf.commands import load
+from any2point_hf.trained_adapter import load
 from any2point_hf.cli import main
 
 from transformers import pipeline

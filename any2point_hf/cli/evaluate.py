@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints or hands back what it returns."""
-    from .. import commands
+    from .. import trained_adapter as commands
 
     result = commands.evaluate(options.model, options.data, options.backbone, options.split, options.batch_size)
     if options.json:

@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints or hands back what it returns."""
-    from ..commands import load
     from ..export import export_file
     from ..modeling.errors import Any2PointError
+    from ..trained_adapter import load
 
     suffix = {"onnx": ".onnx", "torch": ".pt2"}[options.format]
     if options.output.suffix != suffix:

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints or hands back what it returns."""
-    from .. import commands
+    from .. import trained_adapter as commands
     from ..modeling.errors import Any2PointError
 
     if options.model and options.preset:
@@ -69,14 +69,14 @@ def _diagnose(options: argparse.Namespace, fields: dict[str, Any]) -> dict[str, 
     """The numbers of an adapter, or of a new model as a training with seed 0 starts it."""
     from transformers import set_seed
 
-    from .. import commands
+    from .. import trained_adapter as commands
     from ..data import load_point_cloud_dataset
     from ..diagnose import choose_clouds, diagnose
     from ..modeling.configuration_any2point import Any2PointConfig
     from ..modeling.errors import Any2PointError, DatasetError
     from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
     from ..processing_any2point import Any2PointProcessor
-    from ..recipe import Recipe, read_recipe
+    from ..training.recipe import Recipe, read_recipe
 
     if not (options.model or options.preset or options.backbone):
         raise Any2PointError("--diagnose needs --model, --preset or --backbone, got none.")

@@ -75,7 +75,7 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """What decides how it is trained; `None` stands for the recipe's own value."""
-    names = ", ".join(sorted(file.stem for file in (Path(__file__).parents[1] / "recipes").glob("*.yaml")))
+    names = ", ".join(sorted(file.stem for file in (Path(__file__).parents[1] / "training" / "recipes").glob("*.yaml")))
     group = parser.add_argument_group("the training")
     group.add_argument(
         "--recipe",
@@ -183,7 +183,7 @@ def config_fields(options: argparse.Namespace) -> dict[str, Any]:
     """The fields of Any2PointConfig that the command line sets, on top of those of its preset and its recipe."""
     fields = dict(find_preset(options.preset).config) if options.preset else {}
     if getattr(options, "recipe", None):
-        from ..recipe import read_recipe
+        from ..training.recipe import read_recipe
 
         fields |= read_recipe(options.recipe).config
     given = {"num_points": options.num_points, "num_neighbors": options.num_neighbors}
@@ -214,7 +214,7 @@ def settings(texts: list[str]) -> dict[str, Any]:
 
 def recipe(options: argparse.Namespace) -> Any:
     """The recipe that the command line names, or its preset's; None where the data's size is to choose."""
-    from ..recipe import read_recipe
+    from ..training.recipe import read_recipe
 
     named = options.recipe or (find_preset(options.preset).dataset.recipe if options.preset else None)
     return read_recipe(named) if named else None

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> list[dict[str, Any]] | dict[str, Any] | None:
     """Calls one function and prints or hands back what it returns."""
-    from .. import commands
+    from .. import trained_adapter as commands
     from ..modeling.errors import Any2PointError
 
     if options.out is not None:

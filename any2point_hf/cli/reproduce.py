@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
 
     command = shlex.join(["any2point", *sys.argv[1:]])
     if options.figures:
-        from ..pictures.paper_figures import reproduce_figures
+        from ..paper.figures import reproduce_figures
 
         if not options.model:
             raise Any2PointError("--figures needs --model: the folder or Hub id of a trained adapter; got none.")
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         return _say(options, reproduce_figures(options.data, options.model, options.output, command=command))
     if options.model:
         raise Any2PointError("--model belongs to --figures, got --table. Leave it out, or ask for the figures.")
-    from ..paper_tables import reproduce, runs
+    from ..paper import reproduce, runs
 
     options.interrupted = f"interrupted. What is done is in {options.output}; the same command goes on with the rest."
     kinds = ("1d", "2d", "audio")

@@ -79,10 +79,10 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     from ..data import load_point_cloud_dataset
     from ..data.fingerprint import data_fingerprint
     from ..modeling.errors import Any2PointError
-    from ..recipe import changed, read_recipe
-    from ..recipe_choice import choose_recipe
-    from ..seeds import train_with_seeds
-    from ..training_run import train as train_adapter
+    from ..training.recipe import changed, read_recipe
+    from ..training.recipe_choice import choose_recipe
+    from ..training.run import train as train_adapter
+    from ..training.seeds import train_with_seeds
 
     options.interrupted = (
         f"interrupted. The checkpoint of the last whole epoch, if there was one, is in {options.output}; go on from it "

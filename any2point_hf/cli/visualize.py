@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints or hands back what it returns."""
     from dataclasses import replace
 
-    from .. import commands
+    from .. import trained_adapter as commands
     from ..modeling.errors import Any2PointError
     from ..pictures import kinds
 

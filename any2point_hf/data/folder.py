@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from any2point_hf.modeling.errors import DatasetError
-from any2point_hf.point_checks import MINIMUM_DISTINCT_POINTS, check_points
-from any2point_hf.point_cloud_files import POINT_CLOUD_EXTENSIONS, read_point_cloud
+from any2point_hf.point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points
+from any2point_hf.point_clouds.files import POINT_CLOUD_EXTENSIONS, read_point_cloud
 
 _SPLIT_OF_FOLDER = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
 _LAYOUTS = "<class>/<split>/<file> or <split>/<class>/<file>, splits named train, test (and val or validation)"

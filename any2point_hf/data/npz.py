@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from any2point_hf.modeling.errors import DatasetError
-from any2point_hf.point_checks import MINIMUM_DISTINCT_POINTS, check_points
+from any2point_hf.point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points
 
 _KEYS = ("points", "labels", "split", "class_names")
 _SPLITS = ("train", "test")

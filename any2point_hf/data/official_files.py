@@ -11,7 +11,7 @@ from datasets import Dataset, Features, NamedSplit
 from datasets.exceptions import DatasetGenerationError
 
 from any2point_hf.modeling.errors import Any2PointError, DatasetError, PointCloudError
-from any2point_hf.point_checks import MINIMUM_DISTINCT_POINTS, check_points
+from any2point_hf.point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points
 
 _CLOUDS_IN_MEMORY = 100
 _CACHE_VERSION = 1  # to be raised whenever a reader makes other rows of the same files

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..modeling.point_ops import farthest_point_sampling, gather_points, nearest_neighbors
+from ..modeling.tokenizer.point_ops import farthest_point_sampling, gather_points, nearest_neighbors
 
 NUM_STAGES = 4
 EMBED_DIM = 72  # doubled by each stage

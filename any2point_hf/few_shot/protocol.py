@@ -19,12 +19,12 @@ import transformers
 
 from ..data.augmentation import Augmentation
 from ..data.fingerprint import data_fingerprint
-from ..modeling.backbone import load_backbone
+from ..modeling.backbones.loading import load_backbone
 from ..modeling.configuration_any2point import recorded_path
-from ..modeling.cpu_memory import keep_freed_memory
 from ..modeling.errors import Any2PointError
-from ..recipe import Recipe
-from ..whole_files import write_whole
+from ..modeling.files import write_whole
+from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
+from ..training.recipe import Recipe
 from .folds import NUM_QUERIES, open_folds
 from .rows import NUM_STEPS, ROWS, row_accuracy
 from .table import Accuracies, write_few_shot_table

@@ -21,7 +21,7 @@ from datasets import DatasetDict
 from ..data import build_dataset_dict
 from ..modeling.errors import DatasetError
 from ..modeling.presets import MODELNET
-from ..point_checks import MINIMUM_DISTINCT_POINTS, check_points
+from ..point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points
 
 _FOLDER = re.compile(r"\d+way_\d+shot")
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since numpy 2

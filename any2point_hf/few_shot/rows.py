@@ -13,10 +13,10 @@ from transformers import set_seed
 from ..linear_probe import probe_accuracy, set_statistics
 from ..modeling.configuration_any2point import Any2PointConfig
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
-from ..paper_tables.control_backbones import permuted_weights, random_weights
+from ..paper.control_backbones import permuted_weights, random_weights
 from ..processing_any2point import Any2PointProcessor
-from ..recipe import Recipe
-from ..training import make_trainer, process_split
+from ..training.recipe import Recipe
+from ..training.trainer import make_trainer, process_split
 from .point_nn import point_nn_accuracy
 
 PRETRAINED, PERMUTED, RANDOM, NO_BACKBONE = "pretrained", "permuted", "random", "no backbone"

@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..paper_tables.paired import t_quantile
-from ..whole_files import write_whole
+from ..modeling.files import write_whole
+from ..paper.paired import t_quantile
 from .rows import PRETRAINED, ROWS
 
 MISSING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"

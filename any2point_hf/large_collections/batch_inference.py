@@ -12,8 +12,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
-from ..commands import load
 from ..modeling.errors import Any2PointError
+from ..trained_adapter import load
 from .job import BatchJob, open_job
 from .shard_inference import run_shard
 

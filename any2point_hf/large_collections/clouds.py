@@ -13,8 +13,8 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset
 
 from ..modeling.errors import DatasetError
-from ..point_checks import MINIMUM_DISTINCT_POINTS, check_points
-from ..point_cloud_files import read_point_cloud
+from ..point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points
+from ..point_clouds.files import read_point_cloud
 
 
 class CloudCollection(ABC):

@@ -9,8 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..commands import load
 from ..modeling.errors import Any2PointError
+from ..trained_adapter import load
 from .clouds import CloudCollection
 from .job import BatchJob, open_job
 from .shard_files import ShardFiles

@@ -16,7 +16,7 @@ from ..data.modelnet import is_modelnet
 from ..data.scanobjectnn import is_scanobjectnn
 from ..data.shapenetpart import is_shapenetpart
 from ..modeling.errors import DatasetError
-from ..point_cloud_files import POINT_CLOUD_EXTENSIONS
+from ..point_clouds.files import POINT_CLOUD_EXTENSIONS
 from .clouds import CloudCollection, DatasetOfClouds, FolderOfClouds
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")

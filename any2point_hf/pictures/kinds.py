@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from ..modeling.errors import Any2PointError
-from ..point_cloud_files import read_point_cloud
+from ..point_clouds.files import read_point_cloud
 from ..processing_any2point import Any2PointProcessor
 from .clusters import clusters
 from .measures import cls_attention, cls_similarity, on_points, position_similarity, token_positions

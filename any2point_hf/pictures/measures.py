@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from ..modeling.backbones.positions_in_blocks import BiasOnGrid, BiasOnLine
 from ..modeling.errors import Any2PointError, UnsupportedBackboneError
 from ..modeling.input_checks import check_batch
 from ..modeling.modeling_any2point import Any2PointModel, Any2PointModelOutput
-from ..modeling.point_ops import nearest_neighbors
-from ..modeling.positions_in_blocks import BiasOnGrid, BiasOnLine
+from ..modeling.tokenizer.point_ops import nearest_neighbors
 
 _SWITCHING = threading.Lock()
 

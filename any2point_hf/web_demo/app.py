@@ -19,7 +19,7 @@ from ..data.shapes import SHAPE_NAMES
 from ..modeling.errors import Any2PointError
 from ..pictures.interactive_pictures import cloud_figure, picture_figure
 from ..pictures.picture import Panel, Picture
-from ..point_cloud_files import POINT_CLOUD_EXTENSIONS
+from ..point_clouds.files import POINT_CLOUD_EXTENSIONS
 from .inference import Adapter, Prediction, classify, example_cloud, read_upload
 
 TITLE = "Any2Point: 3D point clouds through frozen transformers"

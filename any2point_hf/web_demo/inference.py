@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..commands import load
 from ..data.shapes import SHAPE_NAMES, make_cloud
-from ..modeling.backbone import load_backbone
+from ..modeling.backbones.loading import load_backbone
 from ..modeling.configuration_any2point import Any2PointConfig, recorded_path
 from ..modeling.errors import Any2PointError, CheckpointError, PointCloudError, UnsupportedBackboneError
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from ..pictures.measures import cls_attention, on_points
-from ..point_checks import MINIMUM_DISTINCT_POINTS, check_points
-from ..point_cloud_files import read_point_cloud
+from ..point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points
+from ..point_clouds.files import read_point_cloud
 from ..processing_any2point import Any2PointProcessor
+from ..trained_adapter import load
 
 MAX_POINTS = 1_000_000
 """The most points of an uploaded cloud: farthest point sampling takes seconds there."""

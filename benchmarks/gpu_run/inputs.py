@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from any2point_hf.modeling.backbone import load_backbone
-from any2point_hf.modeling.point_ops import farthest_point_sampling, gather_points
+from any2point_hf.modeling.backbones.loading import load_backbone
+from any2point_hf.modeling.tokenizer.point_ops import farthest_point_sampling, gather_points
 
 _WORDS = 1000  # kept: enough to measure the size of an embedding
 _CLOUDS_AT_ONCE = 512

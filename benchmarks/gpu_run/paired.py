@@ -6,7 +6,7 @@ from typing import Any
 
 from suite import markdown
 
-from any2point_hf.paper_tables.paired import FEWEST_SEEDS, common_seeds, paired_difference
+from any2point_hf.paper.paired import FEWEST_SEEDS, common_seeds, paired_difference
 
 
 def difference_text(first: Mapping[int, float], second: Mapping[int, float]) -> str:

@@ -16,7 +16,7 @@ from transformers import set_seed
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification
-from any2point_hf.paper_tables.control_backbones import permuted_weights, random_weights
+from any2point_hf.paper.control_backbones import permuted_weights, random_weights
 
 from .inputs import balanced, load_clouds, load_packed_backbone
 from .training import Job, Training

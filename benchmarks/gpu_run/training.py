@@ -14,8 +14,8 @@ import torch
 from pointnet import data_module
 from torch import Tensor, nn
 
-from any2point_hf.modeling.initialization import named_seed
-from any2point_hf.modeling.named_dropout import NamedDropout
+from any2point_hf.modeling.numerics.initialization import named_seed
+from any2point_hf.modeling.numerics.named_dropout import NamedDropout
 
 from .inputs import sampled
 
@@ -25,7 +25,7 @@ _EVALUATED_AT_ONCE = 128
 _WARM_UP_STEPS = 3  # before a graph is captured; they are undone
 _LARGEST_GRADIENT = 10.0
 _WEIGHT_DECAY = 0.05
-_NOT_DECAYED = ("bias", "norm", "cls_token", "cls_position")  # as `any2point_hf.training` has them
+_NOT_DECAYED = ("bias", "norm", "cls_token", "cls_position")  # as `any2point_hf.training.trainer` has them
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from any2point_hf import modeling
-from any2point_hf.modeling import point_ops
+from any2point_hf.modeling.tokenizer import point_ops
 
 from . import markdown, models, timing
 

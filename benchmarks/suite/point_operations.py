@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from any2point_hf.modeling import point_ops
-from any2point_hf.modeling.token_cells import TokenCells
+from any2point_hf.modeling.adapter.token_cells import TokenCells
+from any2point_hf.modeling.tokenizer import point_ops
 
 from . import markdown, timing
 from .clouds import random_clouds

@@ -16,7 +16,7 @@ from any2point_hf import (
     AutoModelForPointCloudClassification,
     CheckpointError,
 )
-from any2point_hf.modeling.hub_push import push_files
+from any2point_hf.modeling.publishing.push import push_files
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

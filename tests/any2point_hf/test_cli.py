@@ -128,7 +128,7 @@ def test_settings_reach_the_model(run_train, run_command, tmp_path):
 @pytest.fixture
 def used(monkeypatch):
     """What the command line hands to the training, which does not begin: `model`, `processor`, `recipe`, options."""
-    from any2point_hf import training_run
+    from any2point_hf.training import run as training_run
 
     used = []
 
@@ -142,7 +142,7 @@ def used(monkeypatch):
 
 def test_training_by_options(run_train, used, tmp_path):
     from any2point_hf.data.augmentation import Augmentation
-    from any2point_hf.recipe import Recipe, changed, read_recipe
+    from any2point_hf.training.recipe import Recipe, changed, read_recipe
 
     run_train()
     small = changed(read_recipe("small-data"), epochs=1, batch_size=8)  # the options of run_train

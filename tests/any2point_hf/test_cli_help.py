@@ -195,7 +195,7 @@ def test_a_conversion_hands_back_its_report(run_command, monkeypatch, tmp_path):
 
 
 def test_a_table_hands_back_its_file(run_command, monkeypatch, tmp_path):
-    from any2point_hf.paper_tables import reproduce
+    from any2point_hf.paper import reproduce
 
     monkeypatch.setattr(reproduce, "reproduce", lambda *_, **__: print("table 4, …") or tmp_path / "table-4.md")
     result = run_command("reproduce", "--table", "4", "--data", "shapes", "--output", tmp_path, "--quick", "--json")

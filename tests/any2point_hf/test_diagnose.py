@@ -9,7 +9,7 @@ from transformers import BertConfig, CLIPTextConfig, DebertaV2Config, Dinov2Conf
 from any2point_hf.data import build_dataset_dict, load_point_cloud_dataset
 from any2point_hf.diagnose import choose_clouds, cosine_within_clouds, diagnose, effective_rank
 from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointModel
-from any2point_hf.modeling.backbone_specs import find
+from any2point_hf.modeling.backbones.spec import find
 from any2point_hf.modeling.errors import Any2PointError, PointCloudError
 from any2point_hf.processing_any2point import Any2PointProcessor
 

@@ -24,7 +24,7 @@ from any2point_hf.data import build_dataset_dict
 from any2point_hf.data.augmentation import Augmentation
 from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification
 from any2point_hf.processing_any2point import Any2PointProcessor
-from any2point_hf.training import make_trainer
+from any2point_hf.training.trainer import make_trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

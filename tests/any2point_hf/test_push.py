@@ -15,7 +15,7 @@ from any2point_hf import (
     make_trainer,
 )
 from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification, CheckpointError
-from any2point_hf.modeling.model_card import GENERATED
+from any2point_hf.modeling.publishing.model_card import GENERATED
 from any2point_hf.push import push
 
 pytestmark = pytest.mark.filterwarnings(

@@ -142,7 +142,7 @@ def test_the_clock_counts_a_backward_for_the_part_it_belongs_to(suite, monkeypat
 
 def test_naive_point_operations_find_what_ours_find(suite):
     """What ours is compared with computes the same."""
-    group, ops = suite("point_operations"), importlib.import_module("any2point_hf.modeling.point_ops")
+    group, ops = suite("point_operations"), importlib.import_module("any2point_hf.modeling.tokenizer.point_ops")
     points = suite("clouds").random_clouds(3, 100)
     order = ops.farthest_point_sampling(points, 40)
     assert torch.equal(group.naive_sampling(points, 40), order)

@@ -14,8 +14,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, Dinov2Config, Dinov2Mode
 from any2point_hf.conversion_scripts.convert_any2point_checkpoint import convert
 from any2point_hf.conversion_scripts.original_layouts import layout_of
 from any2point_hf.modeling import Any2PointForPointCloudClassification, ImageBindAudioConfig, ImageBindAudioModel
-from any2point_hf.modeling.backbone_detector import backbone_spec
-from any2point_hf.modeling.backbone_specs import find
+from any2point_hf.modeling.backbones.detector import backbone_spec
+from any2point_hf.modeling.backbones.spec import find
 
 GOLDEN_NAMES = {
     f"{backbone}-{dataset}": f"{golden}_{dataset}"

@@ -7,7 +7,7 @@ from transformers import ASTModel, AutoModel
 
 from any2point_hf.conversion_scripts import convert_ssast
 from any2point_hf.conversion_scripts.convert_ssast import convert, main, spectrogram_grid
-from any2point_hf.modeling.backbone_detector import backbone_spec
+from any2point_hf.modeling.backbones.detector import backbone_spec
 from any2point_hf.modeling.errors import CheckpointError
 
 WIDTH, HIDDEN = 128, 96

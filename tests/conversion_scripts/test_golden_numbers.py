@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from any2point_hf.modeling.virtual_projection import voxel_cells
+from any2point_hf.modeling.projection.virtual_projection import voxel_cells
 
 SCAN = ("clip-text-scan", "dinov2-scan", "imagebind-audio-scan")
 MODELNET = ("clip-text-modelnet", "dinov2-modelnet", "imagebind-audio-modelnet")

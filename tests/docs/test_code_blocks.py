@@ -155,7 +155,7 @@ def test_the_example_of_the_readme_runs(small_world, one_thread, monkeypatch):
 
 
 def test_the_example_of_a_family_of_ones_own_is_a_specification():
-    from any2point_hf.modeling.backbone_table import BACKBONES
+    from any2point_hf.modeling.backbones.table import BACKBONES
 
     try:
         for code in blocks(ROOT / "docs" / "backbones.md", "python")[:1]:

@@ -31,7 +31,7 @@ def load_source_tree():
 load_source_tree().make_importable()
 
 from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification  # noqa: E402
-from any2point_hf.modeling.backbone import build_backbone  # noqa: E402
+from any2point_hf.modeling.backbones.loading import build_backbone  # noqa: E402
 
 
 def pytest_collection_modifyitems(items):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from any2point_hf.modeling.point_ops import farthest_point_sampling, nearest_neighbors
+from any2point_hf.modeling.tokenizer.point_ops import farthest_point_sampling, nearest_neighbors
 
 
 def cloud(*shape):

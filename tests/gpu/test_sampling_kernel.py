@@ -5,8 +5,8 @@ import warnings
 import pytest
 import torch
 
-from any2point_hf.modeling import point_ops
-from any2point_hf.modeling.point_ops import farthest_point_sampling
+from any2point_hf.modeling.tokenizer import point_ops
+from any2point_hf.modeling.tokenizer.point_ops import farthest_point_sampling
 
 
 def cloud(*shape, seed=0):
@@ -63,7 +63,7 @@ def assert_same(found, expected, what):
 
 @pytest.mark.usefixtures("needs_cuda")
 def test_the_kernel_can_be_built(device):
-    from any2point_hf.modeling import sampling_kernel
+    from any2point_hf.modeling.tokenizer.fast import sampling_kernel
 
     sampling_kernel.works_on.cache_clear()
     with warnings.catch_warnings(record=True) as told:

@@ -6,10 +6,10 @@ import torch
 from hypothesis import settings
 
 from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointModel
-from any2point_hf.modeling.backbone import build_backbone
-from any2point_hf.modeling.hub_names import pulled_folder
-from any2point_hf.modeling.hub_push import push_files
-from any2point_hf.modeling.towers import tower_config
+from any2point_hf.modeling.backbones.loading import build_backbone
+from any2point_hf.modeling.backbones.part_of_model import tower_config
+from any2point_hf.modeling.hub.names import pulled_folder
+from any2point_hf.modeling.publishing.push import push_files
 
 settings.register_profile("quick", deadline=None, max_examples=25)
 settings.load_profile("quick")

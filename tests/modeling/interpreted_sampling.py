@@ -12,7 +12,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 import numpy as np
 import torch
 
-from any2point_hf.modeling import point_ops
+from any2point_hf.modeling.tokenizer import point_ops
 
 
 def main(input_file, output_file):

@@ -67,7 +67,7 @@ def test_memory_that_malloc_keeps_counts_as_free():
 
     script = """
 import torch
-from any2point_hf.modeling.cpu_memory import keep_freed_memory
+from any2point_hf.modeling.tokenizer.fast.freed_memory import keep_freed_memory
 from any2point_hf.modeling.available_memory import available_memory
 assert keep_freed_memory()
 kept = torch.ones(100 * 2**18)  # 100 MiB

@@ -18,18 +18,18 @@ from any2point_hf.modeling import (
     BackboneLoadError,
     ConfigurationError,
 )
-from any2point_hf.modeling.backbone import (
+from any2point_hf.modeling.backbones.detector import backbone_spec
+from any2point_hf.modeling.backbones.loading import (
     build_backbone,
     call_block,
     freeze_backbone,
     load_backbone,
     share_backbone,
 )
-from any2point_hf.modeling.backbone_detector import backbone_spec
-from any2point_hf.modeling.backbone_specs import find
-from any2point_hf.modeling.backbone_table import BACKBONES
-from any2point_hf.modeling.positions_in_blocks import BiasOnGrid, BiasOnLine, RotaryOnGrid, RotaryOnLine
-from any2point_hf.modeling.towers import tower_module
+from any2point_hf.modeling.backbones.part_of_model import tower_module
+from any2point_hf.modeling.backbones.positions_in_blocks import BiasOnGrid, BiasOnLine, RotaryOnGrid, RotaryOnLine
+from any2point_hf.modeling.backbones.spec import find
+from any2point_hf.modeling.backbones.table import BACKBONES
 
 NO_ADAPTERS = {"adapter_blocks": 0, "aggregation": "none"}
 WITHOUT_POSITIONS = {"deberta", "wav2vec2", "wav2vec2_stable", "hubert", "wavlm"}

@@ -12,8 +12,8 @@ from any2point_hf.modeling import (
     Any2PointModelOutput,
     PointCloudError,
 )
-from any2point_hf.modeling.backbone import call_block, share_backbone
-from any2point_hf.modeling.backbone_specs import find
+from any2point_hf.modeling.backbones.loading import call_block, share_backbone
+from any2point_hf.modeling.backbones.spec import find
 
 VARIANTS = {
     "default": {},

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from any2point_hf.modeling import Any2PointConfig, ConfigurationError
-from any2point_hf.modeling.backbone_detector import backbone_spec
+from any2point_hf.modeling.backbones.detector import backbone_spec
+from any2point_hf.modeling.projection.virtual_projection import LineProjection, PlaneProjection
 from any2point_hf.modeling.projection_choice import make_projection
-from any2point_hf.modeling.virtual_projection import LineProjection, PlaneProjection
 
 
 def project(backbone_config, **fields):

@@ -36,7 +36,7 @@ def test_an_interrupt_that_is_dropped_comes_again(interruptible, run_command, mo
         for _ in range(2000):
             time.sleep(0.01)
 
-    monkeypatch.setattr("any2point_hf.commands.info", info)
+    monkeypatch.setattr("any2point_hf.trained_adapter.info", info)
     start = time.monotonic()
     result = run_command("info", "--preset", "clip-text-scan")
     assert (result.code, result.err) == (2, "error: interrupted.\n")
@@ -48,7 +48,7 @@ def test_an_interrupt_does_not_come_again_after_the_command_s_end(interruptible,
         Dropping()
         raise Any2PointError("too late.")
 
-    monkeypatch.setattr("any2point_hf.commands.info", info)
+    monkeypatch.setattr("any2point_hf.trained_adapter.info", info)
     result = run_command("info", "--preset", "clip-text-scan")
     assert (result.code, result.err) == (2, "error: interrupted.\n")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

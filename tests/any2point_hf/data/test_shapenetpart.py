@@ -7,7 +7,7 @@ from datasets import List, Value, config, load_from_disk
 from any2point_hf.data import load_point_cloud_dataset, load_shapenetpart
 from any2point_hf.modeling.errors import DatasetError
 from any2point_hf.processing_any2point import Any2PointProcessor
-from any2point_hf.training import process_split
+from any2point_hf.training.trainer import process_split
 
 AIRPLANE, CHAIR = "02691156", "03001627"
 SHAPES = {"train": [(CHAIR, "a"), (AIRPLANE, "b")], "val": [(CHAIR, "c")], "test": [(AIRPLANE, "d"), (CHAIR, "e")]}

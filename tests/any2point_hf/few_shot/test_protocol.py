@@ -10,10 +10,10 @@ from any2point_hf.few_shot import protocol, rows
 from any2point_hf.few_shot.folds import open_folds
 from any2point_hf.few_shot.protocol import few_shot, make_recipe
 from any2point_hf.few_shot.rows import ROWS, row_accuracy
-from any2point_hf.modeling.backbone import load_backbone
+from any2point_hf.modeling.backbones.loading import load_backbone
 from any2point_hf.modeling.errors import Any2PointError, DatasetError
-from any2point_hf.recipe import changed
-from any2point_hf.training import make_trainer
+from any2point_hf.training.recipe import changed
+from any2point_hf.training.trainer import make_trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

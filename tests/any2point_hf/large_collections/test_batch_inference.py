@@ -16,7 +16,6 @@ import pytest
 import torch
 from datasets import Array2D, ClassLabel, Dataset, Features, Value
 
-from any2point_hf.commands import load
 from any2point_hf.large_collections import batch_inference
 from any2point_hf.large_collections.batch_inference import run_job
 from any2point_hf.large_collections.job import BatchJob
@@ -24,6 +23,7 @@ from any2point_hf.large_collections.shard_files import ShardFiles
 from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification
 from any2point_hf.modeling.errors import Any2PointError, CheckpointError, PointCloudError
 from any2point_hf.processing_any2point import Any2PointProcessor
+from any2point_hf.trained_adapter import load
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

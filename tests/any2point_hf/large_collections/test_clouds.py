@@ -12,7 +12,7 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Value
 
 from any2point_hf.large_collections.sources import open_collection
 from any2point_hf.modeling.errors import DatasetError, PointCloudError
-from any2point_hf.point_cloud_files import read_point_cloud
+from any2point_hf.point_clouds.files import read_point_cloud
 
 FEATURES = Features(points=Array2D((None, 3), "float32"), label=ClassLabel(names=["ball", "disc"]), id=Value("string"))
 

@@ -72,7 +72,7 @@ def test_an_error_leaves_the_model_as_it_was(own_model, points):
 def test_an_audio_models_learned_key_is_no_point(points):
     """A family whose attention has a key more than there are tokens gives weights of the tokens alone."""
     from any2point_hf import Any2PointConfig, Any2PointModel
-    from any2point_hf.modeling.configuration_imagebind_audio import ImageBindAudioConfig
+    from any2point_hf.modeling.backbones.imagebind_audio.configuration_imagebind_audio import ImageBindAudioConfig
 
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     config = Any2PointConfig(backbone_config=ImageBindAudioConfig(**sizes), num_points=128, num_neighbors=8)

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from any2point_hf import commands
+from any2point_hf import trained_adapter as commands
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 for module in ("gradio", "playwright"):

@@ -14,7 +14,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from any2point_hf import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointProcessor, commands
+from any2point_hf import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointProcessor
+from any2point_hf import trained_adapter as commands
 from any2point_hf.modeling.errors import Any2PointError, CheckpointError, PointCloudError
 from any2point_hf.web_demo import inference, server
 from any2point_hf.web_demo.inference import classify, example_cloud, load_adapters, read_upload

@@ -1,0 +1,1 @@
+"""The Auto classes and pipelines of transformers, and how they learn of ours."""

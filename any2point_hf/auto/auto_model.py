@@ -1,0 +1,55 @@
+"""The Auto class of point cloud classification, which transformers lacks, of its own kind."""
+
+import os
+from collections import OrderedDict
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedModel
+from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+from ..modeling.configuration_any2point import Any2PointConfig
+from ..modeling.errors import CheckpointError
+from ..modeling.hub.names import pull_options, pulled_folder
+from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
+
+
+class AutoModelForPointCloudClassification(_BaseAutoModelClass):
+    """The point cloud classification model that a checkpoint or config is of.
+
+    As the Auto classes of transformers: `from_pretrained(name)` and `from_config(config)`; `register(config class,
+    model class)` adds a model of your own. Never made directly.
+    """
+
+    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, *model_args: Any, **kwargs: Any
+    ) -> PreTrainedModel:
+        """Loads a model of whatever class its config says; code of the Hub is never run.
+
+        Args:
+            pretrained_model_name_or_path: folder, Hub id or bare name (`hub/names.py`).
+            model_args: of the class' `from_pretrained`.
+            kwargs: the same, such as `backbone` or `dtype`.
+
+        Raises:
+            CheckpointError: no such checkpoint, or one of another kind of model.
+        """
+        kwargs.pop("code_revision", None)  # of remote code; pipelines pass it
+        config = kwargs.get("config")
+        if config is None:
+            folder = pulled_folder(pretrained_model_name_or_path, ("config.json",), **pull_options(kwargs))
+            config = AutoConfig.from_pretrained(folder)
+        if type(config) not in cls._model_mapping:
+            known = ", ".join(known.__name__ for known in cls._model_mapping)
+            raise CheckpointError(
+                f"a point cloud classification model has a config of the class {known}, and the one of "
+                f"{str(pretrained_model_name_or_path)!r} is {type(config).__name__}. Is it the backbone?"
+            )
+        model_class = cls._model_mapping[type(config)]
+        return model_class.from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+
+
+AutoModelForPointCloudClassification.register(Any2PointConfig, Any2PointForPointCloudClassification, exist_ok=True)

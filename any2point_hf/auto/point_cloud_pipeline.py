@@ -1,0 +1,223 @@
+"""What the pipelines of point clouds share: which inputs they take, and how those are prepared.
+
+Unusual here: a list is prepared as a whole before the model runs, so that a bad cloud is refused before any work is
+done; generators and data sets are streamed, as everywhere in transformers.
+"""
+
+import os
+from abc import ABC
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.pipelines.base import Pipeline
+
+from ..modeling.errors import CheckpointError, ConfigurationError, PointCloudError
+from ..processing_any2point import Any2PointProcessor, depth
+
+_CHUNK = 64  # clouds that the processor gets at once: those of one size are sampled together
+
+
+class PointCloudPipeline(Pipeline, ABC):
+    """Points in, results out; `pipeline(task, model=…)` makes one of its subclasses.
+
+    Args:
+        model: an Any2Point model. It runs in eval mode, and is left in the mode it was in.
+        feature_extractor: the model's `Any2PointProcessor`.
+        processor: the same under its other name, or its folder or Hub id. With neither, the one saved with the model.
+        kwargs: of transformers' `Pipeline`, such as `device` and `batch_size`, and the options of a call.
+
+    Raises:
+        ConfigurationError: the model is of another kind.
+        CheckpointError: no processor is given, and there is none with the model.
+    """
+
+    _load_processor = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_tokenizer = False
+    _load_feature_extractor = None  # if there is one; else `__init__` says how to make it
+
+    model_classes: tuple[type[PreTrainedModel], ...] = ()
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        feature_extractor: Any2PointProcessor | None = None,
+        processor: Any2PointProcessor | str | os.PathLike | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(model, self.model_classes):
+            names = " or ".join(kind.__name__ for kind in self.model_classes)
+            raise ConfigurationError(f"this pipeline needs a model of the class {names}, got {type(model).__name__}.")
+        chosen = feature_extractor or processor or model.config.name_or_path
+        chosen = chosen if isinstance(chosen, Any2PointProcessor) else _load_processor(chosen)
+        super().__init__(model, feature_extractor=chosen, **kwargs)
+
+    def __call__(
+        self, inputs: Any, *, num_workers: int | None = None, batch_size: int | None = None, **options: Any
+    ) -> Any:
+        """Runs the model on one cloud or several.
+
+        Args:
+            inputs: a cloud: an array, tensor or nested list [N, 3], the path of a file, or a row with `points`. Or
+                several: an array or tensor [B, N, 3], a list of clouds, or a list of such lists. Or a stream: a
+                generator, a data set of torch, or one of `datasets` with a column `points`.
+            num_workers: processes that read files and prepare clouds; 0 for none.
+            batch_size: clouds that go through the model at once; it does not change the results.
+            options: of the pipeline.
+
+        Returns:
+            The result of a cloud; a list of them, nested as the lists of clouds are; or an iterator for a stream.
+
+        Raises:
+            PointCloudError: a cloud cannot be used; of a list, before the model has run.
+            ConfigurationError: an option is out of range.
+        """
+        num_workers = self._num_workers or 0 if num_workers is None else num_workers
+        if batch_size is None:
+            batch_size = 1 if self._batch_size is None else self._batch_size
+        _check_at_least(0, "num_workers", num_workers)
+        _check_at_least(1, "batch_size", batch_size)
+        options |= {"batch_size": batch_size}
+        if isinstance(inputs, Mapping):
+            inputs = _points(inputs, "inputs")
+        if _is_stream(inputs):
+            return super().__call__(_named(inputs), num_workers=num_workers, **options)
+        prepared = _prepare(list(_leaves(inputs, "inputs")), self.feature_extractor, num_workers)
+        results = iter(super().__call__(prepared, num_workers=0, **options) if prepared else [])
+        return _nested_as(inputs, results)
+
+    def preprocess(self, input_: Any) -> BatchFeature:
+        """One cloud of a stream through the processor; what has been through it stays as it is."""
+        if isinstance(input_, BatchFeature):
+            return input_
+        return self.feature_extractor([_points(input_.cloud, input_.name)], names=[input_.name])
+
+    def run_model(self, points: Tensor) -> Mapping[str, Tensor]:
+        """The model's outputs of points [B, N, 3], in eval mode."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            return self.model(points)
+        finally:
+            self.model.train(was_training)
+
+
+class _Named(NamedTuple):
+    """A cloud and what errors call it."""
+
+    name: str
+    cloud: Any
+
+
+class _NamedRows(Dataset):
+    """A data set's rows with their names."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> _Named:
+        return _Named(f"inputs[{index}]", self.rows[index])
+
+
+class _Chunks(Dataset):
+    """Number of a chunk -> its clouds, prepared, [B, N, 3], or what is wrong with one of them."""
+
+    def __init__(self, clouds: Sequence[_Named], processor: Any2PointProcessor) -> None:
+        self.clouds, self.processor = clouds, processor
+
+    def __len__(self) -> int:
+        return -(-len(self.clouds) // _CHUNK)
+
+    def __getitem__(self, chunk: int) -> Tensor | str:
+        clouds = self.clouds[chunk * _CHUNK : (chunk + 1) * _CHUNK]
+        try:
+            points = [_points(cloud, name) for name, cloud in clouds]
+            return self.processor(points, names=[name for name, _ in clouds])["points"]
+        except PointCloudError as error:  # told, not raised: a reading process would add its traceback
+            return str(error)
+
+
+def _prepare(clouds: Sequence[_Named], processor: Any2PointProcessor, num_workers: int) -> list[BatchFeature]:
+    rows = []
+    for points in DataLoader(_Chunks(clouds, processor), batch_size=None, num_workers=num_workers):
+        if isinstance(points, str):
+            raise PointCloudError(points)
+        rows += [BatchFeature({"points": row}) for row in points.split(1)]
+    return rows
+
+
+def _is_stream(inputs: Any) -> bool:
+    """Whether inputs are read one after the other: generators and data sets, but not arrays, paths and lists."""
+    is_in_memory = isinstance(inputs, (np.ndarray, Tensor, str, bytes, os.PathLike, Sequence))
+    return not is_in_memory and (isinstance(inputs, (Iterable, Dataset)))
+
+
+def _named(stream: Any) -> _NamedRows | Iterator[_Named]:
+    columns = getattr(stream, "column_names", None)  # of `datasets`
+    if columns is not None and "points" in columns:
+        stream = stream.select_columns("points").with_format("numpy")  # read many times faster than as lists
+    if hasattr(stream, "__len__") and hasattr(stream, "__getitem__"):
+        return _NamedRows(stream)
+    return (_Named(f"inputs[{index}]", cloud) for index, cloud in enumerate(stream))
+
+
+def _points(row: Any, name: str) -> Any:
+    """The cloud of a data set's row; anything else is a cloud itself."""
+    if not isinstance(row, Mapping):
+        return row
+    if "points" not in row:
+        raise PointCloudError(
+            f"{name} must have the points [N, 3] under the name 'points', got the names {', '.join(map(str, row))}. "
+            "Choose a split, or another column by transformers.pipelines.pt_utils.KeyDataset(dataset, column)."
+        )
+    return row["points"]
+
+
+def _holds_clouds(inputs: Any) -> bool:
+    """Whether inputs are several clouds (or several such lists) rather than one."""
+    if isinstance(inputs, (np.ndarray, Tensor)):
+        return inputs.ndim >= 3 or inputs.dtype == object
+    if isinstance(inputs, (str, bytes)) or not isinstance(inputs, Sequence):
+        return False
+    return not len(inputs) or any(isinstance(item, Mapping) or depth(item) >= 2 for item in inputs)
+
+
+def _leaves(inputs: Any, name: str) -> Iterator[_Named]:
+    if not _holds_clouds(inputs):
+        yield _Named(name, inputs)
+        return
+    for index, item in enumerate(inputs):
+        yield from _leaves(item, f"{name}[{index}]")
+
+
+def _nested_as(inputs: Any, results: Iterator[Any]) -> Any:
+    return [_nested_as(item, results) for item in inputs] if _holds_clouds(inputs) else next(results)
+
+
+def _load_processor(named: str | os.PathLike) -> Any2PointProcessor:
+    """The processor in a folder or Hub repository; its settings cannot be guessed from the model's."""
+    rule = (
+        "a pipeline needs the model's processor. Pass processor=Any2PointProcessor(num_points=…, "
+        "scale_to_unit_sphere=…) with the settings of the training, or save it into the model's folder."
+    )
+    if not named:
+        raise CheckpointError(f"{rule} None was given, and the model was not loaded from anywhere.")
+    try:
+        return Any2PointProcessor.from_pretrained(named)
+    except (OSError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{rule} {str(named)!r} was tried, and the loader said: {error}") from error
+
+
+def _check_at_least(minimum: int, name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ConfigurationError(f"{name} must be an integer of at least {minimum}, got {value!r}.")

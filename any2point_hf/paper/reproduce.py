@@ -1,0 +1,222 @@
+"""The paper's tables on one's own data and backbones: rows × modalities × seeds, each trained once.
+
+    reproduce(3, "ScanObjectNN", {"1d": clip, "2d": dinov2}, "reproduced", budget=make_budget(quick=True))
+
+Every training is `OUTPUT/runs/<hash of its settings>.json`, which rows of several tables may share; one that is there
+is never repeated, one that was interrupted starts anew. `OUTPUT/table-N.md` is written after each. Below the paper's
+rows stand controls of our own (`rows.py`).
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import DatasetDict
+
+from ..data import load_point_cloud_dataset
+from ..modeling.configuration_any2point import recorded_path
+from ..modeling.errors import Any2PointError, DatasetError
+from ..modeling.files import write_whole
+from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
+from .markdown import write_table
+from .rows import FULL, PaperTable
+from .runs import Budget, Run, Runs
+from .tables import find_table
+from .tuning_baselines import check_method
+
+FOLDER_FILE = "settings.json"
+PAPER_DATA = "ScanObjectNN (PB-T50-RS), and in Table 1 also of ModelNet40"
+
+
+def reproduce(
+    table: int,
+    data: str,
+    backbones: Mapping[str, str | None],
+    output: str | os.PathLike,
+    *,
+    budget: Budget | None = None,
+    seeds: Sequence[int] = (0,),
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    modalities: Sequence[str] | None = None,
+    command: str = "",
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Trains the rows of one of the paper's tables that are not done, and writes the table.
+
+    Args:
+        table: 1…10.
+        data: of `load_point_cloud_dataset`.
+        backbones: Hub id or folder by modality, `"1d"`, `"2d"`, `"audio"`; None for none.
+        output: folder of the table and of the records; one folder has one data set, budget and set of backbones.
+        budget: by default the published one (`make_budget`).
+        seeds: every row is trained with each, all rows with the first one first; differences are shown from three on.
+        settings: further fields of Any2PointConfig by modality, under those of the rows.
+        modalities: train only these now; the table still shows what is done of the others.
+        command: what was typed, for the table.
+        say: told a line after each training.
+
+    Returns:
+        The file of the table.
+
+    Raises:
+        Any2PointError: whatever does not fit, before anything is trained.
+    """
+    paper_table, output, budget = find_table(table), Path(output), budget or Budget()
+    backbones = {name: recorded_path(backbone) for name, backbone in backbones.items() if backbone}
+    _check_backbones(table, paper_table, backbones)
+    _check_asked(modalities or (), settings or {}, backbones)
+    for row in paper_table.rows:
+        check_method(row.method)
+    extra_fields = {name: dict((settings or {}).get(name, {})) for name in backbones}
+    runs = Runs(data, _load(data, budget.train_clouds), backbones, extra_fields, budget, output / "runs")
+    folder = {"data": runs.fingerprint, "budget": asdict(budget), "backbones": backbones, "settings": extra_fields}
+    _check_folder(output, folder)
+    plans = {
+        (number, heading, modality, seed): runs.plan(row, modality, seed)
+        for seed in seeds
+        for number, row in enumerate(paper_table.rows)
+        for heading, modality in paper_table.trained_for(row, runs.on_scans).items()
+        if modality in backbones
+    }
+    full_plans = {(modality, seed): runs.plan(FULL, modality, seed) for *_, modality, seed in plans}
+    _write_json(output / FOLDER_FILE, _joined(output, folder))
+    keep_freed_memory()
+    file = output / f"table-{table}.md"
+    _write(file, table, paper_table, plans, full_plans, runs, command)
+    for (number, heading, modality, seed), run in plans.items():
+        if run.record() is not None or modality not in (modalities or backbones):
+            continue
+        result = runs.train(run)
+        _write_json(run.file, {"settings": run.settings, "result": result})
+        _write(file, table, paper_table, plans, full_plans, runs, command)
+        name = " ".join(filter(None, paper_table.rows[number].cells))
+        accuracy, minutes = result["accuracy"], result["minutes"]
+        say(f"table {table}, {name}, {heading}, seed {seed}: accuracy {accuracy:.4f} in {minutes:.1f} min")
+    return file
+
+
+def _write(
+    file: Path,
+    number: int,
+    table: PaperTable,
+    plans: Mapping[tuple, Run],
+    full_plans: Mapping[tuple, Run],
+    runs: Runs,
+    command: str,
+) -> None:
+    """The table with what is done by now; of the full Any2Point also what other tables have trained."""
+    records: dict[tuple[int, str], dict[int, dict[str, Any]]] = {}
+    full: dict[tuple[int, str], dict[int, dict[str, Any]]] = {}
+    for (row, heading, modality, seed), run in plans.items():
+        records.setdefault((row, heading), {}).update(_by_seed(run))
+        compared = full_plans[modality, seed]
+        if compared.file != run.file:
+            full.setdefault((row, heading), {}).update(_by_seed(compared))
+    scaled = {(row, heading): run.scaled for (row, heading, *_), run in plans.items()}
+    seeds = list(dict.fromkeys(seed for *_, seed in plans))
+    write_table(file, number, table, records, full, scaled=scaled, command=command, facts=_facts(runs, seeds))
+
+
+def _by_seed(run: Run) -> dict[int, dict[str, Any]]:
+    record = run.record()
+    return {} if record is None else {run.settings["seed"]: record}
+
+
+def _facts(runs: Runs, seeds: Sequence[int]) -> list[str]:
+    """Lines for below a table: data, backbones, training."""
+    recipe, augmentation, train = runs.recipe, runs.recipe.augmentation, runs.dataset["train"]
+    turned = f", turned about {augmentation.rotation_axis}" if augmentation.rotation_axis else ""
+    low, high = augmentation.scale
+    fields = {name: ", ".join(f"{key}={value}" for key, value in own.items()) for name, own in runs.fields.items()}
+    return [
+        f"Data: {runs.data}, {len(train)} training and {len(runs.dataset['test'])} test clouds of "
+        f"{train.features['label'].num_classes} classes; the paper's are of {PAPER_DATA}.",
+        *(
+            f"Backbone {name}: {backbone}, plane and cells as it defines them unless given; {fields[name]}."
+            for name, backbone in runs.backbones.items()
+        ),
+        f"Training: {recipe.epochs:g} epochs, batches of {recipe.batch_size}, learning rate {recipe.learning_rate:g}, "
+        f"scale {low:.3g} to {high:.3g}, shift {augmentation.shift:g}{turned}; seeds {', '.join(map(str, seeds))}. "
+        "The paper's: 300 epochs, batches of 32, learning rate 0.0005, 1024 points.",
+        "#P ours: trained parameters without the head.",
+    ]
+
+
+def balanced_choice(labels: Sequence[int], count: int, seed: int = 0) -> list[int]:
+    """Row numbers of `count` clouds, as evenly from all classes as these have clouds; the same for the same seed."""
+    labels = np.asarray(labels)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    turns = np.empty(len(labels), dtype=np.int64)  # how many of its class come before a cloud
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        turns[members] = np.arange(len(members))
+    return sorted(order[np.argsort(turns[order], kind="stable")][:count].tolist())
+
+
+def _load(data: str, train_clouds: int | None) -> DatasetDict:
+    """Splits `train`, cut to this many clouds, and `test`."""
+    dataset = load_point_cloud_dataset(data)
+    for name in ("train", "test"):
+        if name not in dataset:
+            raise DatasetError(f"the dataset must have splits train and test, got {', '.join(dataset)}.")
+    train = dataset["train"]
+    if train_clouds is not None and train_clouds < len(train):
+        train = train.select(balanced_choice(train["label"], train_clouds))
+    return DatasetDict({"train": train, "test": dataset["test"]})
+
+
+def _check_backbones(number: int, table: PaperTable, backbones: Mapping[str, str]) -> None:
+    """Tables of one row a modality take what there is, the others compare modalities and need both."""
+    wanted = table.modalities()
+    missing = [name for name in wanted if name not in backbones]
+    if missing and (len(missing) == len(wanted) or table.rows[0].modality is None):
+        joined = " or " if table.rows[0].modality else " and "
+        options = joined.join(f"--backbone-{name}" for name in missing)
+        raise Any2PointError(f"table {number} needs {options}: Hub id or folder of a frozen transformer; got none.")
+
+
+def _check_asked(
+    modalities: Sequence[str], settings: Mapping[str, Mapping[str, Any]], backbones: Mapping[str, str]
+) -> None:
+    """What is asked of a modality needs its backbone."""
+    asked = {f"--only {name}": name for name in modalities} | {
+        f"--set-{name}": name for name in settings if settings[name]
+    }
+    for option, name in asked.items():
+        if name not in backbones:
+            raise Any2PointError(f"{option} needs --backbone-{name}: Hub id or folder of a transformer; got none.")
+
+
+def _check_folder(output: Path, folder: dict[str, Any]) -> None:
+    """Tables of one folder are to be comparable, so they have one data set, budget and set of backbones."""
+    if output.exists() and not output.is_dir():
+        raise Any2PointError(f"--output must be a folder, and {output} is a file.")
+    earlier, changed = _earlier(output) if any(output.glob("runs/*.json")) else {}, []
+    for name, values in json.loads(json.dumps(folder)).items() if earlier else ():
+        parts = values if isinstance(values, dict) else {name: values}
+        before = earlier[name] if isinstance(values, dict) else {name: earlier[name]}
+        changed += [f"{key} was {before[key]!r}" for key in parts if key in before and before[key] != parts[key]]
+    if changed:
+        raise Any2PointError(
+            f"{output} holds tables of other settings, these differ: {', '.join(changed)}. Give the same ones, or "
+            "choose another folder."
+        )
+
+
+def _earlier(output: Path) -> dict[str, Any]:
+    file = output / FOLDER_FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def _joined(output: Path, folder: dict[str, Any]) -> dict[str, Any]:
+    """What a folder's runs share, with the backbones of earlier tables."""
+    earlier = _earlier(output)
+    return folder | {name: earlier.get(name, {}) | folder[name] for name in ("backbones", "settings")}
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    write_whole(file, json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,155 @@
+"""What the command line does with a trained adapter, as plain functions: load, evaluate, predict, info."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .data import load_point_cloud_dataset
+from .modeling.backbones.loading import build_backbone
+from .modeling.configuration_any2point import Any2PointConfig
+from .modeling.errors import Any2PointError, CheckpointError, DatasetError, HubError
+from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
+from .modeling.several_adapters.lora import LORA_TENSORS
+from .processing_any2point import Any2PointProcessor
+from .training.trainer import accuracies, confusion_matrix, process_split
+
+
+def load(
+    model: str, backbone: torch.nn.Module | str | None = None
+) -> tuple[Any2PointForPointCloudClassification, Any2PointProcessor]:
+    """An adapter on its backbone, on the GPU if there is one, and its processor.
+
+    Args:
+        model: folder or Hub id of the adapter.
+        backbone: Hub id or folder instead of the recorded one, or a module, which is shared.
+
+    Raises:
+        CheckpointError: there is no such adapter, it does not fit the backbone, or its processor is missing.
+        BackboneLoadError: the backbone cannot be loaded.
+    """
+    loaded = Any2PointForPointCloudClassification.from_pretrained(model, backbone=backbone)
+    try:
+        processor = Any2PointProcessor.from_pretrained(model)
+    except HubError:
+        raise
+    except (OSError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{model!r} must also hold a valid preprocessor_config.json. Save the processor there: "
+            f"Any2PointProcessor(num_points=…).save_pretrained(folder). The loader said: {error}"
+        ) from error
+    return loaded.to("cuda" if torch.cuda.is_available() else "cpu"), processor
+
+
+def evaluate(
+    model: str, data: str, backbone: str | None = None, split: str = "test", batch_size: int = 32
+) -> dict[str, Any]:
+    """`accuracy`, `mean_class_accuracy`, `per_class` (class name to accuracy) and `num_clouds` of a split.
+
+    Besides them `confusion`: a row of counts for each class in the order of `per_class`, a column for each answer.
+
+    Args:
+        model: folder or Hub id of the adapter.
+        data: of `load_point_cloud_dataset`; its classes must be among the model's, in any order.
+        backbone: Hub id or folder instead of the recorded one.
+        split: of the dataset.
+        batch_size: clouds at a time; the result does not depend on it.
+
+    Raises:
+        Any2PointError: whatever of the input does not fit, such as classes that the model does not know.
+    """
+    dataset = load_point_cloud_dataset(data)
+    if split not in dataset:
+        raise DatasetError(f"--split must be one of {', '.join(dataset)}, got {split!r}.")
+    loaded, processor = load(model, backbone)
+    class_names = dataset[split].features["label"].names
+    known = {name: index for index, name in loaded.config.id2label.items()}
+    unknown = [name for name in class_names if name not in known]
+    if unknown:
+        raise DatasetError(
+            f"the dataset's classes must be among the model's ({', '.join(known)}), got also {', '.join(unknown)}. "
+            "Evaluate on the dataset it was trained for, or train a new adapter."
+        )
+    clouds = process_split(dataset[split], processor, processor.num_points)
+    labels = np.array([known[class_names[int(label)]] for label in clouds["labels"]])
+    logits = [_logits(loaded, rows["points"]) for rows in clouds.iter(batch_size)]
+    predictions = torch.cat(logits).argmax(dim=-1).numpy()
+    result = accuracies(predictions, labels, len(known))
+    names = [loaded.config.id2label[index] for index in range(len(known))]
+    return result | {
+        "per_class": dict(zip(names, result["per_class"], strict=True)),
+        "confusion": confusion_matrix(predictions, labels, len(known)).tolist(),
+        "num_clouds": len(labels),
+    }
+
+
+def predict(
+    model: str, files: Sequence[str], backbone: str | None = None, top: int = 3, batch_size: int = 32
+) -> list[dict[str, Any]]:
+    """For each file: `file` and `classes`, a list of `label` and `probability`, the most probable first.
+
+    Args:
+        model: folder or Hub id of the adapter.
+        files: paths of point clouds or meshes.
+        backbone: Hub id or folder instead of the recorded one.
+        top: how many classes of each.
+        batch_size: clouds at a time; the result does not depend on it.
+
+    Raises:
+        Any2PointError: whatever of the input does not fit.
+    """
+    loaded, processor = load(model, backbone)
+    points = processor(list(files))["points"]
+    results = []
+    logits = torch.cat([_logits(loaded, batch) for batch in points.split(batch_size)])
+    for file, probabilities in zip(files, logits.softmax(dim=-1), strict=True):
+        best = probabilities.topk(min(top, len(probabilities)))
+        classes = [
+            {"label": loaded.config.id2label[int(index)], "probability": round(float(value), 6)}
+            for value, index in zip(best.values, best.indices, strict=True)
+        ]
+        results.append({"file": str(file), "classes": classes})
+    return results
+
+
+@torch.no_grad()
+def _logits(model: Any2PointForPointCloudClassification, points: torch.Tensor) -> torch.Tensor:
+    return model(points.to(model.device)).logits.float().cpu()
+
+
+def info(model: str | None, backbone: str | None, config_fields: dict[str, Any]) -> dict[str, Any]:
+    """`trainable`, `trainable_without_head`, `total`, and `parts` (name to trained parameters; the backbone's total).
+
+    Args:
+        model: an adapter, or None for a new one.
+        backbone: the backbone of a new one, or instead of the recorded one.
+        config_fields: of a new one, which is counted without its weights: only the backbone's config is loaded, or
+            nothing where `backbone_config` is among the fields.
+
+    Raises:
+        Any2PointError: whatever of the input does not fit.
+    """
+    if model is not None:
+        loaded = Any2PointForPointCloudClassification.from_pretrained(model, backbone=backbone)
+    elif backbone is None and config_fields.get("backbone_config") is None:
+        raise Any2PointError("info needs --model, --preset or --backbone, got none.")
+    else:
+        config = Any2PointConfig(backbone=backbone, **config_fields)
+        with torch.device("meta"):
+            loaded = Any2PointForPointCloudClassification(config)
+            loaded.attach_backbone(build_backbone(loaded.config.backbone_config))
+            if config.lora:
+                loaded.add_lora()
+    parts: dict[str, int] = {}
+    for name, parameter in loaded.named_parameters():
+        is_lora = LORA_TENSORS in name and parameter.requires_grad
+        part = "lora" if is_lora else name.removeprefix("any2point.").split(".")[0]
+        parts[part] = parts.get(part, 0) + parameter.numel()
+    trainable = sum(count for part, count in parts.items() if part != "backbone")
+    return {
+        "parts": parts,
+        "trainable": trainable,
+        "trainable_without_head": trainable - parts["classifier"],
+        "total": trainable + parts["backbone"],
+    }

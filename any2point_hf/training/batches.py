@@ -1,0 +1,109 @@
+"""What a training step is fed: rows from the loader, random points and augmentation on the model's device.
+
+Unusual here: the loader hands over whole rows and each row's number; a hook before the model's forward does the rest
+for the batch at once, where the model is. So loader processes have next to nothing to do, and the Trainer is the stock
+one.
+"""
+
+import itertools
+import weakref
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..data.augmentation import Augmentation, random_subset
+from ..data.counter_random import mix
+from ..modeling.numerics.named_dropout import clear_dropout_keys, set_dropout_keys
+
+CLOUD = "cloud"
+"""Name of the batches' column with the rows' numbers, which the hook takes out again."""
+
+_ATTACHED: weakref.WeakKeyDictionary[nn.Module, RemovableHandle] = weakref.WeakKeyDictionary()
+
+
+class TrainingClouds(torch.utils.data.Dataset):
+    """The training split as rows `points` [S, 3] float32, `labels` [] and `cloud` [], the row's number.
+
+    Args:
+        clouds: of `process_split`, with surplus points.
+    """
+
+    def __init__(self, clouds: Dataset) -> None:
+        self.clouds = clouds
+
+    def __len__(self) -> int:
+        return len(self.clouds)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """One row."""
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
+        """A batch at once, as torch's loader asks for it."""
+        if len(indices) == 1:  # one cloud has no batch statistics, so another joins it
+            indices = [indices[0], (indices[0] + 1) % len(self)]
+        rows = self.clouds[indices]
+        columns = (rows["points"], rows["labels"], torch.tensor(indices))
+        return [dict(zip(("points", "labels", CLOUD), row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+class BatchAugmentation(TrainerCallback):
+    """Draws each cloud's points and augments them, anew in every epoch, while a Trainer trains.
+
+    A callback that puts itself before the model's forward as a hook, and learns the epoch from the Trainer. It acts on
+    batches with the column `cloud` alone.
+
+    Args:
+        augmentation: of a batch of clouds.
+        num_points: points that go into the model.
+        seed: of all draws; with epoch and row number it decides them, whatever the batch or the number of processes.
+    """
+
+    def __init__(self, augmentation: Augmentation, num_points: int, seed: int) -> None:
+        self.augmentation, self.num_points, self.seed = augmentation, num_points, seed
+        self.epoch, self.step, self.process = 0, 0, 0
+        self.forwards = itertools.count()  # of one step, of which gradients may be accumulated
+
+    def on_train_begin(self, *_: Any, model: nn.Module, **kwargs: Any) -> None:
+        """Attaches the hook, in place of one that an interrupted training left."""
+        detach(model)
+        _ATTACHED[model] = model.register_forward_pre_hook(self, with_kwargs=True)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Takes the epoch, also one that a resumption starts in the middle."""
+        self.epoch = int(state.epoch or 0)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Takes the step, which dropout's masks follow from."""
+        self.step, self.process, self.forwards = state.global_step, args.process_index, itertools.count()
+
+    def on_train_end(self, *_: Any, model: nn.Module, **kwargs: Any) -> None:
+        """Takes the hook away."""
+        detach(model)
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], batch: dict[str, Any]) -> Any:
+        """The forward's arguments with `points` [B, num_points, 3] in place of `points` [B, S, 3] and `cloud` [B]."""
+        if CLOUD not in batch:
+            return None
+        set_dropout_keys(module, self.seed, f"{self.step} {next(self.forwards)} {self.process}")
+        batch = dict(batch)
+        clouds = batch.pop(CLOUD)
+        keys = mix(mix(mix(torch.full_like(clouds, self.seed), 0), self.epoch), clouds)
+        batch["points"] = self.augmentation(random_subset(batch["points"], self.num_points, keys), keys)
+        return inputs, batch
+
+
+def detach(model: nn.Module) -> None:
+    """Takes the hook of a `BatchAugmentation` off a model, if there is one, and the keys of its dropout."""
+    handle = _ATTACHED.pop(model, None)
+    if handle is not None:
+        handle.remove()
+    clear_dropout_keys(model)

@@ -1,0 +1,107 @@
+"""The model card of a training, with its pictures: written into the adapter's folder at the end."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from datasets import DatasetDict
+from transformers import Trainer
+
+from ..modeling.files import write_whole
+from ..modeling.publishing.model_card import GENERATED, model_card
+from ..modeling.publishing.model_card_text import Evaluation, TrainingFacts
+from ..modeling.publishing.model_description import ModelDescription
+from .pictures import draw_confusion_matrix, draw_training_curves
+from .probe_before_training import MOST_CLOUDS
+from .recipe import Recipe
+from .repeating import shown_command, shown_path, training_code
+
+CARD = "README.md"
+CURVES = "images/training_curves.png"
+CONFUSION = "images/confusion_matrix.png"
+_PICTURES = {"Loss and accuracy by epoch": CURVES, "Which classes of the test split were taken for which": CONFUSION}
+
+
+def write_training_card(
+    folder: Path,
+    description: ModelDescription,
+    facts: TrainingFacts,
+    history: Sequence[Mapping[str, Any]],
+    confusion: np.ndarray,
+) -> None:
+    """Writes README.md and images/. A README.md that was not generated stays, with a warning.
+
+    Args:
+        folder: of the adapter.
+        description: of the model.
+        facts: of the training.
+        history: `trainer.state.log_history`.
+        confusion: matrix of the test split, [classes, classes].
+    """
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    draw_training_curves(history, folder / CURVES)
+    draw_confusion_matrix(confusion, description.class_names, folder / CONFUSION)
+    card = folder / CARD
+    if card.is_file() and GENERATED not in card.read_text(encoding="utf-8", errors="replace"):
+        warnings.warn(f"{card} was not written by a training and stays as it is. Move it to get one.", stacklevel=2)
+        return
+    write_whole(card, str(model_card(description, folder.resolve().name, facts)))
+
+
+def training_facts(
+    trainer: Trainer,
+    dataset: DatasetDict,
+    recipe: Recipe,
+    run: Mapping[str, Any],
+    evaluations: Sequence[Evaluation],
+    confusion: np.ndarray,
+    command: Sequence[str] | None,
+) -> TrainingFacts:
+    """What the card says of a training.
+
+    Args:
+        trainer: when it is done.
+        dataset: that was trained and tested on.
+        recipe: how it was trained.
+        run: `data`, `data_fingerprint`, `seed`, `validation_share` and `linear_probe_accuracy` (None without a probe).
+        evaluations: rows of the table of results.
+        confusion: matrix of the test split, [classes, classes].
+        command: arguments of the command line, or None for one in Python.
+    """
+    seed, share, processes = run["seed"], run["validation_share"], trainer.args.world_size
+    config = trainer.model.config
+    remarks = [f"Seed {seed}."]
+    if share is not None:
+        remarks.append(f"Of every class, {share:.0%} of the training clouds were held out to choose the epoch by.")
+    if run["linear_probe_accuracy"] is not None:
+        part = f"{MOST_CLOUDS} clouds of " if len(dataset["test"]) > MOST_CLOUDS else ""
+        remarks.append(
+            f"Before training, a linear probe on the model's features had an accuracy of "
+            f"{run['linear_probe_accuracy']:.4f} on {part}the test split."
+        )
+    if "validation" not in dataset:
+        remarks.append("The weights are those of the last epoch.")
+    if processes > 1:
+        remarks.append(f"{processes} processes trained together, each with batches of this size.")
+    arguments = (run["data"], config, trainer.args.output_dir, recipe, seed, share)
+    return TrainingFacts(
+        dataset=shown_path(run["data"]),
+        fingerprint=run["data_fingerprint"],
+        splits={name: len(dataset[name]) for name in ("train", "validation", "test") if name in dataset},
+        evaluations=evaluations,
+        per_class=_per_class(confusion, [config.id2label[index] for index in range(config.num_labels)]),
+        recipe=yaml.safe_dump(recipe.settings(), sort_keys=False),
+        command=training_code(*arguments) if command is None else shown_command(command),
+        language="python" if command is None else "bash",
+        remarks=remarks,
+        backbone_commit=getattr(config.backbone_config, "_commit_hash", None),
+        pictures=_PICTURES,
+    )
+
+
+def _per_class(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, tuple[int, float | None]]:
+    counts = zip(class_names, confusion.sum(axis=1).tolist(), confusion.diagonal().tolist(), strict=True)
+    return {name: (total, found / total if total else None) for name, total, found in counts}

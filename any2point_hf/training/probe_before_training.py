@@ -1,0 +1,50 @@
+"""What a linear probe reaches before a training: how much of the result will be the training's own."""
+
+import sys
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import Trainer
+
+from ..linear_probe import probe_accuracy
+
+MOST_CLOUDS = 500  # of each split, so that the probe takes less than an epoch
+
+
+def probe_before_training(trainer: Trainer, num_points: int) -> float | None:
+    """Accuracy of a linear probe on the untrained model, said in a line on standard error; nothing is changed.
+
+    Every process computes it, as a batch norm takes the statistics of all of them, and the first one says it. A model
+    that is in parts (FSDP, DeepSpeed) is not probed, which is said too.
+
+    Args:
+        trainer: of `make_trainer`, before it trains.
+        num_points: of each cloud that the model takes.
+
+    Returns:
+        The share of right test clouds, or None where there was no probe.
+    """
+    test = trainer.eval_dataset["test"] if isinstance(trainer.eval_dataset, dict) else trainer.eval_dataset
+    line, accuracy = "linear probe before training: skipped, as this model's weights are held in parts", None
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        train_points, train_labels = _even_choice(trainer.train_dataset.clouds, num_points)
+        test_points, test_labels = _even_choice(test, num_points)
+        batch_size = trainer.args.per_device_train_batch_size
+        accuracy = probe_accuracy(trainer.model, train_points, train_labels, test_points, test_labels, batch_size)
+        line = (
+            f"linear probe before training: accuracy {accuracy:.4f} on {len(test_labels)} test clouds, fitted to "
+            f"{len(train_labels)} training clouds"
+        )
+    if trainer.is_world_process_zero():
+        print(line, file=sys.stderr, flush=True)
+    return accuracy
+
+
+def _even_choice(split: Dataset, num_points: int) -> tuple[Tensor, Tensor]:
+    """Points [n, num_points, 3] and labels [n] of at most `MOST_CLOUDS` rows, evenly from first to last."""
+    chosen = torch.arange(len(split))
+    if len(split) > MOST_CLOUDS:
+        chosen = torch.linspace(0, len(split) - 1, MOST_CLOUDS, dtype=torch.float64).round().long()
+    rows = split[chosen.tolist()]
+    return rows["points"][:, :num_points].contiguous(), rows["labels"]

@@ -1,0 +1,51 @@
+"""Which recipe a training takes that is given none, and the line that says so."""
+
+import torch
+
+from ..modeling.configuration_any2point import Any2PointConfig
+from .recipe import Recipe
+
+MOST_SMALL_CLOUDS = 5000  # training clouds of data that count as small
+
+
+def choose_recipe(num_train_clouds: int) -> str:
+    """The name of the recipe for data of this size.
+
+    `small-data` up to 5,000 clouds; for more, `modelnet` (as published) where there is a GPU, and `modelnet-cpu` where
+    there is none.
+
+    Args:
+        num_train_clouds: of the split `train`, before any are held out.
+    """
+    if num_train_clouds <= MOST_SMALL_CLOUDS:
+        return "small-data"
+    return "modelnet" if torch.cuda.is_available() else "modelnet-cpu"
+
+
+def choice_line(name: str, recipe: Recipe, config: Any2PointConfig, num_clouds: int) -> str:
+    """What a training will do, in one line.
+
+    Args:
+        name: of the recipe.
+        recipe: with all that was changed, and with epochs (`Recipe.sized`).
+        config: of the model.
+        num_clouds: that are trained on.
+    """
+    augmentation = recipe.augmentation
+    low, high = augmentation.scale
+    changes = {
+        f"rotation about {augmentation.rotation_axis}": augmentation.rotation_axis,
+        f"jitter {augmentation.jitter:g}": augmentation.jitter,
+        f"up to {augmentation.drop:.0%} of the points lost": augmentation.drop,
+    }
+    parts = (
+        f"{recipe.epochs:g} epochs of {recipe.steps_per_epoch(num_clouds)} steps",
+        f"rate {recipe.learning_rate:g} after {100 * recipe.warm_up_share:.3g} % warm-up",
+        f"{config.num_points} points",
+        f"K {config.num_neighbors}",
+        f"scale {low:.3g} to {high:.3g}",
+        f"shift {augmentation.shift:g}",
+        *(text for text, is_given in changes.items() if is_given),
+        f"start {config.adapter_start}",
+    )
+    return f"recipe {name} ({num_clouds} clouds, {config.num_labels} classes): {', '.join(parts)}"

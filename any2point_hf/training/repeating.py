@@ -1,0 +1,102 @@
+"""The command or the code that repeats a training, without directories of the machine it ran on."""
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from ..modeling.configuration_any2point import Any2PointConfig
+from ..modeling.publishing.model_description import hub_repository, last_name
+from .recipe import Recipe
+
+
+def shown_command(arguments: Sequence[str]) -> str:
+    """`any2point` with its arguments as they were typed, paths shortened to their names.
+
+    Args:
+        arguments: of the command line, such as `["train", "--data", "/home/me/scans"]`.
+    """
+    return shlex.join(["any2point", *map(_shown_argument, arguments)])
+
+
+def _shown_argument(argument: str) -> str:
+    option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return option + equals + (shown_path(value) if value else "")
+
+
+def shown_path(value: str) -> str:
+    """The name of a path (with the variant of a data set behind it), a folder of the Hub's cache as its Hub id.
+
+    What is no path of this machine, such as a Hub id or a number, stays as it is.
+    """
+    repository, _ = hub_repository(value)
+    if repository is not None and repository != value:
+        return repository
+    path, mark, variant = value.rpartition("#") if "#" in value and not os.path.exists(value) else (value, "", "")
+    if value == "shapes" or not (os.path.isabs(path) or os.path.exists(path)):
+        return value
+    name = last_name(os.path.abspath(path))
+    return (f"./{name}" if name == "shapes" else name) + mark + variant  # without "./" the built-in shapes
+
+
+def training_code(
+    data: str, config: Any2PointConfig, output: str, recipe: Recipe, seed: int, validation_share: float | None
+) -> str:
+    """Python that repeats a training by `make_trainer`.
+
+    Args:
+        data: of `load_point_cloud_dataset`.
+        config: of the model.
+        output: folder of the adapter.
+        recipe: how it was trained; its model settings are the config's.
+        seed: of everything.
+        validation_share: of the training split that is held out.
+    """
+    changes = _changed_fields(recipe, "config")
+    if "augmentation" in changes:
+        values = _changed_fields(recipe.augmentation)
+        changes["augmentation"] = _Code(f"Augmentation({_arguments(values)})")
+    settings = {"backbone": shown_path(config.backbone)} if config.backbone else {}
+    if config.backbone_revision:
+        settings["backbone_revision"] = config.backbone_revision
+    settings |= {"id2label": _Code("dict(enumerate(names))"), **config.unlike_defaults()}
+    of_processor = {"scale_to_unit_sphere": recipe.scale_to_unit_sphere, "seed": seed}
+    lines = [
+        "from any2point_hf import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointProcessor",
+        "from any2point_hf import load_point_cloud_dataset, make_trainer",
+        *(["from any2point_hf.data.augmentation import Augmentation"] if "augmentation" in changes else []),
+        *(["from any2point_hf.data.validation import hold_out_validation"] if validation_share else []),
+        "from transformers import set_seed",
+        "",
+        f"dataset = load_point_cloud_dataset({shown_path(data)!r})",
+        *([f"dataset = hold_out_validation(dataset, {validation_share})"] if validation_share else []),
+        'names = dataset["train"].features["label"].names',
+        f"set_seed({seed})",
+        f"config = Any2PointConfig({_arguments(settings)})",
+        "model = Any2PointForPointCloudClassification(config)",
+        f"processor = Any2PointProcessor(config.num_points, {_arguments(of_processor)})",
+        f"output = {shown_path(output)!r}",
+        f"trainer = make_trainer(model, processor, dataset, output, {_arguments({'seed': seed, **changes})})",
+        "trainer.train()",
+        "model.save_pretrained(output)",
+        "processor.save_pretrained(output)",
+    ]
+    return "\n".join(lines)
+
+
+class _Code(str):
+    """Python as it is to be written; other strings are written in quotes."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def _changed_fields(settings: Any, *besides: str) -> dict[str, Any]:
+    plain = type(settings)()
+    names = [field.name for field in fields(settings) if field.name not in besides]
+    return {name: getattr(settings, name) for name in names if getattr(settings, name) != getattr(plain, name)}
+
+
+def _arguments(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in values.items())

@@ -1,0 +1,229 @@
+"""One training, from the names of data and backbone to a saved adapter: what `any2point train` does."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+from datasets import Dataset, DatasetDict
+from transformers import Trainer, set_seed
+
+from ..data import load_point_cloud_dataset
+from ..data.fingerprint import data_fingerprint
+from ..data.validation import hold_out_validation
+from ..modeling.batch_memory import batch_too_large, is_out_of_memory
+from ..modeling.configuration_any2point import Any2PointConfig
+from ..modeling.errors import Any2PointError, CheckpointError
+from ..modeling.files import write_whole
+from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
+from ..modeling.publishing.model_card_text import Evaluation
+from ..modeling.publishing.model_description import describe
+from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
+from ..processing_any2point import Any2PointProcessor
+from .card import training_facts, write_training_card
+from .probe_before_training import probe_before_training
+from .recipe import Recipe, changed, read_recipe
+from .recipe_choice import choice_line, choose_recipe
+from .trainer import BEST_METRIC, accuracies, confusion_matrix, make_trainer
+
+RUN_FILE = "training_run.json"
+METRICS = ("accuracy", "mean_class_accuracy")
+# What must not change between a run and its resumption, besides what is written to RUN_FILE.
+_RESUMED = {*Any2PointConfig.__annotations__, "id2label"} - {"backbone_config"}
+
+
+def train(
+    data: str,
+    backbone: str,
+    output: str | os.PathLike,
+    config_fields: dict[str, Any] | None = None,
+    recipe: Recipe | None = None,
+    *,
+    seed: int = 0,
+    validation_share: float | None = None,
+    workers: int = 0,
+    loggers: Sequence[str] = (),
+    resume: bool = False,
+    command: Sequence[str] | None = None,
+    **changes: Any,
+) -> dict[str, float]:
+    """Fine-tunes an adapter and writes it, with its processor and its model card, to a folder.
+
+    Args:
+        data: of `load_point_cloud_dataset`.
+        backbone: Hub id or folder.
+        output: folder for the adapter; the checkpoint of the last epoch is kept beside it.
+        config_fields: further fields of Any2PointConfig, on top of the recipe's.
+        recipe: how to train; by default `choose_recipe` of the data's size, which is said in a line on standard error.
+        seed: of start values, order, dropout, random points and augmentation.
+        validation_share: of the training split that is held out, to choose the best epoch by.
+        workers: processes that load batches beside the training.
+        loggers: such as "tensorboard".
+        resume: go on from the last checkpoint in `output`.
+        command: arguments of the command line that is running, for the model card; by default it shows Python.
+        changes: fields of the recipe to change, such as `epochs=10`.
+
+    Returns:
+        `accuracy` and `mean_class_accuracy` of the last epoch on the test split, `linear_probe_accuracy` before it
+        (`probe_before_training`; not where that is skipped), and `adapter_megabytes` (in the process that writes it, if
+        there are many). Where there is a validation split, the adapter is that of the epoch
+        with the highest accuracy on it, and there are also `best_epoch`, its `validation_accuracy` and its
+        `best_epoch_accuracy` on the test split.
+
+    Raises:
+        Any2PointError: whatever of the input does not fit.
+    """
+    keep_freed_memory()
+    output = Path(output)
+    if output.exists() and not output.is_dir():
+        raise Any2PointError(f"--output must be a folder, and {output} is a file.")
+    if not resume and any(output.glob("checkpoint-*")):
+        raise Any2PointError(
+            f"{output} holds the checkpoint of an earlier run, which a new one would replace. Go on with it by "
+            "--resume, or choose another folder."
+        )
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    with PartialState(cpu=on_cpu).main_process_first():  # what one process writes to the cache the others read
+        dataset = load_point_cloud_dataset(data)  # the same clouds whatever the seed, and the same as evaluate's
+        chosen = None if recipe else _choice(dataset, output, resume)
+        if validation_share is not None:
+            dataset = hold_out_validation(dataset, validation_share)
+    recipe = changed(recipe or read_recipe(chosen), **changes).sized(len(dataset["train"]))
+    set_seed(seed)
+    config = _config(backbone, dataset, {**recipe.config, **(config_fields or {})})
+    run = {"data_fingerprint": data_fingerprint(dataset), "seed": seed, "validation_share": validation_share}
+    run |= recipe.settings()
+    del run["epochs"]  # a run may be made longer
+    checkpoint = _last_checkpoint(output, config, run, recipe.epochs) if resume else None
+    output.mkdir(parents=True, exist_ok=True)  # now, if it cannot be
+    model = Any2PointForPointCloudClassification(config)
+    description = describe(model) if PartialState().is_main_process else None  # now, before it is sharded
+    processor = Any2PointProcessor(config.num_points, recipe.scale_to_unit_sphere, seed)
+    trainer = make_trainer(model, processor, dataset, output, recipe, seed=seed, workers=workers, loggers=loggers)
+    if trainer.is_world_process_zero():
+        write_whole(output / RUN_FILE, json.dumps({"data": data, "recipe": chosen} | run, indent=2) + "\n")
+        if chosen:
+            print(choice_line(chosen, recipe, config, len(dataset["train"])), file=sys.stderr, flush=True)
+    probe = probe_before_training(trainer, config.num_points)
+    is_trained = False
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+        is_trained = True
+    except RuntimeError as error:
+        if "inline_container" in str(error):  # how torch.save tells of a full disk
+            raise OSError(f"a checkpoint could not be written to {output}; is the disk full?") from error
+        if "PytorchStreamReader" in str(error):
+            raise CheckpointError(f"{checkpoint} is damaged: {error}. Delete it, and train anew.") from error
+        if not is_out_of_memory(error):
+            raise
+    if not is_trained:  # in the backward pass: the forward says it itself
+        raise batch_too_large(model.any2point.train(), recipe.batch_size, config.num_points, model.device)
+    tested = trainer.predict(_test_clouds(trainer))  # of the weights that are saved
+    answers = (tested.predictions.argmax(axis=-1), tested.label_ids, config.num_labels)
+    metrics, evaluations = _results(trainer, accuracies(*answers))
+    run |= {"data": data, "linear_probe_accuracy": probe}
+    if probe is not None:
+        metrics["linear_probe_accuracy"] = probe
+    # Under FSDP every process holds a part of the tensors, and all of them have to help to gather them.
+    gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
+    if trainer.is_world_process_zero():
+        model.save_pretrained(output, state_dict=gathered)
+        processor.save_pretrained(output)
+        metrics["adapter_megabytes"] = (output / "model.safetensors").stat().st_size / 1e6
+        confusion = confusion_matrix(*answers)
+        if command and chosen:  # named, as another machine might choose another one
+            command = [*command, "--recipe", chosen]
+        facts = training_facts(trainer, dataset, recipe, run, evaluations, confusion, command)
+        write_training_card(output, description, facts, trainer.state.log_history, confusion)
+    trainer.accelerator.wait_for_everyone()
+    return metrics
+
+
+def _choice(dataset: DatasetDict, output: Path, resume: bool) -> str:
+    """The name of the recipe for data of this size; of a resumed run the one it had, whatever machine this is."""
+    if resume and (output / RUN_FILE).is_file():
+        recorded = json.loads((output / RUN_FILE).read_text(encoding="utf-8")).get("recipe")
+        if recorded:
+            return recorded
+    return choose_recipe(len(dataset["train"]))
+
+
+def _config(backbone: str, dataset: DatasetDict, fields: dict[str, Any]) -> Any2PointConfig:
+    class_names = dataset["train"].features["label"].names
+    return Any2PointConfig(
+        backbone=backbone,
+        id2label=dict(enumerate(class_names)),
+        label2id={name: index for index, name in enumerate(class_names)},
+        **fields,
+    )
+
+
+def _test_clouds(trainer: Trainer) -> Dataset:
+    return trainer.eval_dataset["test"] if isinstance(trainer.eval_dataset, dict) else trainer.eval_dataset
+
+
+def _results(trainer: Trainer, of_saved: dict[str, Any]) -> tuple[dict[str, float], list[Evaluation]]:
+    """The metrics of the last epoch, and of the best one where there is a validation split to choose it by.
+
+    Args:
+        trainer: when it is done.
+        of_saved: `accuracies` of the saved weights on the test split.
+
+    Returns:
+        What `train` returns, and the same as rows for the model card.
+    """
+    saved = [of_saved[name] for name in METRICS]
+    last = f"epoch {trainer.state.epoch:g}, the last"
+    if not isinstance(trainer.eval_dataset, dict):
+        return dict(zip(METRICS, saved, strict=True)), [Evaluation(last, "test", *saved)]
+    history = trainer.state.log_history
+    validations = [entry for entry in history if BEST_METRIC in entry]
+    tests = [entry for entry in history if "eval_test_accuracy" in entry]
+    scores = [entry[BEST_METRIC] for entry in validations]
+    best = scores.index(max(scores))  # the first of equals, as the Trainer takes it
+    of_last = [tests[-1][f"eval_test_{name}"] for name in METRICS]
+    on_validation = [validations[best][f"eval_validation_{name}"] for name in METRICS]
+    metrics = dict(zip(METRICS, of_last, strict=True)) | {
+        "best_epoch": validations[best]["epoch"],
+        "validation_accuracy": scores[best],
+        "best_epoch_accuracy": tests[best]["eval_test_accuracy"],
+    }
+    kept = f"epoch {validations[best]['epoch']:g}, the best on the validation split"
+    rows = [Evaluation(kept, "test", *saved), Evaluation(kept, "validation", *on_validation)]
+    if tests[best] is not tests[-1]:
+        rows.append(Evaluation(last, "test", *of_last, is_of_this_adapter=False))
+    return metrics, rows
+
+
+def _last_checkpoint(output: Path, config: Any2PointConfig, run: dict[str, Any], epochs: float) -> str:
+    """The newest whole checkpoint."""
+    checkpoints = {folder: epoch for folder in output.glob("checkpoint-*") if (epoch := _epoch(folder)) is not None}
+    if not checkpoints:
+        raise CheckpointError(f"--resume needs a checkpoint in {output}, and there is none. Train without --resume.")
+    newest = max(checkpoints, key=lambda folder: int(folder.name.rpartition("-")[2]))
+    if checkpoints[newest] > epochs:
+        raise CheckpointError(
+            f"--epochs must be at least the {checkpoints[newest]:g} that {newest} has trained, got {epochs:g}."
+        )
+    recorded = Any2PointConfig.from_pretrained(newest).to_dict() | json.loads((output / RUN_FILE).read_text())
+    wanted = {name: value for name, value in config.to_dict().items() if name in _RESUMED} | run
+    different = [name for name, value in wanted.items() if recorded.get(name) != value]
+    if different:
+        raise CheckpointError(
+            f"--resume goes on with the settings and classes of {newest}, and these differ now: "
+            + ", ".join(f"{name} was {recorded.get(name)!r}" for name in different)
+            + ". Give the same ones, or train in another folder."
+        )
+    return str(newest)
+
+
+def _epoch(checkpoint: Path) -> float | None:
+    """How far a checkpoint has come; None if it was being written when the process was killed."""
+    try:
+        return json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["epoch"]
+    except (OSError, ValueError, KeyError):
+        return None

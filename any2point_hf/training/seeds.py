@@ -1,0 +1,68 @@
+"""The same training with several seeds: mean and deviation of what they reach."""
+
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..modeling.errors import Any2PointError
+from ..modeling.files import write_whole
+
+SEEDS_FILE = "seeds.json"
+
+
+def train_with_seeds(
+    seeds: Sequence[int], output: Path, settings: dict[str, Any], train: Callable[[int, Path], dict[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Trains once with each seed, in a folder of its own, and sums up.
+
+    Args:
+        seeds: one after the other; those that `seeds.json` already has are not run again.
+        output: folder for `seed-N` of each, and for `seeds.json`, which is written after every run.
+        settings: of the training, JSON-able; runs that are there already must have had the same.
+        train: trains with a seed into a folder and returns its metrics.
+
+    Returns:
+        Of each metric `mean` and `deviation` (of the sample; 0 for one seed).
+
+    Raises:
+        Any2PointError: the folder's runs had other settings.
+    """
+    if output.exists() and not output.is_dir():
+        raise Any2PointError(f"--output must be a folder, and {output} is a file.")
+    if any(output.glob("checkpoint-*")):
+        raise Any2PointError(f"{output} holds a training of a single seed. Choose another folder for --seeds.")
+    file = output / SEEDS_FILE
+    runs: dict[str, dict[str, float]] = {}
+    settings = json.loads(json.dumps(settings))
+    if file.is_file():
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+        changed = [name for name in settings if earlier["settings"].get(name) != settings[name]]
+        if changed:
+            raise Any2PointError(
+                f"{file} holds runs with other settings, these differ: "
+                + ", ".join(f"{name} was {earlier['settings'].get(name)!r}" for name in changed)
+                + ". Give the same ones, or choose another folder."
+            )
+        runs = earlier["runs"]
+    for seed in seeds:
+        if str(seed) not in runs:
+            runs[str(seed)] = train(seed, output / f"seed-{seed}")
+            _write(file, settings, runs)
+    return _summary({str(seed): runs[str(seed)] for seed in seeds})
+
+
+def _summary(runs: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    summary = {}
+    shared = set.intersection(*map(set, runs.values()))  # an earlier version's runs have fewer
+    for name in [name for name in next(iter(runs.values())) if name in shared]:
+        values = [metrics[name] for metrics in runs.values()]
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        summary[name] = {"mean": statistics.fmean(values), "deviation": deviation}
+    return summary
+
+
+def _write(file: Path, settings: dict[str, Any], runs: dict[str, dict[str, float]]) -> None:
+    content = {"settings": settings, "runs": runs, "summary": _summary(runs)}
+    write_whole(file, json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,231 @@
+"""Fine-tuning with the stock `transformers.Trainer`: data, arguments, optimiser and metrics of method.md 7.
+
+    trainer = make_trainer(model, processor, dataset, output_dir, epochs=10)
+    trainer.train()
+
+Unusual here: nothing subclasses the Trainer; random points and augmentation come from a hook on the model
+(`training/batches.py`).
+"""
+
+import importlib.util
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from torch import nn
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments, default_data_collator
+
+from ..modeling.errors import Any2PointError, ConfigurationError, DatasetError
+from ..processing_any2point import Any2PointProcessor
+from .batches import BatchAugmentation, TrainingClouds
+from .recipe import Recipe, changed
+
+NOT_DECAYED = ("bias", "norm", "cls_token", "cls_position", "prompts")
+BEST_METRIC = "eval_validation_accuracy"
+_POINTS_AT_ONCE = 1 << 22  # read and sampled together: 48 MiB, however large a cloud is
+
+
+def points_to_keep(split: Dataset, num_points: int, surplus: float) -> int:
+    """How many points of each cloud to keep for random subsets: surplus × `num_points`, if there are as many."""
+    smallest = min(len(cloud) for cloud in split.with_format("numpy")["points"])
+    return max(num_points, min(math.ceil(num_points * surplus), smallest))
+
+
+def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int) -> Dataset:
+    """Brings every cloud of a split to `num_points` once, before training.
+
+    Args:
+        split: columns `points` and `label`; others are left out.
+        processor: its centring and scaling are used.
+        num_points: how many points to keep.
+
+    Returns:
+        Columns `points` [num_points, 3] and `labels`, as torch tensors.
+    """
+    sampler = Any2PointProcessor(num_points, processor.scale_to_unit_sphere, processor.seed)
+    arrays = split.select_columns(["points", "label"]).with_format("numpy")
+    sizes = [len(cloud) for cloud in arrays["points"]]
+    smaller = sum(size < num_points for size in sizes)
+    if smaller:
+        warnings.warn(
+            f"{smaller} of {len(split)} clouds have fewer than {num_points} points; theirs are repeated.", stacklevel=2
+        )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*fewer than num_points")  # said once, above
+        processed = arrays.map(
+            lambda rows: {"points": sampler(list(rows["points"]), return_tensors="np")["points"]},
+            batched=True,
+            batch_size=max(1, min(256, _POINTS_AT_ONCE // max(sizes))),  # the processor's result does not depend on it
+            desc="Sampling points",
+        )
+    return processed.rename_column("label", "labels").with_format("torch")
+
+
+def parameter_groups(model: nn.Module, weight_decay: float = Recipe.weight_decay) -> list[dict[str, object]]:
+    """The trained parameters; norms, biases and tokens are not decayed."""
+    trained = [(name.lower(), parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    decayed = [p for name, p in trained if not any(part in name for part in NOT_DECAYED)]
+    spared = [p for name, p in trained if any(part in name for part in NOT_DECAYED)]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+
+
+def accuracies(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, object]:
+    """`accuracy`, `mean_class_accuracy` and `per_class` (None for a class without clouds).
+
+    Args:
+        predictions: [n] int.
+        labels: [n] int.
+        num_classes: classes of the model.
+    """
+    correct = predictions == labels
+    per_class = [
+        float(correct[labels == index].mean()) if (labels == index).any() else None for index in range(num_classes)
+    ]
+    present = [value for value in per_class if value is not None]
+    return {"accuracy": float(correct.mean()), "mean_class_accuracy": float(np.mean(present)), "per_class": per_class}
+
+
+def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """How many clouds of each class (row) were taken for each class (column), [classes, classes] int.
+
+    Args:
+        predictions: [n] int.
+        labels: [n] int.
+        num_classes: classes of the model.
+    """
+    counts = np.bincount(labels * num_classes + predictions, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
+
+
+def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
+    """`accuracy` and `mean_class_accuracy` for the Trainer.
+
+    Args:
+        evaluation: logits [n, classes], or a tuple that starts with them, and labels [n].
+    """
+    logits = evaluation.predictions[0] if isinstance(evaluation.predictions, tuple) else evaluation.predictions
+    result = accuracies(logits.argmax(axis=-1), evaluation.label_ids, logits.shape[-1])
+    return {"accuracy": result["accuracy"], "mean_class_accuracy": result["mean_class_accuracy"]}
+
+
+def make_trainer(
+    model: PreTrainedModel,
+    processor: Any2PointProcessor,
+    dataset: DatasetDict,
+    output_dir: str | os.PathLike,
+    recipe: Recipe | None = None,
+    *,
+    seed: int = 0,
+    workers: int = 0,
+    loggers: Sequence[str] = (),
+    **changes: Any,
+) -> Trainer:
+    """A stock Trainer with the published settings (method.md 7).
+
+    Args:
+        model: any model whose forward takes `points` and `labels`. While it trains, a hook on it draws and
+            augments the points of a batch.
+        processor: how clouds are centred, scaled and sampled.
+        dataset: splits `train` and `test` with columns `points` and `label`. With a third, `validation`, the weights of
+            the epoch that is best on it are loaded at the end; without it the last epoch's stay.
+        output_dir: where checkpoints go, one after each epoch, the last one (and the best one) kept.
+        recipe: how to train; by default as published for ModelNet, whatever the data's size (`any2point train` chooses
+            by it: `read_recipe(choose_recipe(len(dataset["train"])))`).
+        seed: of shuffling, dropout, random points and augmentation.
+        workers: processes that load batches beside the training; 0 loads them in it.
+        loggers: of the Trainer's own, such as "tensorboard", "trackio" or "wandb".
+        changes: fields of the recipe to change, such as `epochs=10`.
+
+    Raises:
+        DatasetError: a split is missing, or a step would have a single cloud, or the model has
+            another number of classes.
+        ConfigurationError: a recipe's value is out of its range, float16 without a GPU, or several GPUs in one process.
+        Any2PointError: a logger is not installed.
+    """
+    recipe = changed(recipe or Recipe(), **changes)
+    _check(model, dataset, recipe, loggers)
+    recipe = recipe.sized(len(dataset["train"]))
+    arguments = TrainingArguments(
+        output_dir=os.fspath(output_dir),
+        num_train_epochs=recipe.epochs,
+        per_device_train_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=recipe.batch_size,
+        gradient_accumulation_steps=recipe.gradient_accumulation,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.largest_gradient_norm,
+        lr_scheduler_type="cosine_warmup_with_min_lr",
+        lr_scheduler_kwargs={"min_lr": min(recipe.lowest_learning_rate, recipe.learning_rate)},
+        warmup_steps=recipe.warm_up_share,  # below 1: a share of all steps
+        bf16=recipe.precision == "bfloat16",
+        fp16=recipe.precision == "float16",
+        use_cpu=recipe.precision == "bfloat16" and not torch.cuda.is_available(),  # as transformers wants it said
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=2 if "validation" in dataset else 1,  # the last one, and the best one
+        load_best_model_at_end="validation" in dataset,
+        metric_for_best_model=BEST_METRIC if "validation" in dataset else None,
+        logging_strategy="epoch",
+        ddp_find_unused_parameters=False,  # every trained parameter takes part in every step
+        dataloader_num_workers=workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        report_to=list(loggers) or "none",
+        seed=seed,
+        data_seed=seed,
+    )
+    if arguments.n_gpu > 1:
+        raise ConfigurationError(
+            f"one process must have one GPU, and this one sees {arguments.n_gpu}. Start a process for each by "
+            "`accelerate launch` (docs/many_devices.md), or show one: CUDA_VISIBLE_DEVICES=0."
+        )
+    num_points = processor.num_points
+    with arguments.main_process_first():  # what one process writes to the cache the others read
+        kept = points_to_keep(dataset["train"], num_points, recipe.surplus_points)
+        train = process_split(dataset["train"], processor, kept)
+        tests = {
+            name: process_split(dataset[name], processor, num_points)
+            for name in ("validation", "test")
+            if name in dataset
+        }
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        data_collator=default_data_collator,
+        train_dataset=TrainingClouds(train),
+        eval_dataset=tests if "validation" in tests else tests["test"],
+        processing_class=processor,
+        compute_metrics=compute_metrics,
+        callbacks=[BatchAugmentation(recipe.augmentation, num_points, seed)],
+    )
+    # Not as the argument `optimizers`, which the Trainer refuses under FSDP.
+    trainer.optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate)
+    return trainer
+
+
+def _check(model: PreTrainedModel, dataset: DatasetDict, recipe: Recipe, loggers: Sequence[str]) -> None:
+    """What would otherwise fail after the clouds are sampled, or in the first step."""
+    for name in ("train", "test"):
+        if name not in dataset:
+            raise DatasetError(f"the dataset must have splits train and test, got {', '.join(dataset)}.")
+    if len(dataset["train"]) < 2 or recipe.batch_size < 2:
+        raise DatasetError(
+            "training needs at least 2 clouds a step, because batch norms take statistics; got "
+            f"{len(dataset['train'])} clouds and batch_size={recipe.batch_size}."
+        )
+    num_classes = dataset["train"].features["label"].num_classes
+    if model.config.num_labels != num_classes:
+        raise DatasetError(
+            f"the model must have the dataset's {num_classes} classes, and its config has {model.config.num_labels}. "
+            "Set id2label in Any2PointConfig to the dataset's class names."
+        )
+    if recipe.precision == "float16" and not torch.cuda.is_available():
+        raise ConfigurationError("float16 needs a GPU, and torch finds none here. Use bfloat16 or float32.")
+    for logger in loggers:
+        if importlib.util.find_spec(logger) is None:
+            raise Any2PointError(f"logging to {logger} needs the package {logger}. Run: pip install {logger}")

@@ -1,0 +1,238 @@
+"""The guided adapter of every block: bottleneck, local aggregation, ensemble (3.3, figure 4, eq. 3; method.md 3).
+
+Unusual here: the work of all views is batched, [B, M, ...], never looped over; what a cell's tokens have in common is
+computed once a cell, [B, M, C, ...] with C cells of a view, and never copied back to the tokens, [B, M, G, D].
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from transformers import initialization as init
+
+from ..numerics.initialization import StartValues, reset_norm
+from ..numerics.named_dropout import NamedDropout
+from ..numerics.precision import at_least_float32, without_autocast
+from .cell_norm import CellNorm
+from .fast.cell_attention import CellPairs, attend_to_mates, find_mates
+from .token_cells import TokenCells
+
+NORM_EPS = 1e-5  # of LN_m
+SMALLEST_WEIGHT = 1e-7  # of a view, so that views all opposite to the 3D branch count equally
+SMALLEST_LENGTH = 1e-8  # of a feature, so that the cosine of a zero is 0
+
+
+class Bottleneck(nn.Module):
+    """A(f) = Up(Dropout(QuickGELU(Down(f)))), scaled by s. Shapes: [..., D] -> [..., D]."""
+
+    def __init__(self, hidden_size: int, width: int, dropout: float, scale: float) -> None:
+        super().__init__()
+        self.down = nn.Linear(hidden_size, width)
+        self.up = nn.Linear(width, hidden_size)
+        self.dropout = NamedDropout(dropout)
+        self.scale = scale
+
+    def draw_parameters(self, start: StartValues) -> None:
+        """Start values of method.md 5; `up` is zero where adapters start by adding nothing."""
+        start.linear(self.down, "down")
+        start.linear(self.up, "up")
+        if start.is_zero():
+            init.zeros_(self.up.weight)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """s·A(f), computed in the adapter's dtype and given back in the input's."""
+        inner = self.down(hidden.to(self.down.weight.dtype))
+        inner = inner * torch.sigmoid(1.702 * inner)
+        return (self.scale * self.up(self.dropout(inner))).to(hidden.dtype)
+
+
+class Neighborhoods(NamedTuple):
+    """Which tokens share a cell; computed once for all blocks.
+
+    Args:
+        views: the segments or patches of the M views.
+        voxels: the voxels, a single view.
+        mates: which tokens attend to each other in a view.
+    """
+
+    views: TokenCells
+    voxels: TokenCells
+    mates: CellPairs | Tensor
+
+    @classmethod
+    def of(cls, view_cells: Tensor, voxel_cells: Tensor, most_cells: int, dtype: torch.dtype) -> "Neighborhoods":
+        """From cells by any number: view_cells [B, M, G], of at most `most_cells` a view, and voxel_cells [B, G]."""
+        views = TokenCells.of(view_cells, most_cells, dtype)
+        voxels = TokenCells.of(voxel_cells.unsqueeze(1), voxel_cells.shape[-1], dtype)
+        return cls(views, voxels, find_mates(view_cells, dtype))
+
+
+class LocalAttention(nn.Module):
+    """Attn_m and LN_m of all views: self-attention among the tokens of a cell, with residual. Shared by all blocks.
+
+    Shapes:
+        tokens [B, G, D], the mates of `Neighborhoods` -> Z [B, M, G, D].
+    """
+
+    def __init__(self, hidden_size: int, num_views: int, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_views, self.width, self.num_heads = num_views, width, num_heads
+        self.norm_weight = nn.Parameter(torch.empty(num_views, hidden_size))
+        self.norm_bias = nn.Parameter(torch.empty(num_views, hidden_size))
+        self.qkv_weight = nn.Parameter(torch.empty(num_views, 3 * width, hidden_size))
+        self.qkv_bias = nn.Parameter(torch.empty(num_views, 3 * width))
+        self.out_weight = nn.Parameter(torch.empty(num_views, hidden_size, width))
+        self.out_bias = nn.Parameter(torch.empty(num_views, hidden_size))
+        self.draw_parameters(StartValues())
+
+    def draw_parameters(self, start: StartValues) -> None:
+        """Start values of method.md 5."""
+        reset_norm(self.norm_weight, self.norm_bias)
+        start.stacked_matrices(self.qkv_weight, "qkv_weight")
+        start.stacked_matrices(self.out_weight, "out_weight")
+        init.zeros_(self.qkv_bias)
+        init.zeros_(self.out_bias)
+
+    def forward(self, tokens: Tensor, mates: CellPairs | Tensor) -> Tensor:
+        """Z = X + Attn_m(LN_m(X)), [B, M, G, D]."""
+        return self.add_to(tokens.unsqueeze(1), self.mix(tokens, mates))
+
+    def mix(self, tokens: Tensor, mates: CellPairs | Tensor) -> Tensor:
+        """The attention before its output layer, [B, M, G, width]; the scale of the scores is width^(−1/2)."""
+        batch_size, num_tokens, hidden_size = tokens.shape
+        scale = self.width**-0.5
+        # All views share the normalisation; its affine part goes into the products, one product for all q, k, v.
+        normalized = F.layer_norm(tokens, (hidden_size,), eps=NORM_EPS)
+        weight = (self.qkv_weight * self.norm_weight.unsqueeze(1)).flatten(0, 1)
+        bias = self.qkv_bias + (self.qkv_weight @ self.norm_bias.unsqueeze(-1)).squeeze(-1)
+        qkv = F.linear(normalized, weight, bias.flatten())  # [B, G, M·3·width]
+        dtype = qkv.dtype
+        if qkv.device.type == "cpu":  # neither pairs nor mask are faster narrow, and so both give the same
+            qkv = qkv.to(at_least_float32(dtype))
+        if isinstance(mates, CellPairs):
+            mixed = attend_to_mates(qkv.view(-1, 3 * self.width), mates, self.num_heads, scale)
+            mixed = mixed.view(batch_size, num_tokens, self.num_views, self.width).transpose(1, 2)
+            return mixed.to(dtype)
+        qkv = qkv.view(batch_size, num_tokens, self.num_views, 3, self.num_heads, -1).permute(3, 0, 2, 4, 1, 5)
+        query, key, value = qkv.flatten(1, 2)  # each [B·M, heads, G, width / heads]
+        with without_autocast(qkv.device):
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mates.to(query.dtype), scale=scale)
+        return mixed.transpose(1, 2).reshape(batch_size, self.num_views, num_tokens, self.width).to(dtype)
+
+    def add_to(self, rows: Tensor, mixed: Tensor) -> Tensor:
+        """Adds the output layer of each view: rows [B, 1 or M, R, D] and mixed [B, M, R, width] -> [B, M, R, D].
+
+        Its bias is one more row of the weight, so that it needs no pass of its own. Computed in the layer's dtype,
+        which under autocast is wider than that of products.
+        """
+        dtype = self.out_weight.dtype
+        weight = torch.cat([self.out_weight, self.out_bias.unsqueeze(-1)], dim=-1).transpose(-1, -2)
+        weight = weight.expand(mixed.shape[0], -1, -1, -1).flatten(0, 1)
+        rows = rows.to(dtype).expand(-1, self.num_views, -1, -1)
+        mixed = F.pad(mixed.to(dtype), (0, 1), value=1.0)
+        with without_autocast(mixed.device):
+            return torch.baddbmm(rows.flatten(0, 1), mixed.flatten(0, 1), weight).view_as(rows)
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"num_views={self.num_views}, width={self.width}, num_heads={self.num_heads}"
+
+
+class GuidedAggregation(nn.Module):
+    """Guided local aggregation and adaptive ensemble of one block (eq. 3).
+
+    Args:
+        hidden_size: D.
+        num_views: M.
+        scale: c.
+        max_pooling: pool a view's cell by mean + max instead of the mean.
+        adaptive: weigh views by similarity to the 3D branch instead of equally.
+        follows_stream: c is in units of the RMS that the tokens of this block had at the start (`start_scales.py`).
+
+    Shapes:
+        tokens [B, G, D] (without CLS) -> [B, G, D].
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_views: int,
+        scale: float,
+        max_pooling: bool,
+        adaptive: bool,
+        follows_stream: bool = False,
+    ) -> None:
+        super().__init__()
+        self.scale, self.max_pooling = scale, max_pooling
+        self.register_buffer("stream_rms", torch.ones(()) if follows_stream else None)
+        self.view_norm = CellNorm(hidden_size, num_views)
+        self.voxel_norm = CellNorm(hidden_size, 1) if adaptive else None
+
+    def draw_parameters(self, start: StartValues) -> None:
+        """Its norms start themselves; where adapters start by adding nothing, F is zero."""
+        if start.is_zero():
+            init.zeros_(self.view_norm.weight)
+        if self.stream_rms is not None:
+            init.ones_(self.stream_rms)
+
+    def forward(self, tokens: Tensor, neighborhoods: Neighborhoods, attention: LocalAttention) -> Tensor:
+        """X ← X + c·Σ_m w_m F_m."""
+        views, voxels, mates = neighborhoods
+        # The mean of Z = X + Attn(X) needs no Z: the output layer is linear, and runs on C rows instead of G.
+        mixed = attention.mix(tokens, mates)
+        pooled = attention.add_to(views.mean(tokens), views.mean(mixed))
+        if self.max_pooling:
+            pooled = pooled + views.maximum(attention.add_to(tokens.unsqueeze(1), mixed))
+        features = self.view_norm(pooled, views.occupied)  # F of each cell, [B, M, C, D]
+        if self.voxel_norm is None:
+            weights = torch.full_like(views.numbers, 1 / views.numbers.shape[1], dtype=features.dtype)
+        else:
+            pooled = voxels.mean(tokens) + voxels.maximum(tokens.unsqueeze(1))
+            reference = self.voxel_norm(pooled, voxels.occupied)  # B of each voxel, [B, 1, V, D]
+            weights = ensemble_weights(features, reference.to(features.dtype), views, voxels)
+        scale = self.scale if self.stream_rms is None else self.scale * self.stream_rms
+        return tokens + views.weighted_sum(features, scale * weights).to(tokens.dtype)
+
+
+def ensemble_weights(features: Tensor, reference: Tensor, views: TokenCells, voxels: TokenCells) -> Tensor:
+    """w_m = (cos(F_m, B) + 1) / 2 of each token, divided by their sum over views (eq. 3).
+
+    Args:
+        features: F of the cells, [B, M, C, D].
+        reference: B of the voxels, [B, 1, V, D].
+        views: the cells of each token.
+        voxels: the voxel of each token.
+
+    Returns:
+        [B, M, G], summing to 1 over M.
+    """
+    measure = _length if torch.compiler.is_compiling() else _Length.apply
+    lengths = measure(features).flatten(1).gather(1, views.rows.flatten(1)).view_as(views.numbers)
+    lengths = lengths * measure(reference).flatten(1).gather(1, voxels.numbers.flatten(1)).unsqueeze(1)
+    cosines = views.products(features, reference, voxels) / lengths
+    weights = ((cosines + 1) / 2).clamp(min=SMALLEST_WEIGHT)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def _length(vectors: Tensor) -> Tensor:
+    """Lengths of [..., D], at least `SMALLEST_LENGTH`: [..., 1]."""
+    return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp(min=SMALLEST_LENGTH)
+
+
+class _Length(torch.autograd.Function):
+    """`_length` with a gradient of one pass instead of autograd's four."""
+
+    @staticmethod
+    def forward(vectors: Tensor) -> Tensor:
+        return _length(vectors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        vectors, length = ctx.saved_tensors
+        return vectors * (gradient / length).where(length > SMALLEST_LENGTH, 0.0)

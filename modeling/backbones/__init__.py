@@ -1,0 +1,1 @@
+"""Frozen transformers: where each family keeps its parts, and how one is loaded and called."""

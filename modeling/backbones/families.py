@@ -1,0 +1,209 @@
+"""What single families of backbones need beyond a description: counts of positions, switches, variants by config.
+
+Named by the table in `backbones/table.py`, and by nothing else.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from .spec import BackboneSpec, pair, patch_size
+
+ENDLESS_LINE = 512  # positions of a family whose config sets no end
+
+
+# How many positions, and their grids.
+
+
+def all_rows(config: PreTrainedConfig) -> int:
+    """Every row of the table: `max_position_embeddings`."""
+    return config.max_position_embeddings
+
+
+def rows_after_padding(config: PreTrainedConfig) -> int:
+    """The rows behind that of the padding token."""
+    return config.max_position_embeddings - (config.pad_token_id or 0) - 1  # RoBERTa never uses the rows before
+
+
+def endless_rows(_: PreTrainedConfig) -> int:
+    """As many positions as a line is given where the config sets no end."""
+    return ENDLESS_LINE
+
+
+def image_grid(config: PreTrainedConfig) -> tuple[int, int]:
+    """(rows, columns) of an image's patches."""
+    (height, width), (patch_height, patch_width) = pair(config.image_size), patch_size(config)
+    return height // patch_height, width // patch_width
+
+
+def image_rows(config: PreTrainedConfig) -> int:
+    """Patches of an image."""
+    return math.prod(image_grid(config))
+
+
+def square_grid(config: PreTrainedConfig) -> tuple[int, int]:
+    """(rows, columns) of `num_patches` in a square."""
+    side = math.isqrt(config.num_patches)
+    return side, side
+
+
+def spectrogram_grid(config: PreTrainedConfig) -> tuple[int, int]:
+    """(rows, columns) of a spectrogram's overlapping patches: frequency, then time."""
+    rows = (config.num_mel_bins - config.patch_size) // config.frequency_stride + 1
+    columns = (config.max_length - config.patch_size) // config.time_stride + 1
+    return rows, columns
+
+
+def spectrogram_rows(config: PreTrainedConfig) -> int:
+    """Patches of a spectrogram."""
+    return math.prod(spectrogram_grid(config))
+
+
+def first_frame(num_prefix: int) -> Callable[[nn.Module], Tensor]:
+    """The positions of a video's first frames; time is the slowest axis of its table."""
+
+    def rows(backbone: nn.Module) -> Tensor:
+        positions = backbone.embeddings.position_embeddings
+        return positions[:, num_prefix : num_prefix + image_rows(backbone.config)]
+
+    return rows
+
+
+# What has to be switched off on a backbone's own modules, and what follows from its config.
+
+
+def unroll_shared_layers(backbone: nn.Module) -> None:
+    """ALBERT runs few layers many times: as many module objects over the same tensors, so that each has its hook."""
+    encoder, config = backbone.encoder, backbone.config
+    if hasattr(encoder, "unrolled"):
+        return
+    shared = {id(part): part for part in (*encoder.parameters(), *encoder.buffers(), config)}
+    layers = []
+    for depth in range(config.num_hidden_layers):
+        group = encoder.albert_layer_groups[int(depth / (config.num_hidden_layers / config.num_hidden_groups))]
+        layers += [copy.deepcopy(layer, dict(shared)) for layer in group.albert_layers]
+    encoder.unrolled = nn.ModuleList(layers)
+
+
+def without_own_relative_attention(backbone: nn.Module) -> None:
+    """Switches off relative attention that a backbone computes itself (DeBERTa, data2vec)."""
+    for module in backbone.modules():
+        for name in ("relative_attention", "has_relative_position_bias"):
+            if getattr(module, name, False):
+                setattr(module, name, False)
+
+
+def keep_beits_biases_aside(backbone: nn.Module) -> None:
+    """Moves each block's own bias to `own_position_bias`, so that the block does not add it."""
+    for block in backbone.layers:
+        if getattr(block, "relative_position_bias", None) is not None:
+            block.own_position_bias, block.relative_position_bias = block.relative_position_bias, None
+
+
+def beit_biases(backbone: nn.Module) -> list[nn.Module]:
+    """The module with the bias of each block, shared or its own."""
+    shared = getattr(backbone, "shared_position_bias", None)
+    return [shared if shared is not None else block.own_position_bias for block in backbone.layers]
+
+
+def data2vec_biases(backbone: nn.Module) -> list[nn.Module]:
+    """The module with the bias of each block, shared or its own."""
+    shared = getattr(backbone.encoder, "relative_position_bias", None)
+    blocks = backbone.encoder.layer
+    return [shared if shared is not None else block.attention.attention.relative_position_bias for block in blocks]
+
+
+def t5_bucket(backbone: nn.Module, distances: Tensor) -> Tensor:
+    """Whole distances [...] int64 to T5's buckets [...] int64."""
+    attention = backbone.block[0].layer[0].SelfAttention
+    return attention._relative_position_bucket(
+        distances,
+        num_buckets=attention.relative_attention_num_buckets,
+        max_distance=attention.relative_attention_max_distance,
+    )
+
+
+def mpnet_bucket(backbone: nn.Module, distances: Tensor) -> Tensor:
+    """Whole distances [...] int64 to MPNet's buckets [...] int64."""
+    return backbone.encoder.relative_position_bucket(distances)  # with its defaults, as the encoder calls it
+
+
+def ones_as_mask(_: nn.Module, num_tokens: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    """DeBERTa's mask of all tokens, [1, 1, 1, L] bool: it takes no None."""
+    return {"attention_mask": torch.ones(1, 1, 1, num_tokens, dtype=torch.bool, device=device)}
+
+
+def no_position_bias(_: nn.Module, num_tokens: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    """WavLM's bias, [1, L, L] zeros: without one it computes its own."""
+    return {"position_bias": torch.zeros(1, num_tokens, num_tokens, dtype=dtype, device=device)}
+
+
+def electra_variant(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
+    """Without a projection where the table has the tokens' width, and then with its norm."""
+    if config.embedding_size == config.hidden_size:
+        return replace(spec, projected_by=None, input_norm="embeddings.LayerNorm")
+    return spec
+
+
+def beit_variant(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
+    """With the biases, table and final norm that the config asks for."""
+    has_biases = config.use_relative_position_bias or config.use_shared_relative_position_bias
+    return replace(
+        spec,
+        in_blocks=spec.in_blocks if has_biases else None,
+        positions=spec.positions if config.use_absolute_position_embeddings else None,
+        final_norm=None if config.use_mean_pooling else "layernorm",
+    )
+
+
+def deberta_variant(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
+    """With a table where the config asks for one."""
+    return replace(spec, positions=spec.positions if config.position_biased_input else None)
+
+
+def aimv2_variant(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
+    """With fixed sines where the config asks for them."""
+    return replace(spec, positions=sines_of_the_grid) if config.is_native else spec
+
+
+def sines_of_the_grid(backbone: nn.Module) -> Tensor:
+    """AIMv2's fixed positions: sines and cosines of the column, then of the row."""
+    from transformers.models.aimv2.modeling_aimv2 import build_2d_sinusoidal_position_embedding
+
+    rows, columns = image_grid(backbone.config)
+    weight = backbone.embeddings.patch_embed.weight
+    table = build_2d_sinusoidal_position_embedding(
+        height=rows, width=columns, embed_dim=backbone.config.hidden_size, device=weight.device, dtype=weight.dtype
+    )
+    by_row, by_column = table.chunk(2, dim=-1)
+    return torch.cat([by_column, by_row], dim=-1)
+
+
+def move_positions_along(backbone: nn.Module) -> None:
+    """VideoMAE's table is a plain tensor, which stays on the CPU and would be copied at every forward."""
+    table = vars(backbone.embeddings).pop("position_embeddings", None)
+    if table is not None:
+        backbone.embeddings.register_buffer("position_embeddings", table, persistent=False)
+
+
+def videomae_variant(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
+    """With a final norm where the pooling does not normalise."""
+    return spec if config.use_mean_pooling else replace(spec, final_norm="layernorm")
+
+
+def speech_variant(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
+    """Pre-norm or post-norm, as the config says."""
+    if config.do_stable_layer_norm:  # then the blocks are pre-norm, and the encoder's norm comes after them
+        return replace(spec, input_norm=None, final_norm="encoder.layer_norm")
+    return spec
+
+
+def opt_variant(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
+    """Without a final norm where the blocks are post-norm."""
+    has_final_norm = config.do_layer_norm_before and not config._remove_final_layer_norm
+    return spec if has_final_norm else replace(spec, final_norm=None)

@@ -1,0 +1,1 @@
+"""ImageBind's audio encoder, which transformers does not have."""

@@ -1,0 +1,265 @@
+"""Frozen backbones: loading, building, sharing and freezing one, and calling its blocks (method.md 3).
+
+Unusual here: the backbone's forward is never run. Its blocks are called one by one, without a mask, which makes every
+family bidirectional; a given module is shared tensor by tensor, so that hooks of one model never reach another. The
+Auto classes are imported where they are used, because importing them imports our own models to register them.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..errors import BackboneLoadError, CheckpointError, HubError, UnsupportedBackboneError
+from ..hub.calls import hub_calls, hub_trouble
+from .bottleneck_hook import BottleneckHook
+from .detector import backbone_spec
+from .part_of_model import LOADED_WHOLE, TOWER_CLASSES, is_wrapper, tower_config, tower_module
+from .spec import BackboneSpec, find, num_blocks
+
+if TYPE_CHECKING:
+    from ..configuration_any2point import Any2PointConfig
+
+NO_MASK = MappingProxyType({"attention_mask": None})
+DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
+
+
+def load_backbone_config(backbone: str, revision: str | None = None, **kwargs: Any) -> PreTrainedConfig:
+    """The config of a backbone on the Hub or in a folder.
+
+    Args:
+        backbone: Hub id or folder.
+        revision: on the Hub.
+        kwargs: any, of which `DOWNLOAD_OPTIONS` are used.
+
+    Raises:
+        BackboneLoadError: there is no such backbone, or no network to fetch it.
+    """
+    options = {name: kwargs[name] for name in DOWNLOAD_OPTIONS if name in kwargs} | {"revision": revision}
+    return _read_config(backbone, options, hub_trouble(backbone, options))
+
+
+def _read_config(backbone: str, options: dict[str, Any], trouble: HubError | None) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
+    try:
+        with hub_calls(f"to load the backbone {backbone!r}"):
+            return AutoConfig.from_pretrained(backbone, **options | _cache_alone(trouble))
+    except (OSError, ValueError) as error:
+        raise _load_error(backbone, trouble or error) from error
+
+
+def _cache_alone(trouble: HubError | None) -> dict[str, bool]:
+    return {} if trouble is None else {"local_files_only": True}
+
+
+def load_backbone(
+    backbone: str, revision: str | None = None, modality: str | None = None, **kwargs: Any
+) -> PreTrainedModel:
+    """Loads a backbone by `AutoModel` (out of a dual model, only the tower of the modality, by default the text's).
+
+    Args:
+        backbone: Hub id or folder.
+        revision: on the Hub.
+        modality: `"1d"` or `"2d"`, of a dual model.
+        kwargs: of `AutoModel.from_pretrained`, such as `dtype`, `device_map`, `quantization_config`, `token`.
+
+    Raises:
+        BackboneLoadError: there are no such files, or no network to fetch them.
+        UnsupportedBackboneError: the family is not supported.
+    """
+    options = {name: kwargs[name] for name in DOWNLOAD_OPTIONS if name in kwargs} | {"revision": revision}
+    trouble = hub_trouble(backbone, options)
+    whole = _read_config(backbone, options, trouble)
+    config = tower_config(whole, modality)
+    spec = backbone_spec(config)
+    is_whole = whole.model_type in LOADED_WHOLE or is_wrapper(whole)
+    auto_class = _auto_class(whole if is_whole else config)
+    try:
+        with hub_calls(f"to load the backbone {backbone!r}"):
+            module, report = auto_class.from_pretrained(
+                backbone,
+                revision=revision,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **kwargs | _cache_alone(trouble),
+            )
+    except (HubError, OSError, RuntimeError, SafetensorError) as error:
+        raise _load_error(backbone, trouble or error) from error
+    tower = tower_module(module, modality)
+    prefix = next((f"{name}." for name, part in module.named_children() if part is tower), "")
+    positions = spec.positions if isinstance(spec.positions, str) else None
+    parts = (positions, spec.projected_by, spec.input_norm, spec.final_norm, spec.cls_token)
+    used = [prefix + part for part in (*(spec.weights or (spec.blocks,)), *parts) if part]
+    absent = {*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])}
+    needed = sorted(name for name in absent if name.startswith(tuple(used)))
+    if needed:
+        raise _load_error(backbone, f"{len(needed)} weights are missing or wrongly shaped, such as {needed[0]}.")
+    if tower is not module:
+        tower.name_or_path = tower.config._name_or_path = str(backbone)  # of what the part was loaded from
+    return tower
+
+
+def _auto_class(config: PreTrainedConfig) -> Any:
+    """`AutoModel`, or the class of a tower that it does not know."""
+    import transformers
+
+    return getattr(transformers, TOWER_CLASSES.get(config.model_type, "AutoModel"))
+
+
+def _load_error(backbone: str, error: Exception | str) -> BackboneLoadError:
+    return BackboneLoadError(
+        f"the backbone must be a Hub id or a folder with config.json and weights, and {backbone!r} could not be "
+        f"loaded. Check the spelling, the folder's files and the network. The loader said: {error}"
+    )
+
+
+def record_backbone(config: "Any2PointConfig", backbone: nn.Module | None) -> "Any2PointConfig":
+    """The config with its record of the backbone filled in; a copy where a module is given, which it is true of alone.
+
+    Raises:
+        UnsupportedBackboneError: no backbone is named, or its family is not supported.
+    """
+    if backbone is not None:
+        config = copy.deepcopy(config)
+        config.backbone_config = copy.deepcopy(backbone.config)
+        config.record_module(backbone.config)
+    elif config.backbone_config is None and config.backbone is not None:
+        config.backbone_config = load_backbone_config(config.backbone, config.backbone_revision)
+    if config.backbone_config is None:
+        raise UnsupportedBackboneError(
+            "a backbone must be named: Any2PointConfig(backbone=<Hub id or folder>), "
+            "Any2PointConfig(backbone_config=<config>) or the argument backbone=<module>; got none."
+        )
+    config.backbone_config = tower_config(config.backbone_config, config.modality)
+    backbone_spec(config.backbone_config)
+    return config
+
+
+def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
+    """A backbone with random weights.
+
+    Args:
+        config: the backbone's own; it is copied, because transformers writes into it.
+    """
+    config, auto_class = copy.deepcopy(config), _auto_class(config)
+    return auto_class.from_config(config) if hasattr(auto_class, "from_config") else auto_class(config)
+
+
+def share_backbone(backbone: nn.Module, modality: str | None = None) -> nn.Module:
+    """A copy of the module tree (of a dual model, of one tower) over the same tensors.
+
+    The caller's module keeps its own settings, and the hooks of another Any2Point model on it are left behind; no
+    weight is copied.
+    """
+    backbone = tower_module(backbone, modality)
+    kept = [*backbone.parameters(), *backbone.buffers(), *_offloaded_weights(backbone)]
+    shared = copy.deepcopy(backbone, {id(part): part for part in kept})
+    for module in shared.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for key in [key for key, hook in hooks.items() if isinstance(hook, BottleneckHook)]:
+                del hooks[key]
+    return shared
+
+
+def _offloaded_weights(backbone: nn.Module) -> Iterator[Any]:
+    """Where accelerate's hooks keep the weights of modules that it loads when they are called."""
+    for module in backbone.modules():
+        hook = getattr(module, "_hf_hook", None)
+        for part in (hook, *getattr(hook, "hooks", ())):
+            for name in ("weights_map", "tied_params_map"):
+                if getattr(part, name, None) is not None:
+                    yield getattr(part, name)
+
+
+def freeze_backbone(backbone: nn.Module, spec: BackboneSpec, layer_norm_eps: float | None) -> None:
+    """Freezes the weights, switches training behaviour, causality and windows off, and sets the blocks' norm eps."""
+    backbone.requires_grad_(False).eval()
+    if spec.prepare is not None:
+        spec.prepare(backbone)
+    for module in find(backbone, spec.blocks).modules():
+        module.is_causal = False  # also where it is absent: transformers' sdpa takes that for causal
+        if getattr(module, "sliding_window", None) is not None:
+            module.sliding_window = None
+        if layer_norm_eps is not None and isinstance(module, nn.LayerNorm):
+            module.own_eps = getattr(module, "own_eps", module.eps)  # for the next adapter on these modules
+            module.eps = layer_norm_eps
+
+
+def block_dtype(block: nn.Module) -> torch.dtype:
+    """What a block computes in."""
+    return next(p.dtype for p in block.parameters() if p.is_floating_point())
+
+
+def call_block(block: nn.Module, hidden: Tensor, arguments: Mapping[str, Any] = NO_MASK) -> Tensor:
+    """One frozen block on [B, L, D], with full attention over the L tokens of each cloud."""
+    output = block(hidden.to(block_dtype(block)), **arguments)
+    output = output[0] if isinstance(output, tuple) else output
+    return output.to(hidden.device, hidden.dtype)  # accelerate may run a block on another device
+
+
+@contextmanager
+def record_attention(backbone: nn.Module, spec: BackboneSpec, wanted: bool | None) -> Iterator[list[Tensor]]:
+    """Collects each block's attention weights [B, heads, L, L] of the calls inside, if they are wanted.
+
+    Raises:
+        ValueError: the backbone's attention implementation does not return them.
+    """
+    weights: list[Tensor] = []
+    implementation = backbone.config._attn_implementation
+    if wanted and implementation != "eager":
+        raise ValueError(
+            f'attentions are returned by attn_implementation="eager" alone, got {implementation!r}. Call '
+            'model.set_attn_implementation("eager") first, or load the backbone with it.'
+        )
+    handles = []
+    for block in find(backbone, spec.blocks) if wanted else ():
+        attention, place = block, 1
+        if spec.attention is None:
+            handles.append(block.register_forward_pre_hook(_ask_for_attentions, with_kwargs=True))
+        else:
+            attention, place = find(block, spec.attention), spec.attention_output
+        handles.append(attention.register_forward_hook(lambda _m, _i, output, at=place: weights.append(output[at])))
+    try:
+        yield weights
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _ask_for_attentions(_: nn.Module, inputs: tuple, arguments: dict) -> tuple[tuple, dict]:
+    return inputs, {**arguments, "output_attentions": True}
+
+
+def check_same_family(recorded: PreTrainedConfig, given: PreTrainedConfig) -> None:
+    """Compares the backbone an adapter was made for with the one it is put on.
+
+    Raises:
+        CheckpointError: family, width, depth or the layout of positions differ.
+    """
+    made_for, received = _shape(recorded), _shape(tower_config(given, backbone_spec(recorded).modality))
+    differing = [name for name in made_for if made_for[name] != received[name]]
+    if differing:
+        raise CheckpointError(
+            "an adapter only fits the backbone it was made for; it was made for "
+            + ", ".join(f"{name}={made_for[name]}" for name in differing)
+            + ", the given backbone has "
+            + ", ".join(f"{name}={received[name]}" for name in differing)
+            + ". Pass the recorded backbone, or train a new adapter for this one."
+        )
+
+
+def _shape(config: PreTrainedConfig) -> dict[str, object]:
+    spec = backbone_spec(config)
+    return {
+        "model_type": config.model_type,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": num_blocks(config),
+        "positions": spec.num_rows(config) if spec.grid is None else spec.grid(config),
+    }

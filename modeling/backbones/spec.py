@@ -1,0 +1,153 @@
+"""What is said of a family of backbones: where it keeps its parts, and what its positions lie on (method.md 2 and 3).
+
+A family is described by data. The descriptions are in `backbones/table.py`; what is done with them is in `backbones/loading.py`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+BlockArguments = Callable[[int], Mapping[str, Any]]
+_NORM_EPS_NAMES = ("layer_norm_eps", "rms_norm_eps", "layer_norm_epsilon", "norm_eps")
+
+
+def find(module: nn.Module, path: str) -> Any:
+    """The attribute at a dotted path."""
+    return reduce(getattr, path.split("."), module)
+
+
+def read_tensor(module: nn.Module, path: str) -> Tensor:
+    """The tensor at a dotted path (of a module there, its weight), also where accelerate has offloaded it."""
+    part = find(module, path)
+    owner = part if isinstance(part, nn.Module) else find(module, path.rpartition(".")[0])
+    tensor = part.weight if isinstance(part, nn.Module) else part
+    if not tensor.is_meta or not hasattr(owner, "_hf_hook"):
+        return tensor
+    from accelerate.utils import align_module_device
+
+    with align_module_device(owner):
+        return (owner.weight if owner is part else find(module, path)).detach().clone()
+
+
+class PositionsInBlocks(Protocol):
+    """Positions that act inside every block, as rotations or biases of its attention."""
+
+    def arguments(
+        self, backbone: nn.Module, positions: Tensor, extent: tuple[int, ...], dtype: torch.dtype
+    ) -> BlockArguments:
+        """A block's keyword arguments for positions on a line or a grid of this extent.
+
+        Positions are fractional: [B, M, G, 1] on a line, [B, M, G, 2] (row, column) on a grid.
+        """
+        ...
+
+    def neutral(self, backbone: nn.Module, num_tokens: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+        """A block's keyword arguments for tokens without positions, CLS included in their number."""
+        ...
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """Where a family keeps its parts; all paths are dotted attribute names.
+
+    Args:
+        modality: `"1d"` or `"2d"`.
+        blocks: the list of blocks, from the backbone.
+        feed_forward: inside a block, the module that takes the normed input, and the last one of the branch, whose
+            output is added to the residual.
+        num_rows: usable positions on a line, or of the grid: a function of the config.
+        attention: the module inside a block whose output holds the attention weights; None where the block returns
+            them itself, asked by `output_attentions`.
+        attention_output: where in that output.
+        positions: the table that is added to the tokens, an embedding or a parameter, from the backbone (or a function
+            of it); its usable rows are the last ones, after those of prefix tokens.
+        projected_by: the linear layer that takes the table's width to the tokens', if they differ.
+        in_blocks: positions that act inside the blocks.
+        input_norm: the norm before the first block, if any.
+        final_norm: the norm after the last block, if any.
+        rms_norm: whether the final norm has no mean and no bias.
+        norm_offset: what the final norm adds to its weight (Gemma: 1).
+        cls_token: the CLS embedding, if the backbone has one.
+        grid: for 2D, a function of the config to (rows, columns) of the positions.
+        weights: what a checkpoint must hold besides, by the beginning of its names, if it is more than the blocks.
+        arguments: constant keyword arguments of a block.
+        neutral: a block's further arguments where positions do not act in it; a function of the backbone, the number
+            of tokens, dtype and device.
+        prepare: what has to be switched off on the backbone's own (shared) modules.
+        resolve: a function of this and the config to the spec of one model, where the config decides.
+        note: for the documentation.
+        detected: whether this was found out by `backbones/detector.py`, not written down.
+    """
+
+    modality: Literal["1d", "2d"]
+    blocks: str
+    feed_forward: tuple[str, str]
+    num_rows: Callable[[PreTrainedConfig], int]
+    attention: str | None = None
+    attention_output: int = 1
+    positions: str | Callable[[nn.Module], Tensor] | None = "embeddings.position_embeddings"
+    projected_by: str | None = None
+    in_blocks: PositionsInBlocks | None = None
+    input_norm: str | None = None
+    final_norm: str | None = None
+    rms_norm: bool = False
+    norm_offset: float = 0.0
+    cls_token: str | None = None
+    grid: Callable[[PreTrainedConfig], tuple[int, int]] | None = None
+    weights: tuple[str, ...] = ()
+    arguments: Mapping[str, Any] = field(default_factory=lambda: {"attention_mask": None})
+    neutral: Callable[[nn.Module, int, torch.dtype, torch.device], dict[str, Any]] | None = None
+    prepare: Callable[[nn.Module], None] | None = None
+    resolve: Callable[["BackboneSpec", PreTrainedConfig], "BackboneSpec"] | None = None
+    note: str = ""
+    detected: bool = False
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether the backbone has positions that a point can be given."""
+        return self.positions is not None or self.in_blocks is not None
+
+    def table(self, backbone: nn.Module) -> Tensor:
+        """The usable rows of the backbone's own table of positions, [R, D] (frozen)."""
+        rows = self.positions(backbone) if callable(self.positions) else read_tensor(backbone, self.positions)
+        rows = rows.detach().reshape(-1, rows.shape[-1])[-self.num_rows(backbone.config) :]
+        if self.projected_by is not None:
+            project = find(backbone, self.projected_by)
+            if project.weight.is_floating_point():  # a quantised layer computes in what it is given
+                rows = rows.to(project.weight.dtype)
+            rows = (project(rows) - project(torch.zeros_like(rows[:1]))).detach()  # positions have no part in its bias
+        return rows
+
+    def neutral_arguments(
+        self, backbone: nn.Module, num_tokens: int, dtype: torch.dtype, device: torch.device
+    ) -> BlockArguments:
+        """Every block's arguments where positions do not act in it."""
+        of = self.neutral or (self.in_blocks and self.in_blocks.neutral)
+        arguments = of(backbone, num_tokens, dtype, device) if of else {}
+        return lambda index: arguments
+
+
+def pair(size: Any) -> tuple[int, int]:
+    """(height, width) of a size that may be one number."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def patch_size(config: PreTrainedConfig) -> tuple[int, int]:
+    """(height, width) in pixels of the patches of a 2D backbone."""
+    size = getattr(config, "patch_size", None)
+    return pair(config.tubelet_size[1:] if size is None else size)  # ViViT's patches are tubes
+
+
+def norm_eps(config: PreTrainedConfig) -> float:
+    """Eps of a backbone's norms; torch's own where the config has none."""
+    return next((getattr(config, name) for name in _NORM_EPS_NAMES if hasattr(config, name)), 1e-5)
+
+
+def num_blocks(config: PreTrainedConfig) -> int:
+    """Blocks of a backbone; ALBERT's groups may hold several."""
+    return config.num_hidden_layers * getattr(config, "inner_group_num", 1)

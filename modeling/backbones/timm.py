@@ -1,0 +1,62 @@
+"""Vision transformers of timm, which transformers wraps as `timm_wrapper`; only their modules tell their sizes."""
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from ..errors import UnsupportedBackboneError
+from .spec import BackboneSpec
+
+
+def timm_spec(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
+    """Fills in a timm model's spec, and the sizes that its config lacks.
+
+    Raises:
+        UnsupportedBackboneError: timm is not installed, or the architecture is no plain vision transformer.
+    """
+    model = _empty_model(config)
+    blocks, patch_embed = getattr(model, "blocks", None), getattr(model, "patch_embed", None)
+    grid = getattr(patch_embed, "grid_size", None)
+    is_transformer = isinstance(blocks, (nn.Sequential, nn.ModuleList)) and hasattr(blocks[0], "attn")
+    if not is_transformer or not hasattr(blocks[0], "mlp") or grid is None:
+        raise UnsupportedBackboneError(
+            f"of timm's models only vision transformers are supported, got {config.architecture!r}. Choose one such as "
+            "vit_base_patch16_224."
+        )
+    config.hidden_size, config.num_hidden_layers = model.embed_dim, len(blocks)
+    config.patch_size = list(patch_embed.patch_size)
+    norm = model.norm if isinstance(model.norm, nn.LayerNorm) else None
+    config.layer_norm_eps = norm.eps if norm is not None else 1e-6
+    return replace(
+        spec,
+        feed_forward=("mlp", "ls2" if hasattr(blocks[0], "ls2") else "mlp"),
+        num_rows=lambda _: grid[0] * grid[1],
+        grid=lambda _: tuple(grid),
+        positions="timm_model.pos_embed" if getattr(model, "pos_embed", None) is not None else None,
+        input_norm="timm_model.norm_pre" if isinstance(getattr(model, "norm_pre", None), nn.LayerNorm) else None,
+        final_norm="timm_model.norm" if norm is not None else None,
+        cls_token="timm_model.cls_token" if getattr(model, "cls_token", None) is not None else None,
+    )
+
+
+def without_relative_biases(backbone: nn.Module) -> None:
+    """Switches off the biases of timm's BEiT, whose size is that of its own grid."""
+    for module in backbone.modules():
+        if getattr(module, "relative_position_bias_table", None) is not None:
+            module.relative_position_bias_table = None
+
+
+def _empty_model(config: PreTrainedConfig) -> nn.Module:
+    """The architecture without memory for its weights."""
+    from transformers import AutoModel
+
+    try:
+        with torch.device("meta"):
+            return AutoModel.from_config(copy.deepcopy(config)).timm_model
+    except (ImportError, RuntimeError) as error:
+        raise UnsupportedBackboneError(
+            f"a backbone of timm needs timm (pip install timm), which could not make {config.architecture!r}: {error}"
+        ) from error

@@ -1,0 +1,1 @@
+"""Names and files on the Hub, read with limits."""

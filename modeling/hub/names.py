@@ -1,0 +1,187 @@
+"""Names of adapters: a folder, `user/name` on the Hub, or a bare `name` that may be any of several; pulling by them.
+
+A bare name is looked for in this order: a local folder, the Hub's repository of that very name, then the one in the
+namespace `ANY2POINT_NAMESPACE` or, without it, of the logged-in user.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, constants, get_token, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+from transformers.utils import logging
+
+from ..errors import CheckpointError, HubError
+from .calls import hub_calls
+
+NAMESPACE_VARIABLE = "ANY2POINT_NAMESPACE"
+PULL_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+
+logger = logging.get_logger(__name__)
+
+
+def pushed_name(name: str) -> str:
+    """The repository that a push to a name goes to; without a namespace, the Hub adds the logged-in user's.
+
+    Raises:
+        HubError: no repository can have that name.
+    """
+    namespace = os.environ.get(NAMESPACE_VARIABLE)
+    name = f"{namespace}/{name}" if namespace and "/" not in name else name
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise HubError(f"a repository is called name or user/name, got {name!r}. {error}") from error
+    return name
+
+
+def pull_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options of a `from_pretrained` that are for `pulled_folder`."""
+    return {name: options[name] for name in PULL_OPTIONS if options.get(name) is not None}
+
+
+def pulled_folder(
+    name: str | os.PathLike,
+    files: Sequence[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+    subfolder: str = "",
+) -> Path:
+    """The folder that holds an adapter's files: a local one, or the Hub's cache with all the files of one commit.
+
+    Without a network, or if the Hub fails, what is in the cache is used, with a warning.
+
+    Args:
+        name: a folder, `user/name`, or a bare name.
+        files: that are needed.
+        revision: branch, tag or commit on the Hub.
+        token: of the Hub; by default the logged-in user's, False for none.
+        cache_dir: instead of the Hub's usual cache.
+        local_files_only: make no call, as with `HF_HUB_OFFLINE=1`.
+        force_download: load files again that are in the cache.
+        subfolder: of the repository that the files are in.
+
+    Raises:
+        CheckpointError: the name exists nowhere, or a file or the revision is not there; everything tried is listed.
+        HubError: the Hub does not answer, refuses or breaks off, and the cache does not help.
+    """
+    if os.path.isdir(name):
+        return Path(name)
+    name = str(name)
+    tried = [f"the folder {name} (there is none)"]
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise _not_found(name, files, tried) from None
+    files = [f"{subfolder}/{file}" if subfolder else file for file in files]
+    cache_dir = Path(cache_dir or constants.HF_HUB_CACHE)
+    if local_files_only or constants.is_offline_mode():
+        folder = _cached_folder(name, files, revision, cache_dir, tried)
+        if folder is None:
+            raise _not_found(name, files, tried, " Calls to the Hub are switched off: pull it once without.")
+        return folder
+    options = {"revision": revision, "token": token, "cache_dir": cache_dir}
+    try:
+        with hub_calls(f"to pull {name!r}"):
+            for repo_id in _repo_ids(name, token, tried):
+                folder = _download(repo_id, files, force_download, options, tried)
+                if folder is not None:
+                    return folder
+    except HubError as error:
+        folder = None if force_download else _cached_folder(name, files, revision, cache_dir, tried)
+        if folder is None:
+            raise
+        logger.warning(f"{name} is taken from the cache ({folder}). {error}")
+        return folder
+    raise _not_found(name, files, tried)
+
+
+def _repo_ids(name: str, token: str | bool | None, tried: list[str]) -> Iterator[str]:
+    """What a name may mean on the Hub; the logged-in user is only asked for if the rest is not there."""
+    yield name
+    if "/" in name:
+        return
+    namespace = os.environ.get(NAMESPACE_VARIABLE)
+    if not namespace and token is not False and (isinstance(token, str) or get_token()):
+        namespace = HfApi().whoami(token=token)["name"]
+    if namespace:
+        yield f"{namespace}/{name}"
+    else:
+        tried.append(f"<user>/{name} on the Hub (nobody is logged in, and {NAMESPACE_VARIABLE} is not set)")
+
+
+def _download(
+    repo_id: str, files: list[str], force_download: bool, options: dict[str, Any], tried: list[str]
+) -> Path | None:
+    """The cache's folder of a repository's commit with the files in it; None, and why, if they are not there."""
+    try:
+        commit = HfApi().resolve_revision(repo_id, **options)
+        options = options | {"revision": commit}
+        paths = [hf_hub_download(repo_id, file, force_download=force_download, **options) for file in files]
+    except GatedRepoError:
+        reason = "gated: ask for access on its page, and log in"
+    except RepositoryNotFoundError:
+        reason = "not there, or private"
+    except RevisionNotFoundError:
+        reason = f"has no revision {options['revision']!r}"
+    except RemoteEntryNotFoundError as error:
+        missing = next((file for file in files if str(error.response.url).endswith(file)), "a file of the adapter")
+        reason = f"has no {missing}"
+    except HfHubHTTPError as error:
+        if error.response.status_code != 401:
+            raise
+        reason = "401: not there, or private, or a wrong token"
+    else:
+        return _root(paths[0], files[0])
+    tried.append(f"{repo_id} on the Hub ({reason})")
+    return None
+
+
+def _cached_folder(name: str, files: list[str], revision: str | None, cache_dir: Path, tried: list[str]) -> Path | None:
+    """What `_download` left earlier, without a call."""
+    for repo_id in _cached_repo_ids(name, cache_dir, tried):
+        paths = [try_to_load_from_cache(repo_id, file, cache_dir, revision) for file in files]
+        if all(isinstance(path, str) for path in paths):
+            return _root(paths[0], files[0])
+        tried.append(f"{repo_id} in the cache (not there, or not with {', '.join(files)})")
+    return None
+
+
+def _cached_repo_ids(name: str, cache_dir: Path, tried: list[str]) -> list[str]:
+    """What a name may mean where nobody can be asked who is logged in: also the one repository of that name."""
+    if "/" in name:
+        return [name]
+    namespace = os.environ.get(NAMESPACE_VARIABLE)
+    if namespace:
+        return [name, f"{namespace}/{name}"]
+    of_users = ["/".join(folder.name.split("--")[1:]) for folder in sorted(cache_dir.glob(f"models--*--{name}"))]
+    if len(of_users) > 1:
+        tried.append(f"the cache without the user's name (it has {', '.join(of_users)}: name one)")
+    return [name, *(of_users if len(of_users) == 1 else [])]
+
+
+def _root(path: str, file: str) -> Path:
+    """The folder that a file's name within it is relative to."""
+    return Path(path).parents[file.count("/")]
+
+
+def _not_found(name: str, files: Sequence[str], tried: list[str], advice: str = "") -> CheckpointError:
+    return CheckpointError(
+        f"an adapter must be a folder or a Hub repository with {', '.join(files)}, and {name!r} is neither. Tried: "
+        f"{'; '.join(tried)}.{advice} Check the spelling and the revision; a private or gated repository needs a login "
+        "by `hf auth login` or HF_TOKEN."
+    )

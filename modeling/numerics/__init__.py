@@ -1,0 +1,1 @@
+"""Precision, norms, dropout and start values."""

@@ -1,0 +1,1 @@
+"""What a pushed adapter carries: its card, its description, the push itself."""

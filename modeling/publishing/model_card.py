@@ -1,0 +1,106 @@
+"""The model card: a README.md with the Hub's metadata, written from a model's facts and its training's.
+
+Unusual here: nothing in a card depends on the machine or the time, so the same run gives the same card.
+"""
+
+import json
+import re
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import PreTrainedModel
+
+from . import model_card_text as text
+from .model_card_text import TrainingFacts
+from .model_description import ModelDescription, describe
+
+GENERATED = "<!-- Written by any2point_hf. A training into this folder writes it anew, unless this line is removed. -->"
+TASK = "point-cloud-classification"  # a tag and a task of the model-index; the Hub has no pipeline_tag for clouds
+_METRICS = {"accuracy": "Accuracy", "mean_class_accuracy": "Mean class accuracy"}
+
+
+def model_card(
+    model: PreTrainedModel | ModelDescription, name: str, training: TrainingFacts | None = None, remarks: str = ""
+) -> ModelCard:
+    """The card of a model.
+
+    Args:
+        model: an Any2Point model, or its description.
+        name: the Hub id or folder's name that it will be loaded by.
+        training: what is known of its training, if anything is.
+        remarks: sections of its origin, in markdown, such as that of a conversion.
+    """
+    description = describe(model) if isinstance(model, PreTrainedModel) else model
+    revision = description.revision or (training and training.backbone_commit)
+    sections = [
+        GENERATED,
+        f"# {_title(name)}",
+        text.introduction(description),
+        text.facts(description, revision),
+        text.usage(description, name),
+        *([] if training is None else [text.results(training), text.training_section(training)]),
+        remarks or ("" if training else text.UNKNOWN_TRAINING),
+        text.limitations(description, training),
+        text.ATTENTION_ACROSS_BATCH if description.attends_across_batch else "",
+        text.CITATION,
+    ]
+    metadata = _metadata(description, name, training).to_yaml()
+    return ModelCard(f"---\n{metadata}\n---\n\n" + "\n\n".join(part for part in sections if part) + "\n")
+
+
+def renamed(card: str, name: str) -> str:
+    """A generated card for the repository that it is pushed to; any other card as it is.
+
+    Args:
+        card: the text of a README.md.
+        name: the Hub id that the model will be loaded by.
+    """
+    loaded = re.search(re.escape(text.loading("…")).replace("…", r'(?:[^"\\\n]|\\.)*'), card)
+    if GENERATED not in card or loaded is None:
+        return card
+    old = json.loads(loaded[0].partition("(")[2])
+    for phrase in (text.loading, text.option, lambda named: f"\n# {_title(named)}\n"):
+        card = card.replace(phrase(old), phrase(name))
+    result = ModelCard(card)
+    if result.data.eval_results:
+        result.data.model_name = _title(name)
+    return str(result)
+
+
+def _title(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _metadata(description: ModelDescription, name: str, training: TrainingFacts | None) -> ModelCardData:
+    results = [] if training is None else _eval_results(training)
+    dataset = None if training is None else training.dataset_id
+    return ModelCardData(
+        library_name="any2point_hf",
+        base_model=description.base_model,
+        base_model_relation="adapter" if description.base_model else None,
+        **description.licence,
+        tags=["any2point", "point-cloud", *([TASK] if description.class_names else [])],
+        datasets=[dataset] if dataset else None,
+        metrics=["accuracy"] if results else None,
+        model_name=_title(name) if results else None,
+        eval_results=results or None,
+    )
+
+
+def _eval_results(training: TrainingFacts) -> list[EvalResult]:
+    """For the model-index: what the saved weights reached."""
+    return [
+        EvalResult(
+            task_type=TASK,
+            task_name="Point cloud classification",
+            dataset_type=training.dataset_id or training.dataset,
+            dataset_name=training.dataset,
+            dataset_split=evaluation.split,
+            dataset_revision=training.fingerprint,
+            metric_type=metric,
+            metric_name=title,
+            metric_value=round(getattr(evaluation, metric), 4),
+        )
+        for evaluation in training.evaluations
+        if evaluation.is_of_this_adapter
+        for metric, title in _METRICS.items()
+    ]

@@ -1,0 +1,166 @@
+"""What can be said of a model without knowing how it was trained: the facts that its card states."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import model_info, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.repocard import metadata_load
+from huggingface_hub.utils import validate_repo_id
+from transformers import PreTrainedModel
+
+from ..backbones.spec import num_blocks
+
+HEAD = "classifier."
+_CACHED_SNAPSHOT = re.compile(r"models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})$")  # a Hub repository in its cache
+_SECONDS_FOR_THE_HUB = 5
+_LICENCE_FIELDS = ("license", "license_name", "license_link")
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """A model in figures and names.
+
+    Args:
+        class_name: of the model.
+        backbone: its Hub id or, for a folder, the folder's name; None where its weights were never saved.
+        base_model: its Hub id, if it is known.
+        revision: of the Hub id.
+        is_found: whether the model finds its backbone by itself, on any machine.
+        family: its `model_type`.
+        depth: its blocks.
+        width: its hidden size.
+        modality: "1d" or "2d".
+        num_points: points a cloud.
+        class_names: in the order of the logits; empty without a head.
+        settings: fields of the config that differ from their defaults.
+        trained: parameters.
+        trained_without_head: of them.
+        num_bytes: of the tensors that are saved.
+        attends_across_batch: whether a cloud's answer depends on the clouds beside it.
+        licence: `license` and, of a licence that the Hub does not list, `license_name` and `license_link`; empty where
+            it is not known.
+    """
+
+    class_name: str
+    backbone: str | None
+    base_model: str | None
+    revision: str | None
+    is_found: bool
+    family: str
+    depth: int
+    width: int
+    modality: str
+    num_points: int
+    class_names: tuple[str, ...]
+    settings: Mapping[str, Any]
+    trained: int
+    trained_without_head: int
+    num_bytes: int
+    attends_across_batch: bool
+    licence: Mapping[str, Any]
+
+
+def describe(model: PreTrainedModel, token: str | bool | None = None) -> ModelDescription:
+    """Describes a model on its backbone; before a Trainer shards it.
+
+    Args:
+        model: an Any2Point model.
+        token: for the Hub's card of the backbone, which is asked for its licence.
+    """
+    config, has_head = model.config, hasattr(model, "classifier")
+    base_model, revision = hub_repository(config.backbone)
+    revision = config.backbone_revision or revision
+    trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    saved = [tensor for name, tensor in model.state_dict().items() if name not in model._keys_to_ignore_on_save]
+    return ModelDescription(
+        class_name=type(model).__name__,
+        backbone=base_model or (config.backbone and last_name(config.backbone)),
+        base_model=base_model,
+        revision=revision,
+        is_found=base_model is not None and base_model == config.backbone,
+        family=config.backbone_config.model_type,
+        depth=num_blocks(config.backbone_config),
+        width=config.backbone_config.hidden_size,
+        modality=model.base_model.modality,
+        num_points=config.num_points,
+        class_names=tuple(config.id2label[index] for index in range(config.num_labels)) if has_head else (),
+        settings=config.unlike_defaults(),
+        trained=sum(trained.values()),
+        trained_without_head=sum(count for name, count in trained.items() if not name.startswith(HEAD)),
+        num_bytes=sum(tensor.numel() * tensor.element_size() for tensor in saved),
+        attends_across_batch=config.released_compatibility and model.base_model.modality == "1d",
+        licence=inherited_licence(config.backbone, revision, token),
+    )
+
+
+def hub_repository(backbone: str | None) -> tuple[str | None, str | None]:
+    """Hub id and commit of a recorded backbone, as far as its name tells: `(None, None)` for a folder.
+
+    A folder of the Hub's cache (what `hf download` prints) has both in its path.
+    """
+    if backbone is None:
+        return None, None
+    cached = _CACHED_SNAPSHOT.search(backbone)
+    if cached:
+        return cached[1].replace("--", "/"), cached[2]
+    if os.path.isdir(backbone):
+        return None, None
+    try:
+        validate_repo_id(backbone)
+    except HFValidationError:  # a folder of another machine
+        return None, None
+    return backbone, None
+
+
+def last_name(path: str) -> str:
+    """A path's last part, be it of this system or of another."""
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+
+
+def inherited_licence(
+    backbone: str | None, revision: str | None = None, token: str | bool | None = None
+) -> dict[str, Any]:
+    """The licence that a backbone's card states: the README.md of its folder, or that of its Hub repository.
+
+    Args:
+        backbone: Hub id or folder.
+        revision: on the Hub.
+        token: for the Hub.
+
+    Returns:
+        `license` and, if they are there, `license_name` and `license_link`; empty where no licence is stated or no card
+        can be read. It is never guessed.
+    """
+    if backbone is None:
+        return {}
+    repository, commit = hub_repository(backbone)
+    file = os.path.join(backbone, "README.md")
+    try:
+        if os.path.isfile(file):
+            stated = metadata_load(file) or {}
+        else:
+            stated = {} if repository is None else _hub_metadata(repository, revision or commit, token)
+    except Exception:  # of the network or of a card that is no YAML: a model without it is better than none
+        return {}
+    licence = {name: stated[name] for name in _LICENCE_FIELDS if stated.get(name)}
+    if "license" not in licence:
+        return {}
+    link = licence.get("license_link")
+    if link and "://" not in link:  # a file beside the backbone's card, not beside ours
+        del licence["license_link"]
+        if repository is not None:
+            licence["license_link"] = f"https://huggingface.co/{repository}/blob/{revision or commit or 'main'}/{link}"
+    return licence
+
+
+def _hub_metadata(repository: str, revision: str | None, token: str | bool | None) -> dict[str, Any]:
+    """Of its card: out of the cache if it is there, else by one call that is not repeated."""
+    cached = try_to_load_from_cache(repository, "README.md", revision=revision)
+    if isinstance(cached, str):
+        return metadata_load(cached) or {}
+    found = model_info(repository, revision=revision, token=token, timeout=_SECONDS_FOR_THE_HUB)
+    return {} if found.card_data is None else found.card_data.to_dict()

@@ -1,0 +1,138 @@
+"""Pushing an adapter: exactly its own files, in one commit."""
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+from ..errors import HubError
+from ..hub.calls import hub_calls
+from ..hub.names import pushed_name
+from .model_card import GENERATED, renamed
+from .model_description import hub_repository, last_name
+
+CARD = "README.md"
+CONFIG = "config.json"
+PUSHED = (
+    CONFIG,
+    "model.safetensors",
+    "preprocessor_config.json",
+    "lora/*.json",
+    "lora/*.safetensors",
+    CARD,
+    "images/*.png",
+)
+# What transformers writes into cards of its own, which one of ours replaces.
+_OTHERS_GENERATED = (
+    "generated automatically according to the information the Trainer",
+    "has been automatically generated",
+)
+
+
+def pushed_files(folder: Path) -> dict[str, Path | bytes]:
+    """What of an adapter's folder is pushed: name in the repository to the path, or the content.
+
+    Nothing else ever is, such as checkpoints and their pickles. The config is `pushed_config`.
+    """
+    paths = [path for pattern in PUSHED for path in sorted(folder.glob(pattern))]
+    files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in paths}
+    return files | {CONFIG: pushed_config(folder)}
+
+
+def pushed_config(folder: Path) -> bytes:
+    """The config.json of a saved adapter for other machines: without the path of a folder of this one.
+
+    A backbone in the Hub's cache is named by its Hub id and commit; any other folder by `./` and its last name, which
+    never is a Hub id, with a warning.
+    """
+    text = (folder / CONFIG).read_text(encoding="utf-8")
+    backbone = json.loads(text).get("backbone")
+    repository, commit = hub_repository(backbone)
+    if backbone is None or repository == backbone:
+        return text.encode()
+    if repository is not None:
+        changes = {"backbone": repository, "backbone_revision": commit}
+    else:
+        changes = {"backbone": f"./{last_name(backbone)}"}
+        warnings.warn(
+            f"the backbone of this adapter is a folder of this machine ({backbone}), recorded on the Hub as "
+            f"{changes['backbone']}: those who pull the adapter have to pass the same backbone as backbone=… "
+            "(--backbone on the command line). Train on a Hub id to spare them that.",
+            stacklevel=3,
+        )
+    return (json.dumps(json.loads(text) | changes, indent=2, sort_keys=True) + "\n").encode()
+
+
+def push_files(
+    files: Mapping[str, Path | bytes],
+    name: str,
+    *,
+    commit_message: str,
+    card: Callable[[str], str] | None = None,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> CommitInfo:
+    """Makes the repository if it is not there, and commits what has changed of some files.
+
+    A README.md on the Hub that somebody wrote is only replaced by one among `files` that somebody wrote.
+
+    Args:
+        files: name in the repository to the path, or the content.
+        name: `user/name` or a bare name.
+        commit_message: of the commit.
+        card: makes the README.md, given the Hub id, for a repository that has none or only what transformers generates.
+        private: whether a new repository is; by default what its owner has set.
+        token: of the Hub; by default the logged-in user's.
+        revision: branch to push to, made if it is not there.
+        create_pr: open a pull request instead of committing.
+
+    Returns:
+        The commit, a string that is its URL.
+
+    Raises:
+        HubError: the Hub does not answer, refuses or breaks off (the repository is as it was), or a name that no
+            repository can have.
+    """
+    name = pushed_name(name)
+    if create_pr and revision is not None:
+        raise HubError(f"a pull request is opened against the main branch, got revision={revision!r} as well.")
+    with hub_calls(f"to push to {name}"):
+        api = HfApi(token=token)
+        repo_id = api.create_repo(name, private=private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/pr/"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        files = dict(files)
+        if CARD in files:
+            text = files[CARD] if isinstance(files[CARD], bytes) else files[CARD].read_bytes()
+            files[CARD] = renamed(text.decode(), repo_id).encode()
+            if GENERATED.encode() in text and not _is_generated(_card_on_hub(api, repo_id, revision), GENERATED):
+                del files[CARD]
+        elif card is not None and _is_generated(_card_on_hub(api, repo_id, revision)):
+            files[CARD] = card(repo_id).encode()
+        operations = [
+            CommitOperationAdd(path_in_repo, content if isinstance(content, bytes) else os.fspath(content))
+            for path_in_repo, content in files.items()
+        ]
+        return api.create_commit(
+            repo_id, operations, commit_message=commit_message, revision=revision, create_pr=create_pr
+        )
+
+
+def _card_on_hub(api: HfApi, repo_id: str, revision: str | None) -> str | None:
+    try:
+        return Path(api.hf_hub_download(repo_id, CARD, revision=revision)).read_text(encoding="utf-8", errors="replace")
+    except EntryNotFoundError as error:
+        if not isinstance(error, HfHubHTTPError):  # not absent, but out of reach
+            raise
+        return None
+
+
+def _is_generated(card: str | None, *marks: str) -> bool:
+    """Whether a repository has no card, or one that nobody wrote."""
+    return card is None or any(mark in card for mark in (*_OTHERS_GENERATED, *marks))

@@ -1,0 +1,1 @@
+"""Several adapters on one backbone: switching, averaging, mixed batches, LoRA."""

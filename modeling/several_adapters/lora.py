@@ -1,0 +1,271 @@
+"""LoRA (Hu et al. 2021) of the `peft` library in the frozen backbone, trained and saved beside the adapters.
+
+Unusual here: nothing becomes a PeftModel, because the backbone's forward is never run; LoRA's layers stand in its
+blocks. They are saved in PEFT's own two files in the subfolder `lora`: a folder that holds them at the top is taken for
+one of PEFT's by transformers. `peft` is needed for models with a LoRA alone.
+"""
+
+import copy
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from ..backbones.bottleneck_hook import BottleneckHook
+from ..backbones.spec import BackboneSpec, find
+from ..errors import Any2PointError, CheckpointError, ConfigurationError, UnsupportedBackboneError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+LORA_FOLDER = "lora"
+LORA_FILES = ("adapter_config.json", "adapter_model.safetensors")
+LORA_TENSORS = ".lora_"  # in the names of all its tensors, and of no other
+_PREFIX = "base_model.model."  # of the names in PEFT's files
+_KEEPS_WEIGHTS = (True, False, "gaussian", "orthogonal")  # start values that leave the backbone's own as they are
+
+
+def require_peft(what: str = "LoRA needs") -> None:
+    """Finds out whether peft is installed.
+
+    Raises:
+        Any2PointError: it is not.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise Any2PointError(f"{what} the peft library, which is not installed: pip install 'peft>=0.17'")
+
+
+def attention_projections(backbone: nn.Module, spec: BackboneSpec) -> list[str]:
+    """Names, from the backbone, of the linear layers of every block that are not in its feed-forward branch.
+
+    Raises:
+        UnsupportedBackboneError: there are none.
+    """
+    names = []
+    for index, block in enumerate(find(backbone, spec.blocks)):
+        for name, module in block.named_modules():
+            is_feed_forward = any(f"{name}.".startswith(f"{part}.") for part in spec.feed_forward)
+            if isinstance(module, (nn.Linear, Conv1D)) and not is_feed_forward:
+                names.append(f"{spec.blocks}.{index}.{name}")
+    if not names:
+        raise UnsupportedBackboneError(
+            f"LoRA needs linear layers in the backbone's attention, and the blocks of {backbone.config.model_type!r} "
+            "have none outside their feed-forward branch."
+        )
+    return names
+
+
+def insert_lora(backbone: nn.Module, spec: BackboneSpec, config: "LoraConfig | None", dtype: torch.dtype) -> Any:
+    """Puts LoRA's layers into the backbone's blocks; they are trained, and change nothing before.
+
+    Args:
+        backbone: frozen, with the bottlenecks hooked in.
+        spec: where its parts are.
+        config: of LoRA; without `target_modules` those of `attention_projections`.
+        dtype: of LoRA's tensors.
+
+    Returns:
+        The config as used.
+
+    Raises:
+        Any2PointError: peft is missing.
+        ConfigurationError: the config fits no layer, or would change the backbone's own tensors.
+        UnsupportedBackboneError: the backbone has no linear layers in its attention.
+    """
+    require_peft()
+    from peft import LoraConfig
+
+    config = LoraConfig() if config is None else copy.deepcopy(config)
+    _check_config(config, LoraConfig)
+    if config.target_modules is None:
+        config.target_modules = attention_projections(backbone, spec)
+        config.fan_in_fan_out = isinstance(find(backbone, config.target_modules[0]), Conv1D)  # as GPT-2 keeps weights
+    config.inference_mode = False
+    try:
+        backbone.add_adapter(config)
+    except ValueError as error:
+        remove_lora(backbone)
+        raise ConfigurationError(
+            f"target_modules must name layers of the backbone ({type(backbone).__name__}); leave them out for those of "
+            f"its attention. peft said: {error}"
+        ) from error
+    for layer in lora_layers(backbone):
+        _move_bottlenecks(layer.base_layer, layer)
+    for name, parameter in backbone.named_parameters():
+        if LORA_TENSORS in name:
+            parameter.data = parameter.data.to(dtype)  # peft follows the backbone, which may be bfloat16
+    return backbone.peft_config["default"]
+
+
+def _check_config(config: Any, lora_config_class: type) -> None:
+    if not isinstance(config, lora_config_class):
+        raise ConfigurationError(f"a LoRA needs a peft.LoraConfig, got {type(config).__name__}.")
+    changing = {
+        "bias": config.bias != "none",
+        "modules_to_save": bool(config.modules_to_save),
+        "trainable_token_indices": config.trainable_token_indices is not None,
+        "layer_replication": config.layer_replication is not None,
+        "init_lora_weights": config.init_lora_weights not in _KEEPS_WEIGHTS,
+    }
+    found = [f"{name}={getattr(config, name)!r}" for name, is_changing in changing.items() if is_changing]
+    if found:
+        raise ConfigurationError(
+            "a LoRA must leave the backbone's own tensors as they are, because other models and adapters share them, "
+            f"got {', '.join(found)}. Leave that out."
+        )
+
+
+def lora_layers(backbone: nn.Module) -> list[Any]:
+    """LoRA's layers in the backbone, each of which holds the backbone's own as `base_layer`."""
+    return [module for module in backbone.modules() if hasattr(module, "lora_dropout")]
+
+
+def _move_bottlenecks(source: nn.Module, target: nn.Module) -> None:
+    """A bottleneck belongs after (or before) the whole layer, LoRA included."""
+    for hooks, new_hooks in (
+        (source._forward_hooks, target._forward_hooks),
+        (source._forward_pre_hooks, target._forward_pre_hooks),
+    ):
+        for key in [key for key, hook in hooks.items() if isinstance(hook, BottleneckHook)]:
+            new_hooks[key] = hooks.pop(key)
+
+
+def remove_lora(backbone: nn.Module) -> None:
+    """Puts the backbone's own layers back in the place of LoRA's."""
+    for name, module in list(backbone.named_modules()):
+        if hasattr(module, "lora_dropout"):
+            parent, _, child = name.rpartition(".")
+            backbone.get_submodule(parent)._modules[child] = module.base_layer
+    vars(backbone).pop("peft_config", None)
+    backbone._hf_peft_config_loaded = False
+
+
+def save_lora(backbone: nn.Module, state_dict: Mapping[str, Tensor], folder: Path) -> None:
+    """Writes PEFT's two files.
+
+    Args:
+        backbone: with the LoRA.
+        state_dict: the backbone's.
+        folder: made if it is missing.
+    """
+    from peft import get_peft_model_state_dict
+
+    folder.mkdir(exist_ok=True)
+    tensors = get_peft_model_state_dict(backbone, state_dict=dict(state_dict), save_embedding_layers=False)
+    tensors = {_PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, folder / LORA_FILES[1], metadata={"format": "pt"})
+    config = copy.copy(backbone.peft_config["default"])
+    if os.path.isdir(
+        config.base_model_name_or_path or ""
+    ):  # means nothing elsewhere, and LoRA's files are pushed as is
+        config.base_model_name_or_path = None
+    config.save_pretrained(folder)
+
+
+def find_lora_files(folder: str | os.PathLike, subfolder: str = "") -> Path:
+    """The folder with PEFT's two files in an adapter's.
+
+    Args:
+        folder: that holds the adapter.
+        subfolder: of the adapter in it.
+
+    Raises:
+        CheckpointError: they are not there.
+    """
+    place = Path(folder) / subfolder / LORA_FOLDER
+    absent = [name for name in LORA_FILES if not (place / name).is_file()]
+    if absent:
+        raise CheckpointError(
+            f"the adapter in {str(folder)!r} has a LoRA, which must lie in {place}, and {' and '.join(absent)} is not "
+            "there. Copy the folder whole."
+        )
+    return place
+
+
+def read_lora_config(folder: Path) -> Any:
+    """The config of LoRA in a folder.
+
+    Raises:
+        Any2PointError: peft is missing.
+        CheckpointError: it cannot be read.
+    """
+    require_peft("this adapter has a LoRA, which needs")
+    from peft import LoraConfig
+
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+        _check_config(config, LoraConfig)
+    except (OSError, TypeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{folder / LORA_FILES[0]} must be PEFT's config of a LoRA. peft said: {error}"
+        ) from error
+    return config
+
+
+def load_lora_weights(backbone: nn.Module, folder: Path) -> None:
+    """Fills LoRA's layers from PEFT's file.
+
+    Raises:
+        CheckpointError: it is truncated, or holds other tensors than the layers have.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    file = folder / LORA_FILES[1]
+    try:
+        tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(file).items()}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} could not be read; was it copied whole? The loader said: {error}") from error
+    wanted = get_peft_model_state_dict(backbone, save_embedding_layers=False)
+    found, needed = ({name: list(t.shape) for name, t in state.items()} for state in (tensors, wanted))
+    wrong = sorted(name for name in {*found, *needed} if found.get(name) != needed.get(name))
+    if wrong:
+        raise CheckpointError(
+            f"{file} must hold the tensors that its config describes, and {len(wrong)} are missing, unexpected or "
+            f"wrongly shaped, such as {wrong[0]}: found {found.get(wrong[0])}, needed {needed.get(wrong[0])}."
+        )
+    set_peft_model_state_dict(backbone, tensors)
+
+
+class LoraMethods:
+    """What a model does with a LoRA in its backbone."""
+
+    base_model: Any
+    dtype: torch.dtype
+
+    def add_lora(self, lora_config: "LoraConfig | None" = None) -> None:
+        """Puts a LoRA into the frozen backbone, trained together with the adapters and saved beside them.
+
+        Args:
+            lora_config: of `peft`. Without it, and where it names no `target_modules`, all linear layers of the blocks
+                outside the feed-forward branches get one.
+
+        Raises:
+            Any2PointError: peft is missing, or the backbone has a LoRA already.
+            ConfigurationError: the config fits no layer, or would change the backbone's own tensors.
+            UnsupportedBackboneError: the backbone has no linear layers in its attention.
+        """
+        base = self.base_model
+        if lora_layers(base.backbone):
+            raise Any2PointError(
+                "a backbone can have one LoRA, and this one has it already. If it was given with one, merge it first "
+                "by peft's merge_and_unload."
+            )
+        base.lora = insert_lora(base.backbone, base.spec, lora_config, self.dtype)
+        base.config.lora = True
+        self.ignore_backbone_on_save()
+        self.train(self.training)  # LoRA's layers too
+
+    def add_adapter(self, *_: Any, **__: Any) -> None:
+        """Of transformers, for PEFT: refused, because it would reach into the adapters and freeze them.
+
+        Raises:
+            Any2PointError: always.
+        """
+        raise Any2PointError("PEFT's add_adapter would freeze the adapters. Use add_lora(LoraConfig(...)).")

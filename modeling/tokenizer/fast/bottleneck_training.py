@@ -1,0 +1,223 @@
+"""One residual bottleneck of the tokenizer in training: h + norm(W2 relu(norm(W1 h))), a block of rows at a time.
+
+Names: h [R, 2C] are the rows, y = W1 h less a constant [R, w] the products, x = relu(norm(y)) [R, w] the inner values
+and z = W2 x [R, 2C] the outer products, which are never made as a whole. docs/performance.md derives the formulas.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ...numerics.batch_norm import BatchNorm1d, sum_over_processes, update_running_statistics
+from ...numerics.precision import at_least_float32, widest_dtype
+from .neighbor_rows import NeighborRows
+from .row_gradients import DenseGradient, WinnersGradient
+
+
+def parameters_of(module: nn.Module) -> list[nn.Parameter]:
+    """Of a `ResidualBottleneck`, in the order of `TrainedBottleneck.gradients`."""
+    layers = (module.down, module.down_norm, module.up, module.up_norm)
+    return [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+
+
+class TrainedBottleneck:
+    """Forward and backward of one `ResidualBottleneck` in training mode.
+
+    Args:
+        module: the bottleneck, for its running statistics.
+        parameters: of the module, as `parameters_of` orders them.
+        rows: that the stage works on; products take their dtype, statistics at least float32.
+        kept: of an earlier `TrainedBottleneck` of the same module, for the backward pass.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        parameters: Sequence[Tensor],
+        rows: NeighborRows,
+        kept: Sequence[Tensor] | None = None,
+    ) -> None:
+        self.module, self.rows = module, rows
+        dtype = rows.features.dtype
+        self.parameters = [parameter.detach() for parameter in parameters]
+        down, self.down_bias, self.inner_weight, self.inner_bias = self.parameters[:4]
+        up, self.up_bias, self.outer_weight, self.outer_bias = self.parameters[4:]
+        self.down, self.up = down.to(dtype), up.to(dtype)
+        self.wide = at_least_float32(dtype)
+        if kept is not None:
+            (self.products, self.count, self.product_mean, self.product_deviation) = kept[:4]
+            (self.inner_mean, self.inner_sum, self.inner_squares, self.outer_deviation) = kept[4:]
+            self._blocks = rows.in_blocks(self.products)
+            self._scale_inner()
+            self._scale_outer()
+
+    def kept(self) -> tuple[Tensor, ...]:
+        """What the backward pass needs, for `__init__`."""
+        of_products = (self.products, self.count, self.product_mean, self.product_deviation)
+        return (*of_products, self.inner_mean, self.inner_sum, self.inner_squares, self.outer_deviation)
+
+    # Forward.
+
+    def start(self) -> None:
+        """Makes room for y."""
+        self.products = self.down.new_empty(self.rows.neighbors.numel(), len(self.down))
+        self._blocks = self.rows.in_blocks(self.products)
+        self._about: Tensor | None = None
+        exact = widest_dtype(self.down.device)  # many blocks are added up
+        self._product_sums = torch.zeros(2, len(self.down), dtype=exact, device=self.down.device)
+
+    def project(self, hidden: Tensor, number: int) -> None:
+        """Computes y of a block of rows h."""
+        self.receive(torch.mm(hidden, self.down.t(), out=self._blocks[number]), number)
+
+    def receive(self, products: Tensor, number: int) -> None:
+        """Takes W1 h of a block, less the first block's mean: so its plain moments lose nothing to rounding."""
+        if self._about is None:
+            self._about = products.mean(dim=0, dtype=self.wide).to(self.down.dtype)
+        products = torch.sub(products, self._about, out=self._blocks[number])
+        self._product_sums[0] += products.sum(dim=0, dtype=self.wide)
+        self._product_sums[1] += products.to(self.wide).square().sum(dim=0)
+
+    def finish_statistics(self) -> None:
+        """Moments of y and of z over the rows of all processes."""
+        self._finish_inner_norm_statistics()
+        self._finish_outer_norm_statistics()
+
+    def _finish_inner_norm_statistics(self) -> None:
+        """Moments of y over the rows of all processes."""
+        num_rows, about = len(self.products), self._about.to(self._product_sums.dtype)
+        total, squares = self._product_sums
+        count = sum_over_processes(total.new_full((), num_rows))
+        mean = sum_over_processes(total + about * num_rows) / count
+        apart = mean - about  # what is left of the mean in `products`
+        variance = sum_over_processes(squares - 2 * apart * total + num_rows * apart.square()) / count
+        norm = self.module.down_norm
+        self.count, self.product_mean = count.to(self.wide), apart.to(self.wide)
+        self.product_deviation = torch.sqrt(variance.clamp(min=0) + norm.eps).to(self.wide)
+        self._update(norm, mean + self.down_bias, variance)
+        self._scale_inner()
+
+    def _finish_outer_norm_statistics(self) -> None:
+        """Moments of z from those of x: mean W2 E[x], variance diag(W2 Cov(x) W2ᵀ)."""
+        width = len(self.down)
+        exact = widest_dtype(self.up.device)  # many blocks are added up
+        total = torch.zeros(width, dtype=exact, device=self.up.device)
+        squares = torch.zeros(width, width, dtype=exact, device=self.up.device)
+        about = None
+        for number in range(len(self._blocks)):
+            inner = self.inner(number).to(self.wide)
+            about = inner.mean(dim=0) if about is None else about
+            inner = inner - about
+            total += inner.sum(dim=0)
+            squares += inner.t() @ inner
+        num_rows = len(self.products)
+        own_mean = about + total / num_rows
+        mean = sum_over_processes(own_mean * num_rows) / self.count
+        apart = own_mean - mean  # zero in a single process
+        squares += num_rows * torch.outer(apart, apart) - torch.outer(total, total) / num_rows
+        covariance = sum_over_processes(squares) / self.count
+        up = self.up.to(exact)
+        variance = ((up @ covariance) * up).sum(dim=1).clamp(min=0).to(self.wide)
+        norm = self.module.up_norm
+        self.outer_deviation = torch.sqrt(variance + norm.eps)
+        self.inner_mean, self.inner_sum = mean.to(self.wide), (apart * num_rows).to(self.wide)
+        self.inner_squares = squares.to(self.wide)
+        outer_mean = self.up.to(self.wide) @ self.inner_mean
+        self._update(norm, outer_mean + self.up_bias, variance)
+        self._scale_outer()
+
+    def expand(self, hidden: Tensor, number: int) -> Tensor:
+        """The sum h + norm(z) of a block without the norm's `shift`, written over h."""
+        return hidden.addmm_(self.inner(number), self.scaled_up.t())
+
+    def output(self, hidden: Tensor, number: int) -> Tensor:
+        """relu(h + norm(z)) of a block, written over h: the next bottleneck's input."""
+        return self.expand(hidden, number).add_(self.shift).relu_()
+
+    def inner(self, number: int) -> Tensor:
+        """The inner values x of a block."""
+        return torch.addcmul(self._inner_shift, self._blocks[number], self._inner_scale).relu_().to(self.down.dtype)
+
+    # Backward. `gradient` is that of h + norm(z).
+
+    def start_backward(self) -> Tensor:
+        """Makes room for the gradients of the weights, and for those of y, which it returns."""
+        self._of_up = torch.zeros_like(self.up, dtype=self.wide)
+        self._of_down = torch.zeros_like(self.down, dtype=self.wide)
+        self._sum = self._of_up.new_zeros(len(self.up))
+        self._inner_sums = self._of_up.new_zeros(2, len(self.down))
+        return torch.empty_like(self.products)
+
+    def meet_outer_norm(self, gradient: DenseGradient | WinnersGradient, number: int) -> None:
+        """Sums over a block what the outer norm's gradient needs of all rows: Σ g and Σ g xᵀ."""
+        self._sum += gradient.sum(number)
+        self._of_up += gradient.transposed_times(self.inner(number), number)
+
+    def finish_outer_norm(self) -> None:
+        """The gradient of z is a·g − b − c·(z − E[z]); z itself is not needed, z − E[z] = W2 (x − E[x])."""
+        up = self.up.to(self.wide)
+        products = self._of_up - torch.outer(self._sum, self.inner_mean)  # Σ g (x − E[x])ᵀ
+        along = (up * products).sum(dim=1)  # Σ g (z − E[z])
+        scale = self.outer_weight / self.outer_deviation
+        shift = scale * sum_over_processes(self._sum) / self.count
+        slope = scale * sum_over_processes(along) / (self.count * self.outer_deviation.square())
+        of_up = scale.unsqueeze(-1) * products - torch.outer(shift, self.inner_sum)
+        of_up -= slope.unsqueeze(-1) * (up @ self.inner_squares)
+        self._outer_gradients = [of_up, along / self.outer_deviation, self._sum]
+        mixing = up.t() @ (slope.unsqueeze(-1) * up)
+        self._constant = (self.inner_mean @ mixing - shift @ up).to(self.up.dtype)
+        self._mixing = mixing.neg_().to(self.up.dtype)
+
+    def meet_inner_norm(self, gradient: DenseGradient | WinnersGradient, of_inner: Tensor, number: int) -> None:
+        """Writes the gradient of norm(y) of a block, and sums Σ g and Σ g y, which the inner norm's needs."""
+        inner = self.inner(number)
+        torch.addmm(self._constant, inner, self._mixing, out=of_inner)
+        gradient.add_times(self.scaled_up, of_inner, number)
+        torch.ops.aten.threshold_backward.grad_input(of_inner, inner, 0, grad_input=of_inner)
+        of_inner = of_inner.to(self.wide)
+        self._inner_sums[0] += of_inner.sum(dim=0)
+        self._inner_sums[1] += (self._blocks[number] * of_inner).sum(dim=0)
+
+    def finish_inner_norm(self) -> None:
+        """The gradient of y is a·g − b − c·(y − E[y])."""
+        self._inner_sums[1] -= self.product_mean * self._inner_sums[0]  # Σ g (y − E[y])
+        own_total, own_along = self._inner_sums
+        total, along = sum_over_processes(self._inner_sums)
+        scale = self.inner_weight / self.product_deviation
+        self._inner_slope = -scale * along / (self.count * self.product_deviation.square())
+        self._inner_offset = -scale * total / self.count - self._inner_slope * self.product_mean
+        self._inner_gradients = [own_along / self.product_deviation, own_total]
+        self._inner_gradient_scale = scale
+
+    def through_inner_norm(self, hidden: Tensor, of_products: Tensor, number: int) -> None:
+        """Turns a block's gradient of norm(y) into that of y, [r, w]; W1's adds up."""
+        exact = of_products.to(self.wide)
+        exact = torch.addcmul(self._inner_offset, exact, self._inner_gradient_scale, out=exact)
+        of_products.copy_(exact.addcmul_(self._blocks[number].to(self.wide), self._inner_slope))
+        self._of_down += of_products.t() @ hidden
+
+    def add_to_weight(self, *parts: Tensor) -> None:
+        """Adds to the gradient of W1 what came another way: parts [w, ...] side by side."""
+        self._of_down += torch.cat(parts, dim=1)
+
+    def gradients(self) -> list[Tensor]:
+        """Of the parameters; those of the biases are zero, because a batch norm takes every constant away."""
+        of_down_weight, of_down_bias = self._inner_gradients
+        of_up, of_up_weight, of_up_bias = self._outer_gradients
+        found = [self._of_down, torch.zeros_like(of_down_bias), of_down_weight, of_down_bias]
+        found += [of_up, torch.zeros_like(of_up_bias), of_up_weight, of_up_bias]
+        return [value.to(own.dtype) for value, own in zip(found, self.parameters, strict=True)]
+
+    def _scale_inner(self) -> None:
+        self._inner_scale = self.inner_weight / self.product_deviation
+        self._inner_shift = self.inner_bias - self.product_mean * self._inner_scale
+
+    def _scale_outer(self) -> None:
+        scale = self.outer_weight / self.outer_deviation
+        self.shift = self.outer_bias - (self.up.to(self.wide) @ self.inner_mean) * scale
+        self.scaled_up = (self.up * scale.unsqueeze(-1)).to(self.up.dtype)
+
+    def _update(self, norm: BatchNorm1d, mean: Tensor, variance: Tensor) -> None:
+        norm.num_batches_tracked.add_(1)
+        update_running_statistics(norm, mean, variance, self.count, norm.momentum)

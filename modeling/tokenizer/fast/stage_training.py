@@ -1,0 +1,199 @@
+"""A tokenizer stage in training, with a backward pass of its own (method.md 1; docs/performance.md derives it).
+
+What plain autograd would keep are a dozen tensors [B·G·K, C] a stage. Here each bottleneck keeps one of half that
+width, the product before its first batch norm; all else is made anew, a block at a time, but for the input of a second
+bottleneck in batches of ordinary size. A tie's gradient goes to one of its neighbours. Four facts save arithmetic:
+
+- A bias right before a batch norm changes nothing, so biases are left out; their gradients are zero.
+- y = W x has the mean W·mean(x) and the variance diag(W Cov(x) Wᵀ): the second norm's statistics need no product y.
+- Of the maximum's gradient one entry a centre and channel is not zero: products with it are sums of few rows.
+- The gradient of the gathered features is summed by point before it goes through the first product, not after.
+"""
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from ...numerics.precision import compute_dtype, without_autocast
+from .bottleneck_training import TrainedBottleneck, parameters_of
+from .freed_memory import keep_freed_memory
+from .neighbor_rows import NeighborRows
+from .row_gradients import DenseGradient, WinnersGradient, sum_by_point
+
+_MOST_KEPT_VALUES = 1 << 27  # of the last bottleneck's input, 512 MiB in float32: to make it anew took 8 % of a step
+
+_keep_freed_memory = functools.cache(keep_freed_memory)
+
+
+def train_stage(rows: NeighborRows, bottlenecks: Sequence[nn.Module]) -> Tensor:
+    """The maximum over each neighbourhood of the bottlenecks' output, with batch statistics and gradients.
+
+    Args:
+        rows: of G centres, 2C channels; gradients go to features and centres, not to the offsets.
+        bottlenecks: `ResidualBottleneck`s in training mode; their running statistics are updated.
+
+    Returns:
+        [G, 2C].
+    """
+    parameters = [parameter for bottleneck in bottlenecks for parameter in parameters_of(bottleneck)]
+    dtype = compute_dtype(rows.features)
+    if rows.features.device.type == "cpu":
+        _keep_freed_memory()  # or the system clears the pages of every step's tensors anew: half of its time
+    return _TrainedStage.apply(
+        rows.features.to(dtype), rows.centers.to(dtype), rows.neighbors, rows.offsets, bottlenecks, *parameters
+    )
+
+
+class _TrainedStage(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        centers: Tensor,
+        neighbors: Tensor,
+        offsets: Tensor,
+        bottlenecks: Sequence[nn.Module],
+        *parameters: Tensor,
+    ) -> Tensor:
+        rows = NeighborRows(features, neighbors, offsets, centers)
+        with without_autocast(features.device):
+            trained = [
+                TrainedBottleneck(module, own, rows)
+                for module, own in zip(bottlenecks, _split(parameters, bottlenecks), strict=True)
+            ]
+            pooled, winners, last_input = _forward(rows, trained)
+        kept = [tensor for bottleneck in trained for tensor in bottleneck.kept()]
+        ctx.save_for_backward(*rows, pooled, winners, last_input, *parameters, *kept)
+        ctx.bottlenecks = bottlenecks
+        return pooled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        features, neighbors, offsets, centers, pooled, winners, last_input, *others = ctx.saved_tensors
+        rows, bottlenecks = NeighborRows(features, neighbors, offsets, centers), ctx.bottlenecks
+        num_parameters = len(bottlenecks) * len(parameters_of(bottlenecks[0]))
+        parameters, kept = others[:num_parameters], others[num_parameters:]
+        parts = zip(bottlenecks, _split(parameters, bottlenecks), _split(kept, bottlenecks), strict=True)
+        with without_autocast(features.device):
+            trained = [TrainedBottleneck(module, own, rows, own_kept) for module, own, own_kept in parts]
+            of_largest = WinnersGradient(rows, winners, gradient.masked_fill(pooled <= 0, 0.0))
+            of_features, of_centers, of_parameters = _backward(rows, trained, last_input, of_largest)
+        return of_features, of_centers, None, None, None, *of_parameters
+
+
+def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The maximum [G, 2C], which neighbour has it [G, 2C], and the last bottleneck's input where it is kept, [R, 2C].
+
+    Fills in what the bottlenecks keep.
+    """
+    encoder, blocks, num_neighbors = rows.encoder(), list(rows.blocks()), rows.neighbors.shape[1]
+    first, last = bottlenecks[0], bottlenecks[-1]
+    first.start()
+    through = rows.through(first.down, encoder) if encoder.is_tabulated else None
+    for number, block in enumerate(blocks):
+        if through is None:
+            first.project(rows.of(block, encoder.encode(block)), number)
+        else:
+            first.receive(through(block), number)
+    first.finish_statistics()
+    inputs, own = None, ()  # [R, 2C], of one bottleneck after the other; the first's are made where they are needed
+    if first is not last:
+        inputs = rows.features.new_empty(rows.neighbors.numel(), rows.channels)
+        own = rows.in_blocks(inputs)
+    for bottleneck, following in itertools.pairwise(bottlenecks):
+        following.start()
+        for number, block in enumerate(blocks):
+            hidden = rows.of(block, encoder.encode(block)) if bottleneck is first else own[number]
+            following.project(own[number].copy_(bottleneck.output(hidden, number)), number)
+        following.finish_statistics()
+    is_input_kept = inputs is not None and inputs.numel() <= _MOST_KEPT_VALUES
+    largest = []
+    for number, block in enumerate(blocks):
+        if inputs is None:
+            hidden = rows.of(block, encoder.encode(block))
+        else:
+            hidden = own[number].clone() if is_input_kept else own[number]
+        outputs = last.expand(hidden, number)
+        largest.append(_maximum(outputs.view(-1, num_neighbors, rows.channels)))
+    pooled, winners = (torch.cat(parts) for parts in zip(*largest, strict=True))
+    # Adding a constant and relu keep the order, so they wait until one row a centre is left.
+    pooled = (pooled + last.shift).relu_().to(pooled.dtype)
+    return pooled, winners, inputs if is_input_kept else None
+
+
+def _backward(
+    rows: NeighborRows,
+    bottlenecks: list[TrainedBottleneck],
+    last_input: Tensor | None,
+    gradient: WinnersGradient | DenseGradient,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Gradients of features, centres and parameters, from that of the last bottleneck's sum h + norm(z)."""
+    encoder, blocks = rows.encoder(), list(rows.blocks())
+    last_inputs = () if last_input is None else rows.in_blocks(last_input)
+    of_parameters: list[Tensor] = []
+    for position, bottleneck in reversed(list(enumerate(bottlenecks))):
+        earlier = bottlenecks[:position]
+        of_products = bottleneck.start_backward()
+        of_blocks = rows.in_blocks(of_products)
+        for number in range(len(blocks)):
+            bottleneck.meet_outer_norm(gradient, number)
+        bottleneck.finish_outer_norm()
+        for number, of_block in enumerate(of_blocks):
+            bottleneck.meet_inner_norm(gradient, of_block, number)
+        bottleneck.finish_inner_norm()
+        before = None
+        if earlier:
+            before = DenseGradient(rows, rows.features.new_empty(len(of_products), rows.channels))
+        for number, (block, of_block) in enumerate(zip(blocks, of_blocks, strict=True)):
+            if not earlier:
+                hidden = encoder.encode(block).flatten(0, 1).to(rows.features.dtype)
+            elif last_inputs and bottleneck is bottlenecks[-1]:
+                hidden = last_inputs[number]
+            else:
+                hidden = rows.of(block, encoder.encode(block))
+                for one in earlier:
+                    hidden = one.output(hidden, number)
+            bottleneck.through_inner_norm(hidden, of_block, number)
+            if before is not None:
+                of_hidden = gradient.dense(number).addmm_(of_block, bottleneck.down)
+                own = before.blocks[number]
+                torch.ops.aten.threshold_backward.grad_input(of_hidden, hidden, 0, grad_input=own)
+        if not earlier:
+            of_features, of_centers = _through_first_product(rows, bottleneck, of_products)
+        of_parameters = [*bottleneck.gradients(), *of_parameters]
+        gradient = gradient if before is None else before
+        del of_products, of_blocks, of_block  # before the next bottleneck's take as much
+    return of_features + gradient.by_point(), of_centers + gradient.by_center(), of_parameters
+
+
+def _through_first_product(rows: NeighborRows, first: TrainedBottleneck, of_products: Tensor) -> tuple[Tensor, Tensor]:
+    """What comes to features [P, C] and centres [G, C] through the first product.
+
+    It is linear in them: gradients are summed by point, and by centre, before they go through it. The gradient of the
+    weight has met the geometry alone; here it meets the other parts of the rows.
+    """
+    half = rows.features.shape[-1]
+    by_point = sum_by_point(of_products, rows)
+    by_center = of_products.view(*rows.neighbors.shape, -1).sum(dim=1)
+    first.add_to_weight(by_point.t() @ rows.features, by_center.t() @ rows.centers)
+    return by_point @ first.down[:, :half], by_center @ first.down[:, half:]
+
+
+def _maximum(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The maximum over neighbours [g, K, 2C] -> [g, 2C] and whose it is, the first's: torch's pooling is far faster."""
+    images = outputs.unsqueeze(2).permute(0, 3, 1, 2)  # [g, 2C, K, 1], channels last
+    pooled, winners = F.max_pool2d(images, (outputs.shape[1], 1), return_indices=True)
+    return pooled.flatten(1), winners.flatten(1)
+
+
+def _split(tensors: Sequence[Any], bottlenecks: Sequence[nn.Module]) -> list[Sequence[Any]]:
+    """As many of them for each bottleneck."""
+    size = len(tensors) // len(bottlenecks)
+    return [tensors[start : start + size] for start in range(0, len(tensors), size)]

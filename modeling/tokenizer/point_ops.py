@@ -1,0 +1,161 @@
+"""Point operations: farthest point sampling, nearest neighbours, gathering. Any device.
+
+Unusual here: coordinates are worked on as separate x, y, z planes, which on a CPU makes farthest point sampling as
+fast as a compiled kernel; distances are sums of squared differences (never the expanded |a|² + |b|² − 2ab), so that a
+cloud's neighbours do not depend on what else is in its batch, to the last bit.
+"""
+
+import importlib.util
+
+import torch
+from torch import Tensor
+
+from .fast.leaf_search import search_leaves
+
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+LARGEST_KERNEL_CLOUD = 16384  # points whose distances fit the registers of one program on a GPU
+
+LARGE_CLOUD = 1024  # points from which on a CPU looks into the nearest leaves of a tree instead of at every point
+
+# Entries of one distance block: on a CPU 1 M float32 values are 4 MiB and stay in the last-level cache.
+_CPU_BLOCK = 1 << 20
+_DEVICE_BLOCK = 1 << 26
+
+
+def farthest_point_sampling(points: Tensor, num_samples: int, excluded: Tensor | None = None) -> Tensor:
+    """Orders points greedily by distance to those already chosen, starting at the first point (method.md 1).
+
+    A prefix of the result is itself the farthest point sampling of the prefix' length. Ties go to the lowest index.
+
+    Args:
+        points: [B, N, 3] floating point.
+        num_samples: how many indices to return, 1 ≤ num_samples ≤ N.
+        excluded: [B, N] bool, points that are never picked after the first; None for no such points.
+
+    Returns:
+        [B, num_samples] int64 indices into N.
+
+    Raises:
+        ValueError: num_samples is not in 1…N.
+    """
+    batch_size, num_points, _ = points.shape
+    if not 1 <= num_samples <= num_points:
+        raise ValueError(f"num_samples must lie in 1…{num_points} (the points there are), got {num_samples}.")
+    x, y, z = (plane.contiguous() for plane in points.detach().unbind(-1))
+    distance = torch.full_like(x, torch.inf)
+    if excluded is not None:
+        distance = distance.masked_fill(excluded, -1.0)  # below every squared distance, and min() keeps it there
+    if _kernel_takes(x):
+        from .fast.sampling_kernel import farthest_points  # needs Triton
+
+        return farthest_points(x, y, z, distance, num_samples)
+    if torch.compiler.is_compiling():
+        return _scan_farthest_points(x, y, z, distance, num_samples)
+    indices = torch.zeros(batch_size, num_samples, dtype=torch.long, device=points.device)
+    chosen = indices[:, :1]
+    for sample in range(1, num_samples):
+        step = (x - x.gather(1, chosen)).square_()
+        step += (y - y.gather(1, chosen)).square_()
+        step += (z - z.gather(1, chosen)).square_()
+        distance = torch.minimum(distance, step)
+        chosen = distance.argmax(dim=1, keepdim=True)
+        indices[:, sample : sample + 1] = chosen
+    return indices
+
+
+def _kernel_takes(x: Tensor) -> bool:
+    """Whether sampling_kernel.py takes clouds whose x are these, [B, N]. Compilers take it too, exporters cannot."""
+    if x.device.type != "cuda" or x.dtype != torch.float32 or x.shape[1] > LARGEST_KERNEL_CLOUD or not _HAS_TRITON:
+        return False
+    if getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)():  # torch 2.6 knows no is_exporting
+        return False
+    from .fast.sampling_kernel import works_on
+
+    return works_on(x.device)
+
+
+def _scan_farthest_points(x: Tensor, y: Tensor, z: Tensor, distance: Tensor, num_samples: int) -> Tensor:
+    """The same loop for compilers and exporters: one step in the graph, instead of num_samples copies of it."""
+    from torch._higher_order_ops import scan
+
+    def step(carried: tuple[Tensor, Tensor], _: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        distance, chosen = carried
+        by_x, by_y, by_z = x - x.gather(1, chosen), y - y.gather(1, chosen), z - z.gather(1, chosen)
+        distance = torch.minimum(distance, by_x * by_x + by_y * by_y + by_z * by_z)
+        return (distance, distance.argmax(dim=1, keepdim=True)), chosen.squeeze(1).clone()
+
+    first = torch.zeros_like(x[:, :1], dtype=torch.long)
+    _, indices = scan(step, (distance, first), x.new_zeros(num_samples))
+    return indices.transpose(0, 1)
+
+
+def nearest_neighbors(points: Tensor, centers: Tensor, num_neighbors: int) -> Tensor:
+    """Indices of the points nearest to each centre (squared Euclidean), in no particular order (method.md 1).
+
+    Of points equally far (in float32) those of the lowest indices are taken, so that every device, compiler and runtime
+    finds the same ones.
+
+    Args:
+        points: [B, N, 3] floating point.
+        centers: [B, G, 3], same dtype.
+        num_neighbors: K, 1 ≤ K ≤ N.
+
+    Returns:
+        [B, G, K] int64 indices into N; a centre that is one of the points finds itself.
+
+    Raises:
+        ValueError: num_neighbors is not in 1…N.
+    """
+    num_points, num_centers = points.shape[1], centers.shape[1]
+    if not 1 <= num_neighbors <= num_points:
+        raise ValueError(f"num_neighbors must lie in 1…{num_points} (the points there are), got {num_neighbors}.")
+    points, centers = points.detach(), centers.detach()
+    if torch.compiler.is_compiling():  # it makes its own blocks
+        return _nearest(centers, points, num_neighbors)
+    on_cpu = points.device.type == "cpu"
+    if on_cpu and num_points >= LARGE_CLOUD and points.dtype == torch.float32:
+        clouds = zip(points, centers, strict=True)
+        return torch.stack([search_leaves(*cloud, num_neighbors) for cloud in clouds])
+    block = _CPU_BLOCK if on_cpu else _DEVICE_BLOCK
+    clouds = max(1, block // (num_points * num_centers))
+    centers_at_once = max(1, block // (num_points * clouds))
+    found = [
+        torch.cat([_nearest(part, own_points, num_neighbors) for part in own.split(centers_at_once, dim=1)], dim=1)
+        for own, own_points in zip(centers.split(clouds), points.split(clouds), strict=True)
+    ]
+    return torch.cat(found)
+
+
+def _nearest(centers: Tensor, points: Tensor, num_neighbors: int) -> Tensor:
+    distances = _without_ties(_squared_distances(centers, points))
+    return distances.topk(num_neighbors, largest=False, sorted=False).indices
+
+
+def _without_ties(distances: Tensor) -> Tensor:
+    """float32 distances [b, G, N] in wider numbers of the same order, equal ones ordered by their index in N."""
+    if distances.dtype != torch.float32 or distances.device.type == "mps":  # nothing is wider
+        return distances
+    index = torch.arange(distances.shape[-1], device=distances.device)
+    if not torch.compiler.is_compiling():  # bits of floats ≥ 0 are in the order of the floats
+        return (distances.view(torch.int32).long() << 32).bitwise_or_(index)
+    # ONNX cannot read bits. Neighbouring float32 differ by a factor of 1 + 2⁻²⁴ at least; 1e-80 orders the zeros.
+    index = index.double()
+    return distances.double() * (1 + index * 2.0**-48) + index * 1e-80
+
+
+def _squared_distances(centers: Tensor, points: Tensor) -> Tensor:
+    """[b, G, 3] and [b, N, 3] -> [b, G, N]."""
+    x, y, z = points.unsqueeze(1).unbind(-1)
+    center_x, center_y, center_z = centers.unsqueeze(2).unbind(-1)
+    distances = (center_x - x).square_()
+    distances += (center_y - y).square_()
+    distances += (center_z - z).square_()
+    return distances
+
+
+def gather_points(features: Tensor, indices: Tensor) -> Tensor:
+    """Rows of each cloud's features: [B, N, C] at [B, …] int64 indices -> [B, …, C]."""
+    batch_size, num_points, channels = features.shape
+    offsets = torch.arange(batch_size, device=indices.device).mul_(num_points)
+    rows = indices + offsets.view(-1, *[1] * (indices.dim() - 1))
+    return features.reshape(-1, channels).index_select(0, rows.reshape(-1)).view(*indices.shape, channels)

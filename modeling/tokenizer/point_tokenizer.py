@@ -1,0 +1,173 @@
+"""Point tokenizer: a light Point-PN that turns a cloud into G = N/8 tokens and their centres (method.md 1).
+
+Unusual here: tensors are channels last, so that every 1×1 convolution is a plain matrix product; points are put in
+farthest-point order once, and each stage's centres are a prefix of the stage before; at inference batch norms are
+folded into the products and neighbourhoods are worked through in blocks that stay in the processor's cache.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..numerics.batch_norm import BatchNorm1d
+from ..numerics.initialization import StartValues
+from .fast.neighbor_rows import NeighborRows
+from .fast.stage_inference import fold_batch_norm, infer_stage
+from .fast.stage_training import train_stage
+from .point_ops import farthest_point_sampling, gather_points, nearest_neighbors
+
+NUM_STAGES = 3
+BOTTLENECKS_PER_STAGE = (2, 1, 1)
+LAST_STAGE_WIDTH = 32
+
+
+def extent_normalization(offsets: Tensor) -> Tensor:
+    """Divides each axis of each neighbourhood by its largest magnitude; a flat axis stays 0. [B, G, K, 3] -> same."""
+    extent = offsets.abs().amax(dim=2, keepdim=True)
+    return offsets / torch.where(extent > 0, extent, 1.0)
+
+
+def deviation_normalization(offsets: Tensor) -> Tensor:
+    """Divides by the unbiased deviation of all offsets of the cloud and stage, + 1e-5. [B, G, K, 3] -> same."""
+    return offsets / (offsets.flatten(1).std(dim=1) + 1e-5).view(-1, 1, 1, 1)
+
+
+NORMALIZATIONS = {"extent": extent_normalization, "deviation": deviation_normalization}
+
+
+class ResidualBottleneck(nn.Module):
+    """h ← ReLU(h + BN(W2 ReLU(BN(W1 h)))) on rows of channels (method.md 1).
+
+    Shapes: input [..., C], output [..., C].
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(channels, width)
+        self.down_norm = BatchNorm1d(width)
+        self.up = nn.Linear(width, channels)
+        self.up_norm = BatchNorm1d(channels)
+
+    def draw_parameters(self, start: StartValues) -> None:
+        """Torch's default: the released code's 1×1 convolutions are left at it."""
+        start.default_linear(self.down, "down")
+        start.default_linear(self.up, "up")
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Maps rows [R, C] to rows [R, C]; in training batch statistics are taken over the R rows."""
+        if self.training:
+            inner = F.relu_(self.down_norm(self.down(hidden)))
+            return F.relu_(self.up_norm(self.up(inner)).add_(hidden))
+        inner = F.relu_(F.linear(hidden, *fold_batch_norm(self.down, self.down_norm)))
+        return F.relu_(F.linear(inner, *fold_batch_norm(self.up, self.up_norm)).add_(hidden))
+
+
+class TokenizerStage(nn.Module):
+    """Gathers each centre's neighbourhood, encodes its geometry, mixes channels and takes the maximum (method.md 1).
+
+    Shapes:
+        points [B, N, 3], features [B, N, C], centers [B, G, 3], center_features [B, G, C] -> [B, G, 2C].
+    """
+
+    def __init__(self, channels: int, num_bottlenecks: int, width: int, num_neighbors: int, normalization: str) -> None:
+        super().__init__()
+        self.num_neighbors = num_neighbors
+        self.normalize = NORMALIZATIONS[normalization]
+        self.bottlenecks = nn.ModuleList(ResidualBottleneck(2 * channels, width) for _ in range(num_bottlenecks))
+
+    def forward(self, points: Tensor, features: Tensor, centers: Tensor, center_features: Tensor) -> Tensor:
+        """Returns the centres' new features [B, G, 2C]."""
+        batch_size, num_centers, _ = centers.shape
+        neighbors = nearest_neighbors(points, centers, min(self.num_neighbors, points.shape[1]))
+        offsets = self.normalize(gather_points(points, neighbors) - centers.unsqueeze(2))  # [B, G, K, 3]
+        rows = NeighborRows(
+            features.flatten(0, 1),
+            _flat_indices(neighbors, points.shape[1]),
+            offsets.flatten(0, 1),
+            center_features.flatten(0, 1),
+        )
+        return self._choose_way(rows)(rows, self.bottlenecks).view(batch_size, num_centers, -1)
+
+    def _choose_way(self, rows: NeighborRows) -> Callable[[NeighborRows, nn.ModuleList], Tensor]:
+        """Three ways to the same numbers; the plain one alone is open to compilers and to gradients of the points."""
+        on_mps = rows.features.device.type == "mps"  # has no embedding bags
+        if torch.compiler.is_compiling() or rows.offsets.requires_grad or on_mps:
+            return plain_stage
+        if self.training:
+            return train_stage if self._takes_batch_statistics() else plain_stage
+        return plain_stage if torch.is_grad_enabled() and self._has_gradients(rows) else infer_stage
+
+    def _takes_batch_statistics(self) -> bool:
+        """Whether every norm does as it was made to: none is frozen, or has been given another way of averaging."""
+        norms = [module for module in self.modules() if isinstance(module, BatchNorm1d)]
+        return all(norm.training and norm.momentum is not None for norm in norms)
+
+    def _has_gradients(self, rows: NeighborRows) -> bool:
+        tensors = (rows.features, rows.centers, *self.parameters())
+        return any(tensor.requires_grad for tensor in tensors)
+
+
+def plain_stage(rows: NeighborRows, bottlenecks: Iterable[nn.Module]) -> Tensor:
+    """The maximum over each neighbourhood of the bottlenecks' output, by autograd's own operations: [G, 2C]."""
+    hidden = rows.all()
+    for bottleneck in bottlenecks:
+        hidden = bottleneck(hidden)
+    return hidden.view(*rows.neighbors.shape, -1).amax(dim=1)
+
+
+def _flat_indices(indices: Tensor, num_points: int) -> Tensor:
+    """[B, G, K] indices within a cloud -> [B·G, K] row numbers of the flattened features."""
+    offsets = torch.arange(indices.shape[0], device=indices.device).mul_(num_points).view(-1, 1, 1)
+    return (indices + offsets).flatten(0, 1)
+
+
+class PointTokenizer(nn.Module):
+    """The point tokenizer of section 3.1 and 4.1 (method.md 1).
+
+    Shapes:
+        points [B, N, 3] float -> tokens [B, G, D], centers [B, G, 3], G = N // 8, in farthest-point order.
+    """
+
+    def __init__(self, hidden_size: int, num_neighbors: int, normalization: str) -> None:
+        super().__init__()
+        channels = max(3, 3 * round(hidden_size / 24))  # the multiple of 3 nearest D / 8
+        self.stem = nn.Linear(3, channels, bias=False)
+        self.stem_norm = BatchNorm1d(channels)
+        self.stages = nn.ModuleList()
+        for stage, num_bottlenecks in enumerate(BOTTLENECKS_PER_STAGE):
+            width = LAST_STAGE_WIDTH if stage == NUM_STAGES - 1 else channels
+            self.stages.append(TokenizerStage(channels, num_bottlenecks, width, num_neighbors, normalization))
+            channels *= 2
+        self.projection = nn.Linear(channels, hidden_size) if channels != hidden_size else nn.Identity()
+
+    def draw_parameters(self, start: StartValues) -> None:
+        """Start values of method.md 5; the last projection, which the paper does not need, as the adapters' layers."""
+        start.linear_of_head(self.stem, "stem")
+        if isinstance(self.projection, nn.Linear):
+            start.linear(self.projection, "projection")
+
+    def excluded_from_sampling(self, points: Tensor) -> Tensor | None:
+        """Points that sampling never picks, [B, N] bool; none in the method itself."""
+        return None
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns tokens [B, G, D] and centres [B, G, 3]."""
+        num_centers = points.shape[1] // 2
+        order = farthest_point_sampling(points, num_centers, self.excluded_from_sampling(points))
+        features = self._embed(points)
+        centers, center_features = gather_points(points, order), gather_points(features, order)
+        for stage in self.stages:
+            features = stage(points, features, centers, center_features)
+            points = centers
+            num_centers //= 2
+            centers, center_features = points[:, :num_centers], features[:, :num_centers]
+        return self.projection(features), points
+
+    def _embed(self, points: Tensor) -> Tensor:
+        """Stem: [B, N, 3] -> [B, N, C0]."""
+        points = points.to(self.stem.weight.dtype)
+        if not self.training:
+            return F.relu_(F.linear(points, *fold_batch_norm(self.stem, self.stem_norm)))
+        return F.relu_(self.stem_norm(self.stem(points).flatten(0, 1))).view(*points.shape[:2], -1)
