@@ -9,7 +9,6 @@ import importlib
 import json
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from torch.export import Dim, ExportedProgram
 
 from . import __version__
 from .modeling.errors import Any2PointError
+from .modeling.files import folder_written_whole
 from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from .processing_any2point import Any2PointProcessor
 
@@ -245,14 +245,11 @@ def _require(packages: tuple[str, ...]) -> None:
 
 def _write(path: Path, save: Callable[[Path], None]) -> list[Path]:
     """Lets `save` write a file (and others) into a folder beside the path, then puts all in place, the file last."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as beside:
-        save(Path(beside) / path.name)
-        names = sorted((file.name for file in Path(beside).iterdir()), key=path.name.__eq__)
+    with folder_written_whole(path.parent, last=path.name) as beside:
+        save(beside / path.name)
+        names = sorted((file.name for file in beside.iterdir()), key=path.name.__eq__)
         if len(names) > 1:
             path.unlink(missing_ok=True)  # an old file must not read the new weights beside it
-        for name in names:
-            os.replace(Path(beside) / name, path.with_name(name))
     return [path.with_name(name) for name in reversed(names)]
 
 

@@ -180,13 +180,7 @@ class Any2PointProcessor(FeatureExtractionMixin):
         Args:
             json_file_path: the file, replaced if it exists.
         """
-        path = Path(json_file_path)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(self.to_json_string(), encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(Path(json_file_path), self.to_json_string())
 
 
 def _integer(value: int, name: str, minimum: int) -> int:

@@ -1,9 +1,7 @@
 """What conversion scripts share around their work: a folder written whole or not at all, its check, exit codes."""
 
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
 from any2point_hf.modeling.errors import Any2PointError, CheckpointError
+from any2point_hf.modeling.files import folder_written_whole
 
 LARGEST_DIFFERENCE = 1e-4
 
@@ -27,13 +26,9 @@ def whole_folder(output: Path) -> Iterator[Path]:
     """
     if output.exists() and not output.is_dir():
         raise CheckpointError(f"--output must be a folder, and {output} is a file.")
-    existing = next(folder for folder in output.absolute().parents if folder.is_dir())
-    with tempfile.TemporaryDirectory(prefix=".converting-", dir=existing) as beside:
-        yield Path(beside)
-        _check_replaceable(output, Path(beside))
-        output.mkdir(parents=True, exist_ok=True)
-        for file in Path(beside).iterdir():
-            os.replace(file, output / file.name)
+    with folder_written_whole(output) as beside:
+        yield beside
+        _check_replaceable(output, beside)
 
 
 def _check_replaceable(output: Path, written: Path) -> None:

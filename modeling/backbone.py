@@ -1,3 +1,4 @@
-"""Former path of backbones/loading.py."""
+"""Former path of backbones/loading.py and backbones/blocks.py."""
 
+from .backbones.blocks import *  # noqa: F403
 from .backbones.loading import *  # noqa: F403

@@ -1,22 +1,21 @@
 """Whether a batch fits into memory, asked before a forward starts: on Linux a process that takes too much is killed.
 
 Unusual here: the estimate counts only what a forward holds for certain, so that nothing that fits is refused; the batch
-size that an error names leaves room for the rest. On a GPU nothing is asked: there a lack of memory is an exception.
+size that an error names leaves room for the rest. What can be had back (pages of files, what malloc keeps of freed
+tensors, swap) counts as free. On a GPU nothing is asked: there a lack of memory is an exception.
 """
 
+import ctypes
 import functools
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .available_memory import available_memory
-from .backbones.loading import block_dtype
 from .errors import BatchTooLargeError
-
-if TYPE_CHECKING:
-    from .modeling_any2point import Any2PointModel
 
 SMALL = 1 << 28
 """Bytes of a batch for which the system is not asked."""
@@ -24,49 +23,20 @@ SMALL = 1 << 28
 ROOM = {"a training step": 5, "inference": 14}
 """How many times its estimate a named batch may take: 1.6 to 3 were measured in training, 7 to 10 at inference."""
 
-# Rows of a token's width that every transformer's block holds (at once; and keeps for its backward pass).
-_ROWS_AT_ONCE = 4  # residual, queries, keys, values
-_ROWS_KEPT = 8  # inputs of both norms, queries, keys, values, mixed values, the feed-forward's inner layer
-_ROWS_OF_ADAPTER = 2  # inputs of the bottleneck and of the attention in cells
+_LIMIT_FILES = (  # of a container, by version of the kernel's control groups: limit, usage, pages of files
+    ("memory.max", "memory.current", ("inactive_file", "active_file")),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
+)
 
 
-def cloud_memory(model: "Any2PointModel", num_points: int) -> int:
-    """Bytes that a forward certainly takes for each cloud, beyond what it takes for any number of them.
+class HoldsClouds(Protocol):
+    """A model that tells how much memory a cloud takes."""
 
-    Args:
-        model: in the mode it will run in; whether gradients are wanted is asked of torch.
-        num_points: N of the cloud.
-    """
-    wants_gradients = torch.is_grad_enabled()
-    blocks = model.blocks()
-    halved = torch.is_autocast_enabled(model.cls_token.device.type)
-    value = 2 if halved or not blocks else min(4, block_dtype(blocks[0]).itemsize)
-    tokens = num_points // 8 + 1
-    row = tokens * model.config.backbone_config.hidden_size * value
-    views = 0 if model.local_attention is None else model.config.num_views
-    if not (wants_gradients and model.cls_token.requires_grad):
-        trunk = _ROWS_AT_ONCE * row
-    elif model.gradient_checkpointing and model.training:
-        trunk = len(blocks) * row
-    else:
-        trunk = (_ROWS_KEPT * len(blocks) + _ROWS_OF_ADAPTER * len(model.bottlenecks)) * row
-        trunk += len(model.aggregations) * views * tokens * 4 * model.config.local_attention_dim * value
-    trunk += views * tokens**2 * 2  # which tokens share a cell: two tables of one byte an entry
-
-    tokenizer = model.tokenizer
-    value = 2 if halved else tokenizer.stem.weight.element_size()
-    embedded = num_points * tokenizer.stem.out_features * value
-    found = []  # of each stage: indices and offsets of the neighbours; and what its bottlenecks keep
-    for number, stage in enumerate(tokenizer.stages, start=1):
-        neighbors = (num_points >> number) * min(stage.num_neighbors, num_points >> (number - 1))
-        inner = sum(bottleneck.down.out_features for bottleneck in stage.bottlenecks) * value
-        found.append((neighbors * (8 + 3 * 4), neighbors * inner))
-    if wants_gradients and tokenizer.stem.weight.requires_grad:
-        return trunk + embedded + sum(map(sum, found))
-    return max(trunk, embedded + max(places for places, _ in found))
+    def bytes_of_cloud(self, num_points: int) -> int:
+        """Bytes that a forward certainly takes for each cloud of `num_points`, in the mode it will run in."""
 
 
-def check_memory(model: "Any2PointModel", points: Tensor) -> None:
+def check_memory(model: HoldsClouds, points: Tensor) -> None:
     """Refuses a batch for which a CPU's memory cannot suffice; elsewhere, and while compiling, nothing is asked.
 
     Args:
@@ -78,7 +48,7 @@ def check_memory(model: "Any2PointModel", points: Tensor) -> None:
     """
     if points.device.type != "cpu" or torch.compiler.is_compiling():
         return
-    needed = points.shape[0] * cloud_memory(model, points.shape[1])
+    needed = points.shape[0] * model.bytes_of_cloud(points.shape[1])
     if needed <= SMALL:
         return
     available = available_memory(points.device)
@@ -86,9 +56,7 @@ def check_memory(model: "Any2PointModel", points: Tensor) -> None:
         raise batch_too_large(model, *points.shape[:2], points.device)
 
 
-def batch_too_large(
-    model: "Any2PointModel", batch_size: int, num_points: int, device: torch.device
-) -> BatchTooLargeError:
+def batch_too_large(model: HoldsClouds, batch_size: int, num_points: int, device: torch.device) -> BatchTooLargeError:
     """The error that names the batch size that fits into the memory there is now.
 
     Args:
@@ -97,7 +65,7 @@ def batch_too_large(
         num_points: N of its clouds.
         device: where.
     """
-    cloud, available = cloud_memory(model, num_points), available_memory(device)
+    cloud, available = model.bytes_of_cloud(num_points), available_memory(device)
     purpose = "a training step" if torch.is_grad_enabled() else "inference"
     fits = batch_size // 2 if available is None else min(batch_size // 2, available // (ROOM[purpose] * cloud))
     clouds = "clouds" if batch_size > 1 else "cloud"
@@ -129,7 +97,7 @@ def names_batch_that_fits(forward: Callable[..., Any]) -> Callable[..., Any]:
     """Decorates a model's forward: an allocation that fails in it becomes a `BatchTooLargeError`."""
 
     @functools.wraps(forward)
-    def guarded(self: "Any2PointModel", points: Tensor, *arguments: Any, **options: Any) -> Any:
+    def guarded(self: HoldsClouds, points: Tensor, *arguments: Any, **options: Any) -> Any:
         if torch.compiler.is_compiling():
             return forward(self, points, *arguments, **options)
         try:
@@ -140,3 +108,72 @@ def names_batch_that_fits(forward: Callable[..., Any]) -> Callable[..., Any]:
         raise batch_too_large(self, *points.shape[:2], points.device)  # here the failed forward's tensors are freed
 
     return guarded
+
+
+def available_memory(device: torch.device) -> int | None:
+    """Bytes, or None where that is not known: of a CPU on systems other than Linux, and of devices other than CUDA's.
+
+    Args:
+        device: of a tensor. Asking for a GPU's memory does not wait for its work.
+    """
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    if device.type != "cpu" or not sys.platform.startswith("linux"):
+        return None
+    try:
+        machine = _entries(Path("/proc/meminfo"))
+        own = _entries(Path("/proc/self/status"))["RssAnon"]
+        free = machine["MemAvailable"] + machine["SwapFree"]
+        return min([free, *_left_in_containers(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]) + _kept_by_malloc(
+            own
+        )
+    except (OSError, KeyError, ValueError, IndexError):  # a kernel or a sandbox that shows less
+        return None
+
+
+def _entries(file: Path) -> dict[str, int]:
+    """Lines such as "MemAvailable:  16384 kB" as bytes by name; lines of other kinds are left out."""
+    rows = [line.split() for line in file.read_text().splitlines()]
+    return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if len(row) == 3 and row[2] == "kB"}
+
+
+def _left_in_containers(membership: Path, root: Path) -> list[int]:
+    """What each control group around this process, of either version, leaves to it."""
+    left = []
+    for line in membership.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = root / "memory" if controllers else root
+        group = top / path.lstrip("/")
+        for folder in (group, *group.parents):  # those outside a container's own view do not exist in it
+            left += _left_in(folder)
+            if folder == top:
+                break
+    return left
+
+
+def _left_in(folder: Path) -> list[int]:
+    for limit, usage, pages_of_files in _LIMIT_FILES:
+        if (folder / limit).is_file():
+            allowed = (folder / limit).read_text().strip()
+            if allowed == "max":
+                return []
+            counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            reclaimable = sum(int(counts[name]) for name in pages_of_files)
+            return [max(0, int(allowed) - int((folder / usage).read_text()) + reclaimable)]
+    return []
+
+
+def _kept_by_malloc(anonymous: int) -> int:
+    """Freed memory not given back to the system; all of the process, where glibc is too old to tell (below 2.33)."""
+    if not hasattr(libc := ctypes.CDLL(None), "mallinfo2"):
+        return anonymous
+
+    class Mallinfo2(ctypes.Structure):
+        names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+        _fields_ = [(name, ctypes.c_size_t) for name in names.split()]
+
+    libc.mallinfo2.restype = Mallinfo2
+    return min(anonymous, libc.mallinfo2().fordblks)

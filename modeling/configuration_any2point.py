@@ -7,13 +7,12 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-from .errors import ConfigurationError, UnsupportedBackboneError
+from .errors import ConfigurationError, UnsupportedBackboneError, require
 from .hub.names import pull_options, pulled_folder
 from .presets import find_preset
 
 SMALLEST_CLOUD = 64  # points that the tokenizer's three halvings need
 LARGEST_CLOUD = 65536  # 8192 tokens; attention and cells compare every two of them
-OF_BACKBONE = ("backbone", "backbone_revision", "backbone_config")  # which one, not what is done with it
 
 
 @strict
@@ -193,32 +192,32 @@ class Any2PointConfig(PreTrainedConfig):
         """Checks the ranges that types cannot say; run by transformers whenever a config is made."""
         for name, value in vars(self).items():
             if isinstance(value, float):
-                _require(math.isfinite(value), f"{name} must be finite", value)
+                require(math.isfinite(value), f"{name} must be finite", value)
         positive = ("num_points", "num_neighbors", "adapter_dim", "voxel_size", "local_attention_dim")
         for name in (*positive, "cell_size", "line_length", "layer_norm_eps", "final_norm_eps"):
             value = getattr(self, name)
-            _require(value is None or value > 0, f"{name} must be positive", value)
-        _require(self.num_points >= SMALLEST_CLOUD, f"num_points must be at least {SMALLEST_CLOUD}", self.num_points)
-        _require(self.num_points <= LARGEST_CLOUD, f"num_points must be at most {LARGEST_CLOUD}", self.num_points)
-        _require(1 <= self.num_views <= 10, "num_views must lie in 1…10 (the views there are)", self.num_views)
-        _require(
+            require(value is None or value > 0, f"{name} must be positive", value)
+        require(self.num_points >= SMALLEST_CLOUD, f"num_points must be at least {SMALLEST_CLOUD}", self.num_points)
+        require(self.num_points <= LARGEST_CLOUD, f"num_points must be at most {LARGEST_CLOUD}", self.num_points)
+        require(1 <= self.num_views <= 10, "num_views must lie in 1…10 (the views there are)", self.num_views)
+        require(
             self.local_attention_heads > 0 and self.local_attention_dim % self.local_attention_heads == 0,
             f"local_attention_heads must divide local_attention_dim ({self.local_attention_dim})",
             self.local_attention_heads,
         )
-        _require(0 <= self.adapter_dropout < 1, "adapter_dropout must lie in [0, 1)", self.adapter_dropout)
-        _require(0 <= self.label_smoothing < 1, "label_smoothing must lie in [0, 1)", self.label_smoothing)
-        _require(
+        require(0 <= self.adapter_dropout < 1, "adapter_dropout must lie in [0, 1)", self.adapter_dropout)
+        require(0 <= self.label_smoothing < 1, "label_smoothing must lie in [0, 1)", self.label_smoothing)
+        require(
             len(self.line_direction) == 3 and any(self.line_direction),
             "line_direction must be three numbers, not all zero",
             self.line_direction,
         )
-        _require(
+        require(
             self.plane is None or (len(self.plane) == 2 and min(self.plane) > 1),
             "plane must be [width, height] in pixels, each above 1",
             self.plane,
         )
-        _require(
+        require(
             sorted(self.pooling) == ["cls", "max"],
             'pooling must be "max" and "cls" in some order',
             self.pooling,
@@ -233,8 +232,7 @@ class Any2PointConfig(PreTrainedConfig):
     def unlike_defaults(self) -> dict[str, Any]:
         """The fields that differ from their defaults, besides those that say which backbone."""
         plain = type(self)()
-        names = [name for name in Any2PointConfig.__annotations__ if name not in OF_BACKBONE]
-        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(plain, name)}
+        return {name: getattr(self, name) for name in METHOD_FIELDS if getattr(self, name) != getattr(plain, name)}
 
     def used_blocks(self, num_blocks: int) -> int:
         """How many blocks tokens pass, out of the backbone's `num_blocks`.
@@ -243,7 +241,7 @@ class Any2PointConfig(PreTrainedConfig):
             ConfigurationError: `backbone_blocks` is more than there are.
         """
         used = num_blocks if self.backbone_blocks is None else self.backbone_blocks
-        _require(0 <= used <= num_blocks, f"backbone_blocks must lie in 0…{num_blocks} (the backbone's)", used)
+        require(0 <= used <= num_blocks, f"backbone_blocks must lie in 0…{num_blocks} (the backbone's)", used)
         return used
 
     def adapted_blocks(self, num_blocks: int) -> list[int]:
@@ -256,7 +254,7 @@ class Any2PointConfig(PreTrainedConfig):
             return list(range(num_blocks))
         listed = self.adapter_blocks
         indices = list(range(listed)) if isinstance(listed, int) else sorted(set(listed))
-        _require(
+        require(
             all(0 <= index < num_blocks for index in indices) and (not isinstance(listed, int) or listed >= 0),
             f"adapter_blocks must lie within the backbone's {num_blocks} blocks",
             listed,
@@ -267,11 +265,6 @@ class Any2PointConfig(PreTrainedConfig):
 def recorded_path(backbone: str | os.PathLike) -> str:
     """A folder as an absolute path, so that it is found from anywhere; a Hub id as it is."""
     return os.path.abspath(backbone) if os.path.isdir(backbone) else str(backbone)
-
-
-def _require(condition: bool, rule: str, received: object) -> None:
-    if not condition:
-        raise ConfigurationError(f"{rule}, got {received!r}.")
 
 
 def _config_from_dict(values: dict[str, Any]) -> PreTrainedConfig:
@@ -285,5 +278,8 @@ def _config_from_dict(values: dict[str, Any]) -> PreTrainedConfig:
             "object itself, or the dict of its to_dict()."
         ) from error
 
+
+_OF_BACKBONE = ("backbone", "backbone_revision", "backbone_config")  # which one, not what is done with it
+METHOD_FIELDS = tuple(name for name in Any2PointConfig.__annotations__ if name not in _OF_BACKBONE)
 
 AutoConfig.register(Any2PointConfig.model_type, Any2PointConfig, exist_ok=True)

@@ -1,5 +1,8 @@
 """The errors a user can cause. Each message says the rule, what was received and the likely fix."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class Any2PointError(ValueError):
     """Base of all errors that a user's input can cause; the command line prints them without a traceback."""
@@ -38,3 +41,15 @@ class DatasetError(Any2PointError):
 
 class HubError(Any2PointError):
     """A Hub that did not answer, refused, or broke off; what was there before, on either side, is whole."""
+
+
+def require(condition: bool, rule: str, received: object, fix: str = "") -> None:
+    """Raises a `ConfigurationError` of these three parts, unless the condition holds."""
+    if not condition:
+        raise ConfigurationError(f"{rule}, got {received!r}.{fix}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A sentence with the word that was probably meant, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {close[0]}?" if close else ""

@@ -1,6 +1,9 @@
-"""Writing a text file whole or not at all, so that a kill leaves the old one."""
+"""Writing files whole or not at all, so that a kill leaves what was there before."""
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,3 +17,20 @@ def write_whole(file: Path, text: str) -> None:
         os.replace(beside, file)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(folder: Path, last: str | None = None) -> Iterator[Path]:
+    """A new folder to write into. When the block ends without an error, its files go to `folder`, one by one.
+
+    Args:
+        folder: made then, if it is missing; its files of other names stay.
+        last: name of the file that is put in its place after all others.
+    """
+    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=existing) as beside:
+        yield Path(beside)
+        files = sorted(file.relative_to(beside) for file in Path(beside).rglob("*") if file.is_file())
+        for file in sorted(files, key=lambda file: file.name == last):
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(Path(beside) / file, folder / file)

@@ -20,23 +20,21 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from . import released_compatibility as released
 from .adapter.guided_adapter import Bottleneck, GuidedAggregation, LocalAttention, Neighborhoods
+from .backbones.blocks import (
+    ROWS_AT_ONCE,
+    ROWS_KEPT,
+    block_dtype,
+    call_block,
+    freeze_backbone,
+    make_final_norm,
+    record_attention,
+    start_final_norm,
+)
 from .backbones.bottleneck_hook import insert_bottleneck
 from .backbones.detector import backbone_spec
-from .backbones.final_norm import make_final_norm, start_final_norm
-from .backbones.loading import (
-    block_dtype,
-    build_backbone,
-    call_block,
-    check_same_family,
-    freeze_backbone,
-    load_backbone,
-    record_attention,
-    record_backbone,
-    share_backbone,
-)
-from .backbones.self_test import check_parts, self_test
+from .backbones.loading import build_backbone, check_same_family, load_backbone, record_backbone, share_backbone
+from .backbones.self_test import check_parts, is_tried_out, self_test
 from .backbones.spec import BlockArguments, find, norm_eps, num_blocks, read_tensor
-from .backbones.table import WRITTEN_DOWN
 from .batch_memory import check_memory, names_batch_that_fits
 from .configuration_any2point import Any2PointConfig
 from .errors import ConfigurationError
@@ -224,20 +222,14 @@ class Any2PointModel(Any2PointPreTrainedModel):
         """
         check_same_family(self.config.backbone_config, backbone.config)
         self.backbone = share_backbone(backbone, self.config.modality)
-        is_tried_out = self.spec.detected or self.config.backbone_config.model_type not in WRITTEN_DOWN
-        if is_tried_out:
+        tried_out = is_tried_out(self.config.backbone_config, self.spec)
+        if tried_out:
             check_parts(self.backbone, self.spec)
         freeze_backbone(self.backbone, self.spec, self.config.layer_norm_eps)
         if self.config.released_compatibility:
             released.leave_out_key_value_rows(self.backbone)
-        if is_tried_out and not self.cls_token.is_meta:
+        if tried_out and not self.cls_token.is_meta:
             self_test(self.backbone, self.spec)
-        if self.spec.detected and not self.cls_token.is_meta:
-            warnings.warn(
-                f"{backbone.config.model_type} is in no table of families: its parts were found by their names and "
-                f"passed a self-test. Compare with its source before you trust it: {self.spec}.",
-                stacklevel=2,
-            )
         blocks = find(self.backbone, self.spec.blocks)
         for index in self.adapted_blocks:
             bottleneck = self.bottlenecks[str(index)]
@@ -355,6 +347,32 @@ class Any2PointModel(Any2PointPreTrainedModel):
             hidden_states=tuple(states) if wants_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
+
+    def bytes_of_cloud(self, num_points: int) -> int:
+        """Bytes that a forward certainly takes for each cloud, beyond what it takes for any number of them.
+
+        Args:
+            num_points: N of the cloud.
+        """
+        blocks, num_tokens = self.blocks(), num_points // 8 + 1
+        halved = torch.is_autocast_enabled(self.cls_token.device.type)
+        keeps = torch.is_grad_enabled() and self.cls_token.requires_grad
+        value = 2 if halved or not blocks else min(4, block_dtype(blocks[0]).itemsize)
+        row = num_tokens * self.cls_token.shape[-1] * value
+        if keeps and self.gradient_checkpointing and self.training:
+            trunk = len(blocks) * row
+        elif keeps:
+            trunk = (ROWS_KEPT * len(blocks) + Bottleneck.ROWS_KEPT * len(self.bottlenecks)) * row
+            if self.local_attention is not None:
+                trunk += len(self.aggregations) * self.local_attention.kept_bytes_of_cloud(num_tokens, value)
+        else:
+            trunk = ROWS_AT_ONCE * row
+        if self.local_attention is not None:
+            trunk += Neighborhoods.bytes_of_cloud(num_tokens, self.config.num_views)
+        value = 2 if halved else self.cls_token.element_size()
+        if keeps:
+            return trunk + self.tokenizer.bytes_of_cloud(num_points, value, keeps=True)
+        return max(trunk, self.tokenizer.bytes_of_cloud(num_points, value, keeps=False))
 
     def blocks(self) -> list[nn.Module]:
         """The backbone's blocks that tokens pass."""

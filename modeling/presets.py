@@ -4,11 +4,10 @@
 sets and the paper does not; only the conversion of their checkpoints uses them.
 """
 
-import difflib
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -267,7 +266,7 @@ def find_preset(name: str) -> Preset:
         ConfigurationError: there is none of this name.
     """
     if name not in PRESETS:
-        nearest = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise ConfigurationError(f"a preset must be one of {', '.join(PRESETS)}, got {name!r}.{hint}")
+        raise ConfigurationError(
+            f"a preset must be one of {', '.join(PRESETS)}, got {name!r}.{did_you_mean(name, PRESETS)}"
+        )
     return PRESETS[name]

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from .backbones.loading import DOWNLOAD_OPTIONS, load_backbone
 from .configuration_any2point import Any2PointConfig, recorded_path
 from .errors import CheckpointError, UnsupportedBackboneError
+from .files import folder_written_whole
 from .hub.names import pull_options, pulled_folder
 from .numerics.initialization import StartValues
 from .publishing.model_card import model_card
@@ -144,21 +145,16 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):
         state_dict = {name: tensor for name, tensor in state_dict.items() if self._is_stored(name)}
         self.config.lora = self.base_model.lora is not None
         directory = Path(save_directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=directory) as beside:
+        with folder_written_whole(directory) as beside:
             if self.config.lora and is_main_process:
-                save_lora(self.base_model.backbone, of_backbone, Path(beside) / LORA_FOLDER)
+                save_lora(self.base_model.backbone, of_backbone, beside / LORA_FOLDER)
             try:
                 super().save_pretrained(beside, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
             except SafetensorError as error:  # how safetensors tells of a full disk
                 raise OSError(f"{directory} could not be written; is the disk full?") from error
-            for file in [file for file in Path(beside).rglob("*") if file.is_file()]:
-                target = directory / file.relative_to(beside)
-                target.parent.mkdir(exist_ok=True)
-                os.replace(file, target)
-            if not self.config.lora and is_main_process:  # of a model that was saved here before
-                for name in LORA_FILES:
-                    (directory / LORA_FOLDER / name).unlink(missing_ok=True)
+        if not self.config.lora and is_main_process:  # of a model that was saved here before
+            for name in LORA_FILES:
+                (directory / LORA_FOLDER / name).unlink(missing_ok=True)
         if push_to_hub and is_main_process:
             self._push_folder(directory, repo_id, **options)
 

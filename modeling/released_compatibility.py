@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapter.cell_norm import CellNorm
-from .backbones.loading import NO_MASK, call_block
+from .backbones.blocks import NO_MASK, call_block
 from .numerics.batch_norm import sum_over_processes
 from .projection.position_encoding import plane_rows
 from .projection.virtual_projection import LineProjection, PlaneProjection

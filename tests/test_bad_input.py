@@ -473,7 +473,7 @@ def test_a_full_disk_leaves_the_old_adapter_whole(run_train, copy_adapter, monke
         result = run_train()
     assert_refused(result, "disk")
     assert {path: path.read_bytes() for path in paths} == files
-    assert not list(folder.glob(".saving-*"))
+    assert not list(folder.glob(".writing-*"))
     assert_same(tensors_of(folder), before)
 
 

@@ -197,13 +197,13 @@ def settings(texts: list[str]) -> dict[str, Any]:
     Raises:
         Any2PointError: one is not of that form, or no field has its name.
     """
-    from ..modeling.configuration_any2point import OF_BACKBONE, Any2PointConfig
+    from ..modeling.configuration_any2point import METHOD_FIELDS
     from ..modeling.errors import Any2PointError
 
     fields = {}
     for setting in texts:
         name, separator, text = setting.partition("=")
-        if not separator or name not in Any2PointConfig.__annotations__ or name in OF_BACKBONE:
+        if not separator or name not in METHOD_FIELDS:
             raise Any2PointError(f"--set takes FIELD=VALUE with a field of Any2PointConfig, got {setting!r}.")
         try:
             fields[name] = json.loads(text)

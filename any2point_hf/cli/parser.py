@@ -1,10 +1,11 @@
 """How the command line is read: argparse whose errors are one line with the word that was probably meant."""
 
 import argparse
-import difflib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
+
+from ..modeling.errors import did_you_mean
 
 FAULT_OF_INPUT = 2
 
@@ -47,9 +48,3 @@ class Parser(argparse.ArgumentParser):
         """Ends with one line on standard error and the exit code of a user's mistake."""
         stop = "" if message.endswith((".", "?")) else "."
         self.exit(FAULT_OF_INPUT, f"error: {message}{stop} See {self.prog} --help.\n")
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A sentence with the word that was probably meant, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" Did you mean {close[0]}?" if close else ""

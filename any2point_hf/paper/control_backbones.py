@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from ..modeling.backbones.blocks import freeze_backbone
 from ..modeling.backbones.detector import backbone_spec
-from ..modeling.backbones.loading import build_backbone, freeze_backbone, share_backbone
+from ..modeling.backbones.loading import build_backbone, share_backbone
 from ..modeling.backbones.spec import find
 
 

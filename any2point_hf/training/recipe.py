@@ -1,6 +1,5 @@
 """Recipes: how to train, in one YAML file (section 4.1; method.md 7). The published ones are in `recipes/`."""
 
-import difflib
 import math
 import os
 from collections.abc import Mapping
@@ -11,8 +10,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from ..data.augmentation import Augmentation
-from ..modeling.configuration_any2point import OF_BACKBONE, Any2PointConfig
-from ..modeling.errors import ConfigurationError
+from ..modeling.configuration_any2point import METHOD_FIELDS
+from ..modeling.errors import ConfigurationError, did_you_mean, require
 
 RECIPES = Path(__file__).parent / "recipes"
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 200  # of a recipe whose length is given in steps
@@ -60,17 +59,16 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "gradient_accumulation", "learning_rate", "largest_gradient_norm"):
-            _require(0 < getattr(self, name) < math.inf, f"{name} must be positive and finite", getattr(self, name))
-        _require(self.steps is None or self.steps > 0, "steps must be positive", self.steps)
+            require(0 < getattr(self, name) < math.inf, f"{name} must be positive and finite", getattr(self, name))
+        require(self.steps is None or self.steps > 0, "steps must be positive", self.steps)
         for name in ("lowest_learning_rate", "weight_decay"):
-            _require(0 <= getattr(self, name) < math.inf, f"{name} must be finite, not negative", getattr(self, name))
-        _require(0 <= self.warm_up_share < 1, "warm_up_share must lie in [0, 1)", self.warm_up_share)
-        _require(1 <= self.surplus_points < math.inf, "surplus_points must be at least 1", self.surplus_points)
+            require(0 <= getattr(self, name) < math.inf, f"{name} must be finite, not negative", getattr(self, name))
+        require(0 <= self.warm_up_share < 1, "warm_up_share must lie in [0, 1)", self.warm_up_share)
+        require(1 <= self.surplus_points < math.inf, "surplus_points must be at least 1", self.surplus_points)
         precisions = ("float32", "bfloat16", "float16")
-        _require(self.precision in precisions, f"precision must be one of {', '.join(precisions)}", self.precision)
-        known = [name for name in Any2PointConfig.__annotations__ if name not in OF_BACKBONE]
-        unknown = ", ".join(name for name in self.config if name not in known)
-        _require(not unknown, "config must hold fields of Any2PointConfig other than the backbone's", unknown)
+        require(self.precision in precisions, f"precision must be one of {', '.join(precisions)}", self.precision)
+        unknown = ", ".join(name for name in self.config if name not in METHOD_FIELDS)
+        require(not unknown, "config must hold fields of Any2PointConfig other than the backbone's", unknown)
 
     def steps_per_epoch(self, num_clouds: int) -> int:
         """How often the weights change while one process passes over this many training clouds."""
@@ -105,10 +103,10 @@ def read_recipe(source: str | os.PathLike[str]) -> Recipe:
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
         names = sorted(file.stem for file in RECIPES.glob("*.yaml"))
-        meant = _did_you_mean(str(source), names)
-        _require(str(source) in names, f"a recipe is one of {', '.join(names)}, or a path to a .yaml", source, meant)
+        meant = did_you_mean(str(source), names)
+        require(str(source) in names, f"a recipe is one of {', '.join(names)}, or a path to a .yaml", source, meant)
         path = RECIPES / f"{source}.yaml"
-    _require(path.is_file(), "a recipe must be an existing file", str(path.absolute()), " Check the path.")
+    require(path.is_file(), "a recipe must be an existing file", str(path.absolute()), " Check the path.")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         return _recipe(values)
@@ -135,13 +133,13 @@ def changed(settings: Settings, **changes: Any) -> Settings:
 
 
 def _recipe(values: Any) -> Recipe:
-    _require(isinstance(values, dict), "a recipe must be a mapping of names to values", values)
+    require(isinstance(values, dict), "a recipe must be a mapping of names to values", values)
     _check_values(values, Recipe())
     both = ", ".join(name for name in ("epochs", "steps") if name in values)
-    _require("," not in both, "a recipe gives its length in epochs or in steps", both)
+    require("," not in both, "a recipe gives its length in epochs or in steps", both)
     if "augmentation" in values:
         augmentation = values["augmentation"] or {}
-        _require(isinstance(augmentation, dict), "augmentation must be a mapping of names to values", augmentation)
+        require(isinstance(augmentation, dict), "augmentation must be a mapping of names to values", augmentation)
         _check_values(augmentation, Augmentation())
         if augmentation.get("rotation_axis") == "none":
             augmentation = augmentation | {"rotation_axis": None}
@@ -155,33 +153,23 @@ def _check_values(values: dict[str, Any], defaults: Recipe | Augmentation) -> No
     """Names that there are, and numbers where the default is one."""
     names = [part.name for part in fields(defaults)]
     for name, value in values.items():
-        _require(name in names, f"a field must be one of {', '.join(names)}", name, _did_you_mean(name, names))
+        require(name in names, f"a field must be one of {', '.join(names)}", name, did_you_mean(name, names))
         default = getattr(defaults, name)
         if isinstance(default, bool):
-            _require(isinstance(value, bool), f"{name} must be true or false", value)
+            require(isinstance(value, bool), f"{name} must be true or false", value)
         elif name == "steps":
-            _require(value is None or (_is_number(value) and isinstance(value, int)), "steps must be an integer", value)
+            require(value is None or (_is_number(value) and isinstance(value, int)), "steps must be an integer", value)
         elif isinstance(default, int) and name != "epochs":
-            _require(_is_number(value) and isinstance(value, int), f"{name} must be an integer", value)
+            require(_is_number(value) and isinstance(value, int), f"{name} must be an integer", value)
         elif isinstance(default, (int, float)):
             hint = " YAML takes 5e-4 for a word: write 5.0e-4." if isinstance(value, str) else ""
-            _require(_is_number(value), f"{name} must be a number", value, hint)
+            require(_is_number(value), f"{name} must be a number", value, hint)
         elif isinstance(default, tuple):
             whole = isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
-            _require(whole, f"{name} must be [lowest, highest], two numbers", value)
+            require(whole, f"{name} must be [lowest, highest], two numbers", value)
         elif isinstance(default, Mapping):
-            _require(isinstance(value, Mapping), f"{name} must be a mapping of names to values", value)
-
-
-def _did_you_mean(name: object, names: list[str]) -> str:
-    close = difflib.get_close_matches(str(name), names, n=1)
-    return f" Did you mean {close[0]}?" if close else ""
+            require(isinstance(value, Mapping), f"{name} must be a mapping of names to values", value)
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _require(condition: bool, rule: str, received: object, fix: str = "") -> None:
-    if not condition:
-        raise ConfigurationError(f"{rule}, got {received!r}.{fix}")

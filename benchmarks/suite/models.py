@@ -17,8 +17,9 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification
+from any2point_hf.modeling.backbones.blocks import block_dtype, call_block, freeze_backbone
 from any2point_hf.modeling.backbones.detector import backbone_spec
-from any2point_hf.modeling.backbones.loading import block_dtype, build_backbone, call_block, freeze_backbone
+from any2point_hf.modeling.backbones.loading import build_backbone
 from any2point_hf.modeling.backbones.spec import find
 from any2point_hf.modeling.presets import PRESETS
 from any2point_hf.modeling.tokenizer.fast.freed_memory import keep_freed_memory

@@ -27,6 +27,8 @@ SMALLEST_LENGTH = 1e-8  # of a feature, so that the cosine of a zero is 0
 class Bottleneck(nn.Module):
     """A(f) = Up(Dropout(QuickGELU(Down(f)))), scaled by s. Shapes: [..., D] -> [..., D]."""
 
+    ROWS_KEPT = 2  # [.., D] for its block's backward pass: inputs of the bottleneck and of the attention in cells
+
     def __init__(self, hidden_size: int, width: int, dropout: float, scale: float) -> None:
         super().__init__()
         self.down = nn.Linear(hidden_size, width)
@@ -60,6 +62,11 @@ class Neighborhoods(NamedTuple):
     views: TokenCells
     voxels: TokenCells
     mates: CellPairs | Tensor
+
+    @staticmethod
+    def bytes_of_cloud(num_tokens: int, num_views: int) -> int:
+        """Bytes of which tokens of a cloud share a cell: two tables of one byte an entry."""
+        return num_views * num_tokens**2 * 2
 
     @classmethod
     def of(cls, view_cells: Tensor, voxel_cells: Tensor, most_cells: int, dtype: torch.dtype) -> "Neighborhoods":
@@ -134,6 +141,10 @@ class LocalAttention(nn.Module):
         mixed = F.pad(mixed.to(dtype), (0, 1), value=1.0)
         with without_autocast(mixed.device):
             return torch.baddbmm(rows.flatten(0, 1), mixed.flatten(0, 1), weight).view_as(rows)
+
+    def kept_bytes_of_cloud(self, num_tokens: int, value: int) -> int:
+        """Bytes that each aggregation keeps of a cloud for its backward pass: queries, keys, values, mixed values."""
+        return self.num_views * num_tokens * 4 * self.width * value
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"num_views={self.num_views}, width={self.width}, num_heads={self.num_heads}"

@@ -1,6 +1,6 @@
 """Finding the parts of a family that is not in the table.
 
-What is found here is only a guess by the names that transformers' models share; `backbones/self_test.py` tries it out on
+What is found here is only a guess by the names that transformers' models share; `self_test.py` tries it out on
 the backbone's own weights before it is used.
 """
 

@@ -1,6 +1,6 @@
 """What single families of backbones need beyond a description: counts of positions, switches, variants by config.
 
-Named by the table in `backbones/table.py`, and by nothing else.
+Named by the table in `table.py`, and by nothing else.
 """
 
 import copy

@@ -1,19 +1,15 @@
-"""Frozen backbones: loading, building, sharing and freezing one, and calling its blocks (method.md 3).
+"""Loading, building and sharing a frozen backbone (method.md 3).
 
-Unusual here: the backbone's forward is never run. Its blocks are called one by one, without a mask, which makes every
-family bidirectional; a given module is shared tensor by tensor, so that hooks of one model never reach another. The
-Auto classes are imported where they are used, because importing them imports our own models to register them.
+Unusual here: a given module is shared tensor by tensor, so that hooks of one model never reach another. The Auto
+classes are imported where they are used, because importing them imports our own models to register them.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from types import MappingProxyType
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import BackboneLoadError, CheckpointError, HubError, UnsupportedBackboneError
@@ -21,12 +17,11 @@ from ..hub.calls import hub_calls, hub_trouble
 from .bottleneck_hook import BottleneckHook
 from .detector import backbone_spec
 from .part_of_model import LOADED_WHOLE, TOWER_CLASSES, is_wrapper, tower_config, tower_module
-from .spec import BackboneSpec, find, num_blocks
+from .spec import num_blocks
 
 if TYPE_CHECKING:
     from ..configuration_any2point import Any2PointConfig
 
-NO_MASK = MappingProxyType({"attention_mask": None})
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 
 
@@ -176,65 +171,6 @@ def _offloaded_weights(backbone: nn.Module) -> Iterator[Any]:
             for name in ("weights_map", "tied_params_map"):
                 if getattr(part, name, None) is not None:
                     yield getattr(part, name)
-
-
-def freeze_backbone(backbone: nn.Module, spec: BackboneSpec, layer_norm_eps: float | None) -> None:
-    """Freezes the weights, switches training behaviour, causality and windows off, and sets the blocks' norm eps."""
-    backbone.requires_grad_(False).eval()
-    if spec.prepare is not None:
-        spec.prepare(backbone)
-    for module in find(backbone, spec.blocks).modules():
-        module.is_causal = False  # also where it is absent: transformers' sdpa takes that for causal
-        if getattr(module, "sliding_window", None) is not None:
-            module.sliding_window = None
-        if layer_norm_eps is not None and isinstance(module, nn.LayerNorm):
-            module.own_eps = getattr(module, "own_eps", module.eps)  # for the next adapter on these modules
-            module.eps = layer_norm_eps
-
-
-def block_dtype(block: nn.Module) -> torch.dtype:
-    """What a block computes in."""
-    return next(p.dtype for p in block.parameters() if p.is_floating_point())
-
-
-def call_block(block: nn.Module, hidden: Tensor, arguments: Mapping[str, Any] = NO_MASK) -> Tensor:
-    """One frozen block on [B, L, D], with full attention over the L tokens of each cloud."""
-    output = block(hidden.to(block_dtype(block)), **arguments)
-    output = output[0] if isinstance(output, tuple) else output
-    return output.to(hidden.device, hidden.dtype)  # accelerate may run a block on another device
-
-
-@contextmanager
-def record_attention(backbone: nn.Module, spec: BackboneSpec, wanted: bool | None) -> Iterator[list[Tensor]]:
-    """Collects each block's attention weights [B, heads, L, L] of the calls inside, if they are wanted.
-
-    Raises:
-        ValueError: the backbone's attention implementation does not return them.
-    """
-    weights: list[Tensor] = []
-    implementation = backbone.config._attn_implementation
-    if wanted and implementation != "eager":
-        raise ValueError(
-            f'attentions are returned by attn_implementation="eager" alone, got {implementation!r}. Call '
-            'model.set_attn_implementation("eager") first, or load the backbone with it.'
-        )
-    handles = []
-    for block in find(backbone, spec.blocks) if wanted else ():
-        attention, place = block, 1
-        if spec.attention is None:
-            handles.append(block.register_forward_pre_hook(_ask_for_attentions, with_kwargs=True))
-        else:
-            attention, place = find(block, spec.attention), spec.attention_output
-        handles.append(attention.register_forward_hook(lambda _m, _i, output, at=place: weights.append(output[at])))
-    try:
-        yield weights
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _ask_for_attentions(_: nn.Module, inputs: tuple, arguments: dict) -> tuple[tuple, dict]:
-    return inputs, {**arguments, "output_attentions": True}
 
 
 def check_same_family(recorded: PreTrainedConfig, given: PreTrainedConfig) -> None:

@@ -1,14 +1,17 @@
 """Trying out a detected backbone on its own weights, before anything is trained on it."""
 
+import warnings
+
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from ..adapter.guided_adapter import Bottleneck
+from .blocks import block_dtype, call_block, make_final_norm, start_final_norm
 from .bottleneck_hook import insert_bottleneck
 from .detector import unsupported
-from .final_norm import make_final_norm, start_final_norm
-from .loading import block_dtype, call_block
 from .spec import BackboneSpec, find, norm_eps
+from .table import BACKBONES, WRITTEN_DOWN
 
 NUM_TOKENS = 9
 ORDERS = [
@@ -18,8 +21,13 @@ ORDERS = [
 TOLERANCE, HALF_TOLERANCE = 1e-3, 0.1  # relative to the largest output; of weights in half precision
 
 
+def is_tried_out(config: PreTrainedConfig, spec: BackboneSpec) -> bool:
+    """Whether a family's description is none of this package's own: found by its parts' names, or a user's."""
+    return spec.detected or BACKBONES[config.model_type] is not WRITTEN_DOWN.get(config.model_type)
+
+
 def self_test(backbone: nn.Module, spec: BackboneSpec) -> None:
-    """Runs the blocks on a few random tokens.
+    """Runs the blocks on a few random tokens, and warns of a detected family that passes.
 
     Raises:
         UnsupportedBackboneError: they cannot be called, are not finite, not bidirectional, know an order of their own,
@@ -33,6 +41,12 @@ def self_test(backbone: nn.Module, spec: BackboneSpec) -> None:
         problem = f"its blocks could not be run on tokens alone ({type(error).__name__}: {error})."
     if problem:
         raise unsupported(config, problem, found)
+    if spec.detected:
+        warnings.warn(
+            f"{config.model_type} is in no table of families: its parts were found by their names and passed a "
+            f"self-test. Compare with its source before you trust it: {spec}.",
+            stacklevel=3,
+        )
 
 
 def check_parts(backbone: nn.Module, spec: BackboneSpec) -> None:

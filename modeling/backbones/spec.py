@@ -1,6 +1,6 @@
 """What is said of a family of backbones: where it keeps its parts, and what its positions lie on (method.md 2 and 3).
 
-A family is described by data. The descriptions are in `backbones/table.py`; what is done with them is in `backbones/loading.py`.
+A family is described by data. The descriptions are in `table.py`; `loading.py` and `blocks.py` act on them.
 """
 
 from collections.abc import Callable, Mapping
@@ -81,7 +81,7 @@ class BackboneSpec:
         prepare: what has to be switched off on the backbone's own (shared) modules.
         resolve: a function of this and the config to the spec of one model, where the config decides.
         note: for the documentation.
-        detected: whether this was found out by `backbones/detector.py`, not written down.
+        detected: whether this was found out by `detector.py`, not written down.
     """
 
     modality: Literal["1d", "2d"]

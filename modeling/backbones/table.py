@@ -1,6 +1,6 @@
 """The table of backbone families, by `model_type` of their config.
 
-A family that is not here goes through `backbones/detector.py`. To describe one by hand, put an entry in `BACKBONES`
+A family that is not here goes through `detector.py`. To describe one by hand, put an entry in `BACKBONES`
 before making the model: `BACKBONES["my_type"] = BackboneSpec(...)`.
 """
 
@@ -294,4 +294,4 @@ BACKBONES: dict[str, BackboneSpec] = {
     ),
 }
 
-WRITTEN_DOWN = frozenset(BACKBONES)  # what is added later is tried out like a detected family
+WRITTEN_DOWN = dict(BACKBONES)  # what is added or replaced later is tried out like a detected family

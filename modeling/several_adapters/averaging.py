@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..configuration_any2point import OF_BACKBONE, Any2PointConfig
+from ..configuration_any2point import METHOD_FIELDS
 from ..errors import Any2PointError
 
 # What may differ: names of the backbone that all share.
-_FIELDS = [name for name in Any2PointConfig.__annotations__ if name not in OF_BACKBONE]
-_FIELDS = [*_FIELDS, "id2label"]
+METHOD_FIELDS = [*METHOD_FIELDS, "id2label"]
 
 
 def average_adapters(
@@ -74,7 +73,7 @@ def _check_alike(adapters: Mapping[str, Any]) -> None:
         )
     (first_name, first), *others = adapters.items()
     for name, other in others:
-        for field in _FIELDS:
+        for field in METHOD_FIELDS:
             ours, theirs = getattr(first.config, field), getattr(other.config, field)
             if ours != theirs:
                 raise Any2PointError(

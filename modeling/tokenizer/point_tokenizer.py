@@ -21,6 +21,7 @@ from .point_ops import farthest_point_sampling, gather_points, nearest_neighbors
 NUM_STAGES = 3
 BOTTLENECKS_PER_STAGE = (2, 1, 1)
 LAST_STAGE_WIDTH = 32
+_BYTES_OF_NEIGHBOR = 8 + 3 * 4  # an index and an offset
 
 
 def extent_normalization(offsets: Tensor) -> Tensor:
@@ -45,6 +46,7 @@ class ResidualBottleneck(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
+        self.width = width
         self.down = nn.Linear(channels, width)
         self.down_norm = BatchNorm1d(width)
         self.up = nn.Linear(width, channels)
@@ -133,6 +135,7 @@ class PointTokenizer(nn.Module):
     def __init__(self, hidden_size: int, num_neighbors: int, normalization: str) -> None:
         super().__init__()
         channels = max(3, 3 * round(hidden_size / 24))  # the multiple of 3 nearest D / 8
+        self.stem_width = channels
         self.stem = nn.Linear(3, channels, bias=False)
         self.stem_norm = BatchNorm1d(channels)
         self.stages = nn.ModuleList()
@@ -147,6 +150,22 @@ class PointTokenizer(nn.Module):
         start.linear_of_head(self.stem, "stem")
         if isinstance(self.projection, nn.Linear):
             start.linear(self.projection, "projection")
+
+    def bytes_of_cloud(self, num_points: int, value: int, keeps: bool) -> int:
+        """Bytes that a forward certainly holds for a cloud of N points.
+
+        Args:
+            num_points: N.
+            value: bytes of a feature.
+            keeps: whether all is kept for a backward pass, or one stage at a time is held.
+        """
+        places, kept = [], []
+        for number, stage in enumerate(self.stages, start=1):
+            rows = (num_points >> number) * min(stage.num_neighbors, num_points >> (number - 1))
+            places.append(rows * _BYTES_OF_NEIGHBOR)
+            kept.append(rows * value * sum(bottleneck.width for bottleneck in stage.bottlenecks))
+        embedded = num_points * self.stem_width * value
+        return embedded + (sum(places) + sum(kept) if keeps else max(places))
 
     def excluded_from_sampling(self, points: Tensor) -> Tensor | None:
         """Points that sampling never picks, [B, N] bool; none in the method itself."""

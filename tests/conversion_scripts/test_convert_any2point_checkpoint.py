@@ -36,7 +36,7 @@ def test_what_is_written(convert_recipe, setting):
     written = {file.name for file in folder.iterdir()}
     adapter = {"config.json", "model.safetensors", "preprocessor_config.json"}
     assert written == adapter | {"README.md", ".gitignore", REPORT_FILE}
-    assert not list(converted.folder.glob(".converting-*"))
+    assert not list(converted.folder.glob(".writing-*"))
     with safe_open(folder / "model.safetensors", "pt") as file:
         names = set(file.keys())
     assert not any("backbone" in name for name in names)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from any2point_hf.modeling.available_memory import _left_in_containers, available_memory
+from any2point_hf.modeling.batch_memory import _left_in_containers, available_memory
 
 MIB = 2**20
 CPU = torch.device("cpu")
@@ -68,7 +68,7 @@ def test_memory_that_malloc_keeps_counts_as_free():
     script = """
 import torch
 from any2point_hf.modeling.tokenizer.fast.freed_memory import keep_freed_memory
-from any2point_hf.modeling.available_memory import available_memory
+from any2point_hf.modeling.batch_memory import available_memory
 assert keep_freed_memory()
 kept = torch.ones(100 * 2**18)  # 100 MiB
 held = available_memory(kept.device)

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from any2point_hf.modeling import BatchTooLargeError, batch_memory
-from any2point_hf.modeling.batch_memory import ROOM, check_memory, cloud_memory, is_out_of_memory
+from any2point_hf.modeling.batch_memory import ROOM, check_memory, is_out_of_memory
 
 NUM_POINTS = 128
 
@@ -71,29 +71,29 @@ def test_a_forward_takes_at_least_the_estimate_and_not_many_times_it(make, famil
         model.activation_checkpointing_enable()
     points = make.points(32, NUM_POINTS)
     with torch.set_grad_enabled(mode != "inference"):
-        estimate, peak = 32 * cloud_memory(model, NUM_POINTS), peak_of(model, points)
+        estimate, peak = 32 * model.bytes_of_cloud(NUM_POINTS), peak_of(model, points)
     assert estimate <= peak, f"recalibrate batch_memory.py: {estimate / peak:.2f} of what is taken"
     assert peak <= 12 * estimate + 2**26  # blocks of the tokenizer are of one size for any batch
 
 
 def test_the_estimate_grows_with_what_a_forward_holds(make, model):
     with torch.no_grad():
-        inference = cloud_memory(model, NUM_POINTS)
-        assert cloud_memory(model, 2 * NUM_POINTS) > 1.9 * inference
+        inference = model.bytes_of_cloud(NUM_POINTS)
+        assert model.bytes_of_cloud(2 * NUM_POINTS) > 1.9 * inference
         with torch.autocast("cpu", torch.bfloat16):
-            assert inference / 2 <= cloud_memory(model, NUM_POINTS) < inference
+            assert inference / 2 <= model.bytes_of_cloud(NUM_POINTS) < inference
     model.train()
-    step = cloud_memory(model, NUM_POINTS)
+    step = model.bytes_of_cloud(NUM_POINTS)
     assert step > 2 * inference
     model.activation_checkpointing_enable()
-    assert inference < cloud_memory(model, NUM_POINTS) < step
-    assert cloud_memory(model.requires_grad_(False), NUM_POINTS) == inference  # nothing is kept for a backward pass
+    assert inference < model.bytes_of_cloud(NUM_POINTS) < step
+    assert model.requires_grad_(False).bytes_of_cloud(NUM_POINTS) == inference  # nothing is kept for a backward pass
 
 
 def test_a_batch_for_which_memory_cannot_suffice_is_refused_and_one_that_fits_is_named(model, make, free):
     points = make.points(30, NUM_POINTS)
     with torch.no_grad():
-        cloud = cloud_memory(model, NUM_POINTS)
+        cloud = model.bytes_of_cloud(NUM_POINTS)
         free.bytes = 30 * cloud
         model(points)  # what may fit is tried
         free.bytes = 30 * cloud - 1
@@ -115,7 +115,7 @@ def test_a_batch_for_which_memory_cannot_suffice_is_refused_and_one_that_fits_is
 def test_a_training_step_needs_more_than_inference(model, make, free):
     points = make.points(4, NUM_POINTS)
     with torch.no_grad():
-        free.bytes = 4 * cloud_memory(model, NUM_POINTS)
+        free.bytes = 4 * model.bytes_of_cloud(NUM_POINTS)
         model(points)
     with pytest.raises(BatchTooLargeError, match="for a training step"):
         model.train()(points)
@@ -152,7 +152,7 @@ def test_an_allocation_that_fails_names_a_batch_that_fits(model, make, free, mon
         model(make.points(5, NUM_POINTS))
     with pytest.raises(BatchTooLargeError, match="Bring the clouds to fewer points"):
         model(make.points(1, NUM_POINTS))
-    free.bytes = 5 * cloud_memory(model, NUM_POINTS)
+    free.bytes = 5 * model.bytes_of_cloud(NUM_POINTS)
     with pytest.raises(BatchTooLargeError, match="A batch of 1 fits"):
         model(make.points(5, NUM_POINTS))
 
@@ -161,7 +161,7 @@ def test_the_trainer_may_look_for_a_batch_size_by_itself(model, make, free):
     from accelerate.utils import find_executable_batch_size
 
     with torch.no_grad():
-        free.bytes = 3 * cloud_memory(model, NUM_POINTS)
+        free.bytes = 3 * model.bytes_of_cloud(NUM_POINTS)
         run = find_executable_batch_size(lambda size: model(make.points(size, NUM_POINTS)), starting_batch_size=64)
         assert len(run().pooler_output) <= 3
 

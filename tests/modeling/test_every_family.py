@@ -18,14 +18,9 @@ from any2point_hf.modeling import (
     BackboneLoadError,
     ConfigurationError,
 )
+from any2point_hf.modeling.backbones.blocks import call_block, freeze_backbone
 from any2point_hf.modeling.backbones.detector import backbone_spec
-from any2point_hf.modeling.backbones.loading import (
-    build_backbone,
-    call_block,
-    freeze_backbone,
-    load_backbone,
-    share_backbone,
-)
+from any2point_hf.modeling.backbones.loading import build_backbone, load_backbone, share_backbone
 from any2point_hf.modeling.backbones.part_of_model import tower_module
 from any2point_hf.modeling.backbones.positions_in_blocks import BiasOnGrid, BiasOnLine, RotaryOnGrid, RotaryOnLine
 from any2point_hf.modeling.backbones.spec import find

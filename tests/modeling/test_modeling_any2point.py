@@ -12,7 +12,8 @@ from any2point_hf.modeling import (
     Any2PointModelOutput,
     PointCloudError,
 )
-from any2point_hf.modeling.backbones.loading import call_block, share_backbone
+from any2point_hf.modeling.backbones.blocks import call_block
+from any2point_hf.modeling.backbones.loading import share_backbone
 from any2point_hf.modeling.backbones.spec import find
 
 VARIANTS = {

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from any2point_hf.modeling.backbones.blocks import call_block, freeze_backbone
 from any2point_hf.modeling.backbones.detector import backbone_spec
-from any2point_hf.modeling.backbones.loading import call_block, freeze_backbone, share_backbone
+from any2point_hf.modeling.backbones.loading import share_backbone
 from any2point_hf.modeling.backbones.spec import find
 from any2point_hf.modeling.released_compatibility import (
     ReleasedCellNorm,

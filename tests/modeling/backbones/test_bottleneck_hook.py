@@ -3,11 +3,9 @@ import copy
 import pytest
 import torch
 
+from any2point_hf.modeling.backbones.blocks import call_block
 from any2point_hf.modeling.backbones.bottleneck_hook import BottleneckHook
-from any2point_hf.modeling.backbones.loading import (
-    call_block,
-    share_backbone,
-)
+from any2point_hf.modeling.backbones.loading import share_backbone
 from any2point_hf.modeling.backbones.spec import find
 
 

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModel, BertConfig, ClapAudioConfig, ClapAudioModel
 
 from any2point_hf.modeling import Any2PointConfig, Any2PointModel, UnsupportedBackboneError
+from any2point_hf.modeling.backbones.blocks import call_block
 from any2point_hf.modeling.backbones.detector import backbone_spec, detect
-from any2point_hf.modeling.backbones.loading import call_block
 from any2point_hf.modeling.backbones.part_of_model import DUAL_MODELS
 from any2point_hf.modeling.backbones.positions_in_blocks import RotaryOnLine
 from any2point_hf.modeling.backbones.table import BACKBONES
@@ -191,6 +191,13 @@ def test_a_wrong_description_by_hand_is_refused(make, monkeypatch, wrong):
     config = AutoConfig.for_model("megatron-bert", **UNLISTED["megatron-bert"])
     monkeypatch.setitem(BACKBONES, "megatron-bert", replace(detect(config), detected=False, **wrong))
     with pytest.raises(UnsupportedBackboneError, match="got 'megatron-bert'"):
+        Any2PointModel(Any2PointConfig(**make.small, backbone_config=config))
+
+
+def test_a_description_that_replaces_the_tables_own_is_tried_out(make, monkeypatch):
+    config = BertConfig(**SIZES, **WORDS)
+    monkeypatch.setitem(BACKBONES, "bert", replace(BACKBONES["bert"], feed_forward=("mlp", "mlp")))
+    with pytest.raises(UnsupportedBackboneError, match="got 'bert'.*a part that is not there"):
         Any2PointModel(Any2PointConfig(**make.small, backbone_config=config))
 
 

@@ -14,12 +14,12 @@ from any2point_hf.modeling import (
     BackboneLoadError,
     UnsupportedBackboneError,
 )
+from any2point_hf.modeling.backbones.blocks import freeze_backbone
 from any2point_hf.modeling.backbones.bottleneck_hook import BottleneckHook
 from any2point_hf.modeling.backbones.detector import backbone_spec
 from any2point_hf.modeling.backbones.loading import (
     build_backbone,
     check_same_family,
-    freeze_backbone,
     load_backbone,
     load_backbone_config,
     share_backbone,

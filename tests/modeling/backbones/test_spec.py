@@ -1,8 +1,9 @@
 import torch
 
 from any2point_hf.modeling import Any2PointConfig, Any2PointModel
+from any2point_hf.modeling.backbones.blocks import call_block, freeze_backbone
 from any2point_hf.modeling.backbones.detector import backbone_spec
-from any2point_hf.modeling.backbones.loading import call_block, freeze_backbone, share_backbone
+from any2point_hf.modeling.backbones.loading import share_backbone
 from any2point_hf.modeling.backbones.spec import find, patch_size
 
 NO_ADAPTERS = {"adapter_blocks": 0, "aggregation": "none"}

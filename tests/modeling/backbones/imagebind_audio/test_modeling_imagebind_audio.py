@@ -6,10 +6,10 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 
+from any2point_hf.modeling.backbones.blocks import call_block, record_attention
 from any2point_hf.modeling.backbones.detector import backbone_spec
 from any2point_hf.modeling.backbones.imagebind_audio.configuration_imagebind_audio import ImageBindAudioConfig
 from any2point_hf.modeling.backbones.imagebind_audio.modeling_imagebind_audio import ImageBindAudioModel
-from any2point_hf.modeling.backbones.loading import call_block, record_attention
 from any2point_hf.modeling.backbones.spec import find
 
 TINY = {
