@@ -8,7 +8,6 @@ Unusual here: the backbone is attached after the adapters are loaded (transforme
 which would corrupt a backbone made inside `__init__`), and it is never part of a checkpoint.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,14 +36,13 @@ from .backbones.self_test import check_parts, is_tried_out, self_test
 from .backbones.spec import BlockArguments, find, norm_eps, num_blocks, read_tensor
 from .batch_memory import check_memory, names_batch_that_fits
 from .configuration_any2point import Any2PointConfig
-from .errors import ConfigurationError
 from .input_checks import check_batch, finite_clouds
 from .numerics.initialization import StartValues, draw_seed, torch_draws
 from .numerics.start_scales import TokenScale, start_scales
 from .pretrained_model import Any2PointPreTrainedModel
 from .projection.position_encoding import LearnableEncoding, sinusoidal_encoding
 from .projection.virtual_projection import voxel_cells
-from .projection_choice import make_projection
+from .projection_choice import choose_position_encoding, make_projection
 from .several_adapters.mixed_batch import forward_mixed
 from .tokenizer.point_tokenizer import PointTokenizer
 
@@ -108,7 +106,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         self.spec = backbone_spec(backbone_config)
         self.modality = config.modality or self.spec.modality
         self.adapted_blocks = config.adapted_blocks(config.used_blocks(num_blocks(backbone_config)))
-        self.position_encoding = self._choose_position_encoding()
+        self.position_encoding = choose_position_encoding(config, self.spec)
 
         tokenizer_class = released.ReleasedPointTokenizer if config.released_compatibility else PointTokenizer
         self.tokenizer = tokenizer_class(hidden_size, config.num_neighbors, config.neighborhood_norm)
@@ -121,13 +119,16 @@ class Any2PointModel(Any2PointPreTrainedModel):
         self.bottlenecks = nn.ModuleDict()
         self.aggregations = nn.ModuleDict()
         aggregates = config.aggregation != "none" and len(self.adapted_blocks) > 0
-        self.local_attention = self._make_local_attention(hidden_size) if aggregates else None
+        self.local_attention = LocalAttention.of(config, hidden_size) if aggregates else None
         for index in self.adapted_blocks:
             self.bottlenecks[str(index)] = Bottleneck(
                 hidden_size, config.adapter_dim, config.adapter_dropout, config.adapter_scale
             )
             if aggregates:
-                self.aggregations[str(index)] = self._make_aggregation(hidden_size)
+                self.aggregations[str(index)] = aggregation = GuidedAggregation.of(config, hidden_size)
+                if config.released_compatibility:
+                    num_cells = self.projection.num_cells
+                    aggregation.view_norm = released.ReleasedCellNorm(hidden_size, config.num_views, num_cells)
         self.final_norm = None
         if self.spec.final_norm is not None:
             eps = config.final_norm_eps or norm_eps(backbone_config)
@@ -142,49 +143,12 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if attach:
             self.load_and_attach_backbone(backbone)
 
-    def _choose_position_encoding(self) -> str:
-        """The config's choice, or none where the backbone has no positions that a point could be given."""
-        choice, spec = self.config.position_encoding, self.spec
-        if self.config.released_compatibility and spec.in_blocks is not None:
-            raise ConfigurationError(
-                "released_compatibility needs a backbone whose positions are added to the tokens, got "
-                f"{self.config.backbone_config.model_type!r}, whose positions act inside its blocks. Leave it out."
-            )
-        if choice != "virtual" or spec.has_positions:
-            return choice
-        warnings.warn(
-            f"{self.config.backbone_config.model_type} has no positions that a point could be given "
-            f'({spec.note or "none were found"}): it runs as with position_encoding="none". Choose "sinusoidal" or '
-            '"learnable" to give the points positions of their own.',
-            stacklevel=4,
-        )
-        return "none"
-
     @property
     def adds_positions(self) -> bool:
         """Whether encodings are added to the tokens."""
         if self.position_encoding == "virtual":
             return self.spec.positions is not None
         return self.position_encoding != "none"
-
-    def _make_local_attention(self, hidden_size: int) -> LocalAttention:
-        config = self.config
-        return LocalAttention(hidden_size, config.num_views, config.local_attention_dim, config.local_attention_heads)
-
-    def _make_aggregation(self, hidden_size: int) -> GuidedAggregation:
-        config = self.config
-        aggregation = GuidedAggregation(
-            hidden_size,
-            config.num_views,
-            config.aggregation_scale,
-            max_pooling=config.cell_pooling == "mean+max",
-            adaptive=config.ensemble == "adaptive",
-            follows_stream=config.adapter_start == "scaled",
-        )
-        if config.released_compatibility:
-            num_cells = self.projection.num_cells
-            aggregation.view_norm = released.ReleasedCellNorm(hidden_size, config.num_views, num_cells)
-        return aggregation
 
     def draw_parameters(self, start: StartValues) -> None:
         """Start values of the model's own tokens (method.md 5)."""
@@ -359,16 +323,14 @@ class Any2PointModel(Any2PointPreTrainedModel):
         keeps = torch.is_grad_enabled() and self.cls_token.requires_grad
         value = 2 if halved or not blocks else min(4, block_dtype(blocks[0]).itemsize)
         row = num_tokens * self.cls_token.shape[-1] * value
-        if keeps and self.gradient_checkpointing and self.training:
-            trunk = len(blocks) * row
-        elif keeps:
+        keeps_blocks = keeps and not (self.gradient_checkpointing and self.training)
+        if keeps_blocks:
             trunk = (ROWS_KEPT * len(blocks) + Bottleneck.ROWS_KEPT * len(self.bottlenecks)) * row
-            if self.local_attention is not None:
-                trunk += len(self.aggregations) * self.local_attention.kept_bytes_of_cloud(num_tokens, value)
         else:
-            trunk = ROWS_AT_ONCE * row
+            trunk = (len(blocks) if keeps else ROWS_AT_ONCE) * row
         if self.local_attention is not None:
-            trunk += Neighborhoods.bytes_of_cloud(num_tokens, self.config.num_views)
+            num_kept = len(self.aggregations) if keeps_blocks else 0
+            trunk += self.local_attention.bytes_of_cloud(num_tokens, value, num_kept)
         value = 2 if halved else self.cls_token.element_size()
         if keeps:
             return trunk + self.tokenizer.bytes_of_cloud(num_points, value, keeps=True)

@@ -1,6 +1,7 @@
 """Which lines or planes a config and its backbone ask for (section 3.2; method.md 2)."""
 
 import math
+import warnings
 
 from . import released_compatibility as released
 from .backbones.spec import BackboneSpec, patch_size
@@ -67,3 +68,25 @@ def _grid_of_line(config: Any2PointConfig, num_rows: int) -> tuple[tuple[int, in
             f"[width, height] whose proportions lay them out row by row; got plane={config.plane}."
         )
     return (rows, columns), (height // rows, width // columns)
+
+
+def choose_position_encoding(config: Any2PointConfig, spec: BackboneSpec) -> str:
+    """The config's choice, or none where the backbone has no positions that a point could be given.
+
+    Raises:
+        ConfigurationError: the released code's way on a backbone whose positions act inside its blocks.
+    """
+    model_type = config.backbone_config.model_type
+    if config.released_compatibility and spec.in_blocks is not None:
+        raise ConfigurationError(
+            f"released_compatibility needs a backbone whose positions are added to the tokens, got {model_type!r}, "
+            "whose positions act inside its blocks. Leave it out."
+        )
+    if config.position_encoding != "virtual" or spec.has_positions:
+        return config.position_encoding
+    warnings.warn(
+        f"{model_type} has no positions that a point could be given ({spec.note or 'none were found'}): it runs as "
+        'with position_encoding="none". Choose "sinusoidal" or "learnable" to give the points positions of their own.',
+        stacklevel=4,
+    )
+    return "none"

@@ -4,7 +4,7 @@ Unusual here: the work of all views is batched, [B, M, ...], never looped over; 
 computed once a cell, [B, M, C, ...] with C cells of a view, and never copied back to the tokens, [B, M, G, D].
 """
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from ..numerics.precision import at_least_float32, without_autocast
 from .cell_norm import CellNorm
 from .fast.cell_attention import CellPairs, attend_to_mates, find_mates
 from .token_cells import TokenCells
+
+if TYPE_CHECKING:
+    from ..configuration_any2point import Any2PointConfig
 
 NORM_EPS = 1e-5  # of LN_m
 SMALLEST_WEIGHT = 1e-7  # of a view, so that views all opposite to the 3D branch count equally
@@ -63,11 +66,6 @@ class Neighborhoods(NamedTuple):
     voxels: TokenCells
     mates: CellPairs | Tensor
 
-    @staticmethod
-    def bytes_of_cloud(num_tokens: int, num_views: int) -> int:
-        """Bytes of which tokens of a cloud share a cell: two tables of one byte an entry."""
-        return num_views * num_tokens**2 * 2
-
     @classmethod
     def of(cls, view_cells: Tensor, voxel_cells: Tensor, most_cells: int, dtype: torch.dtype) -> "Neighborhoods":
         """From cells by any number: view_cells [B, M, G], of at most `most_cells` a view, and voxel_cells [B, G]."""
@@ -93,6 +91,11 @@ class LocalAttention(nn.Module):
         self.out_weight = nn.Parameter(torch.empty(num_views, hidden_size, width))
         self.out_bias = nn.Parameter(torch.empty(num_views, hidden_size))
         self.draw_parameters(StartValues())
+
+    @classmethod
+    def of(cls, config: "Any2PointConfig", hidden_size: int) -> "LocalAttention":
+        """As the config says."""
+        return cls(hidden_size, config.num_views, config.local_attention_dim, config.local_attention_heads)
 
     def draw_parameters(self, start: StartValues) -> None:
         """Start values of method.md 5."""
@@ -142,9 +145,16 @@ class LocalAttention(nn.Module):
         with without_autocast(mixed.device):
             return torch.baddbmm(rows.flatten(0, 1), mixed.flatten(0, 1), weight).view_as(rows)
 
-    def kept_bytes_of_cloud(self, num_tokens: int, value: int) -> int:
-        """Bytes that each aggregation keeps of a cloud for its backward pass: queries, keys, values, mixed values."""
-        return self.num_views * num_tokens * 4 * self.width * value
+    def bytes_of_cloud(self, num_tokens: int, value: int, num_kept: int) -> int:
+        """Bytes that the aggregations certainly hold of a cloud.
+
+        Args:
+            num_tokens: of the cloud.
+            value: bytes of a feature.
+            num_kept: of aggregations whose queries, keys, values and mixed values are kept for a backward pass.
+        """
+        cell_mates = num_tokens**2 * 2  # two tables of one byte an entry
+        return self.num_views * (cell_mates + num_kept * num_tokens * 4 * self.width * value)
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"num_views={self.num_views}, width={self.width}, num_heads={self.num_heads}"
@@ -179,6 +189,18 @@ class GuidedAggregation(nn.Module):
         self.register_buffer("stream_rms", torch.ones(()) if follows_stream else None)
         self.view_norm = CellNorm(hidden_size, num_views)
         self.voxel_norm = CellNorm(hidden_size, 1) if adaptive else None
+
+    @classmethod
+    def of(cls, config: "Any2PointConfig", hidden_size: int) -> "GuidedAggregation":
+        """As the config says."""
+        return cls(
+            hidden_size,
+            config.num_views,
+            config.aggregation_scale,
+            max_pooling=config.cell_pooling == "mean+max",
+            adaptive=config.ensemble == "adaptive",
+            follows_stream=config.adapter_start == "scaled",
+        )
 
     def draw_parameters(self, start: StartValues) -> None:
         """Its norms start themselves; where adapters start by adding nothing, F is zero."""

@@ -197,7 +197,7 @@ def test_a_wrong_description_by_hand_is_refused(make, monkeypatch, wrong):
 def test_a_description_that_replaces_the_tables_own_is_tried_out(make, monkeypatch):
     config = BertConfig(**SIZES, **WORDS)
     monkeypatch.setitem(BACKBONES, "bert", replace(BACKBONES["bert"], feed_forward=("mlp", "mlp")))
-    with pytest.raises(UnsupportedBackboneError, match="got 'bert'.*a part that is not there"):
+    with pytest.raises(UnsupportedBackboneError, match=r"got 'bert'.*a part that is not there"):
         Any2PointModel(Any2PointConfig(**make.small, backbone_config=config))
 
 
