@@ -5,10 +5,48 @@ imported, so that this import costs next to nothing.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import modeling
 from .auto import registration
+
+if TYPE_CHECKING:
+    from .auto.auto_model import AutoModelForPointCloudClassification as AutoModelForPointCloudClassification
+    from .auto.classification_pipeline import PointCloudClassificationPipeline as PointCloudClassificationPipeline
+    from .auto.feature_extraction_pipeline import (
+        PointCloudFeatureExtractionPipeline as PointCloudFeatureExtractionPipeline,
+    )
+    from .data import load_modelnet as load_modelnet
+    from .data import load_point_cloud_dataset as load_point_cloud_dataset
+    from .data import load_scanobjectnn as load_scanobjectnn
+    from .data import load_shapenetpart as load_shapenetpart
+    from .export import export_onnx as export_onnx
+    from .export import export_program as export_program
+    from .modeling import Any2PointConfig as Any2PointConfig
+    from .modeling import Any2PointError as Any2PointError
+    from .modeling import Any2PointForPointCloudClassification as Any2PointForPointCloudClassification
+    from .modeling import Any2PointModel as Any2PointModel
+    from .modeling import Any2PointModelOutput as Any2PointModelOutput
+    from .modeling import BackboneLoadError as BackboneLoadError
+    from .modeling import BatchTooLargeError as BatchTooLargeError
+    from .modeling import CheckpointError as CheckpointError
+    from .modeling import ConfigurationError as ConfigurationError
+    from .modeling import DatasetError as DatasetError
+    from .modeling import HubError as HubError
+    from .modeling import ImageBindAudioConfig as ImageBindAudioConfig
+    from .modeling import ImageBindAudioModel as ImageBindAudioModel
+    from .modeling import PointCloudClassifierOutput as PointCloudClassifierOutput
+    from .modeling import PointCloudError as PointCloudError
+    from .modeling import UnsupportedBackboneError as UnsupportedBackboneError
+    from .pictures.kinds import draw_attention as draw_attention
+    from .pictures.kinds import draw_clusters as draw_clusters
+    from .pictures.kinds import draw_similarity as draw_similarity
+    from .pictures.kinds import draw_tokens as draw_tokens
+    from .pictures.matplotlib_pictures import draw_point_clouds as draw_point_clouds
+    from .point_clouds.files import read_point_cloud as read_point_cloud
+    from .processing_any2point import Any2PointProcessor as Any2PointProcessor
+    from .training.trainer import compute_metrics as compute_metrics
+    from .training.trainer import make_trainer as make_trainer
 
 __version__ = "0.1.0"
 

@@ -1,7 +1,30 @@
-"""The model alone: torch and transformers, nothing else. Names are loaded when first used."""
+"""The model alone, without data, training and commands; it imports nothing of the rooms above it.
+
+Names are loaded when first used; tools that only read the source find them below `TYPE_CHECKING`.
+"""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .backbones.imagebind_audio.configuration_imagebind_audio import ImageBindAudioConfig as ImageBindAudioConfig
+    from .backbones.imagebind_audio.modeling_imagebind_audio import ImageBindAudioModel as ImageBindAudioModel
+    from .configuration_any2point import Any2PointConfig as Any2PointConfig
+    from .errors import Any2PointError as Any2PointError
+    from .errors import BackboneLoadError as BackboneLoadError
+    from .errors import BatchTooLargeError as BatchTooLargeError
+    from .errors import CheckpointError as CheckpointError
+    from .errors import ConfigurationError as ConfigurationError
+    from .errors import DatasetError as DatasetError
+    from .errors import HubError as HubError
+    from .errors import PointCloudError as PointCloudError
+    from .errors import UnsupportedBackboneError as UnsupportedBackboneError
+    from .modeling_any2point import Any2PointModel as Any2PointModel
+    from .modeling_any2point import Any2PointModelOutput as Any2PointModelOutput
+    from .modeling_any2point_classification import (
+        Any2PointForPointCloudClassification as Any2PointForPointCloudClassification,
+    )
+    from .modeling_any2point_classification import PointCloudClassifierOutput as PointCloudClassifierOutput
 
 _HOME = {
     "Any2PointConfig": "configuration_any2point",
