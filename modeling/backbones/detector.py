@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 from ..errors import UnsupportedBackboneError
 from .part_of_model import DUAL_MODELS
 from .positions_in_blocks import RotaryOnLine
-from .spec import BackboneSpec, find, pair
+from .spec import Always, BackboneSpec, find, pair
 from .table import BACKBONES
 
 _FEED_FORWARDS = (
@@ -91,7 +91,7 @@ def detect(config: PreTrainedConfig) -> BackboneSpec:
         modality="2d" if is_plane else "1d",
         blocks=blocks,
         feed_forward=(feed_forward[0], after),
-        num_rows=lambda _: num_rows,
+        num_rows=Always(num_rows),
         attention=_find_attention(block),
         positions=table,
         in_blocks=rotary,
@@ -100,7 +100,7 @@ def detect(config: PreTrainedConfig) -> BackboneSpec:
         rms_norm=final_norm is not None and "RMS" in type(find(module, final_norm)).__name__,
         norm_offset=1.0 if "gemma" in config.model_type else 0.0,
         cls_token="embeddings.cls_token" if _has(module, "embeddings.cls_token") else None,
-        grid=(lambda _: grid) if is_plane else None,
+        grid=Always(grid) if is_plane else None,
         arguments=arguments,
         detected=True,
     )

@@ -5,8 +5,8 @@ Named by the table in `table.py`, and by nothing else.
 
 import copy
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,14 +64,16 @@ def spectrogram_rows(config: PreTrainedConfig) -> int:
     return math.prod(spectrogram_grid(config))
 
 
-def first_frame(num_prefix: int) -> Callable[[nn.Module], Tensor]:
+@dataclass(frozen=True)
+class FirstFrames:
     """The positions of a video's first frames; time is the slowest axis of its table."""
 
-    def rows(backbone: nn.Module) -> Tensor:
-        positions = backbone.embeddings.position_embeddings
-        return positions[:, num_prefix : num_prefix + image_rows(backbone.config)]
+    num_prefix: int
 
-    return rows
+    def __call__(self, backbone: nn.Module) -> Tensor:
+        """Rows [1, R, D] of the table, behind those of prefix tokens."""
+        positions = backbone.embeddings.position_embeddings
+        return positions[:, self.num_prefix : self.num_prefix + image_rows(backbone.config)]
 
 
 # What has to be switched off on a backbone's own modules, and what follows from its config.
@@ -88,6 +90,18 @@ def unroll_shared_layers(backbone: nn.Module) -> None:
         group = encoder.albert_layer_groups[int(depth / (config.num_hidden_layers / config.num_hidden_groups))]
         layers += [copy.deepcopy(layer, dict(shared)) for layer in group.albert_layers]
     encoder.unrolled = nn.ModuleList(layers)
+    encoder.register_state_dict_post_hook(_leave_unrolled_out)
+    encoder.register_load_state_dict_post_hook(_do_not_miss_unrolled)
+
+
+def _leave_unrolled_out(_: nn.Module, state_dict: dict[str, Tensor], prefix: str, __: Any) -> None:
+    """The backbone saves as itself: without its shared tensors under a second name. A LoRA in the layers is kept."""
+    for name in [name for name in state_dict if name.startswith(f"{prefix}unrolled.") and "lora_" not in name]:
+        del state_dict[name]
+
+
+def _do_not_miss_unrolled(_: nn.Module, keys: Any) -> None:
+    keys.missing_keys[:] = [name for name in keys.missing_keys if "unrolled." not in name or "lora_" in name]
 
 
 def without_own_relative_attention(backbone: nn.Module) -> None:
@@ -103,6 +117,22 @@ def keep_beits_biases_aside(backbone: nn.Module) -> None:
     for block in backbone.layers:
         if getattr(block, "relative_position_bias", None) is not None:
             block.own_position_bias, block.relative_position_bias = block.relative_position_bias, None
+            block.register_state_dict_post_hook(_name_bias_as_before)
+            block.register_load_state_dict_pre_hook(_find_bias_aside)
+
+
+def _name_bias_as_before(_: nn.Module, state_dict: dict[str, Tensor], prefix: str, __: Any) -> None:
+    """The backbone saves as itself, with the bias under its own name."""
+    _rename(state_dict, f"{prefix}own_position_bias.", f"{prefix}relative_position_bias.")
+
+
+def _find_bias_aside(_: nn.Module, state_dict: dict[str, Tensor], prefix: str, *__: Any) -> None:
+    _rename(state_dict, f"{prefix}relative_position_bias.", f"{prefix}own_position_bias.")
+
+
+def _rename(state_dict: dict[str, Tensor], old: str, new: str) -> None:
+    for name in [name for name in state_dict if name.startswith(old)]:
+        state_dict[new + name[len(old) :]] = state_dict.pop(name)
 
 
 def beit_biases(backbone: nn.Module) -> list[nn.Module]:

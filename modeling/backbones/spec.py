@@ -34,6 +34,17 @@ def read_tensor(module: nn.Module, path: str) -> Tensor:
         return (owner.weight if owner is part else find(module, path)).detach().clone()
 
 
+@dataclass(frozen=True)
+class Always:
+    """A function of a backbone's config that gives one value; unlike a lambda, it can be pickled with its model."""
+
+    value: Any
+
+    def __call__(self, config: PreTrainedConfig) -> Any:
+        """The value, whatever the config."""
+        return self.value
+
+
 class PositionsInBlocks(Protocol):
     """Positions that act inside every block, as rotations or biases of its attention."""
 

@@ -5,8 +5,10 @@ before making the model: `BACKBONES["my_type"] = BackboneSpec(...)`.
 """
 
 from dataclasses import replace
+from operator import attrgetter
 
 from .families import (
+    FirstFrames,
     aimv2_variant,
     all_rows,
     beit_biases,
@@ -15,7 +17,6 @@ from .families import (
     deberta_variant,
     electra_variant,
     endless_rows,
-    first_frame,
     image_grid,
     image_rows,
     keep_beits_biases_aside,
@@ -208,7 +209,7 @@ BACKBONES: dict[str, BackboneSpec] = {
     # Vision
     "clip_vision_model": _CLIP_VISION,
     "siglip_vision_model": _SIGLIP_VISION,
-    "siglip2_vision_model": replace(_SIGLIP_VISION, num_rows=lambda config: config.num_patches, grid=square_grid),
+    "siglip2_vision_model": replace(_SIGLIP_VISION, num_rows=attrgetter("num_patches"), grid=square_grid),
     "vit": _VIT,
     "vit_mae": _VIT,
     "vit_msn": _VIT,
@@ -258,7 +259,7 @@ BACKBONES: dict[str, BackboneSpec] = {
         blocks="encoder.layer",
         attention="attention.attention",
         feed_forward=("intermediate", "output.dense"),
-        positions=first_frame(0),
+        positions=FirstFrames(0),
         final_norm=None,
         cls_token=None,
         arguments={},
@@ -266,7 +267,7 @@ BACKBONES: dict[str, BackboneSpec] = {
         resolve=videomae_variant,
         note="the positions of the first frames",
     ),
-    "vivit": replace(_VIT, positions=first_frame(1), note="the positions of the first frames"),
+    "vivit": replace(_VIT, positions=FirstFrames(1), note="the positions of the first frames"),
     "timm_wrapper": replace(
         _VIT,
         blocks="timm_model.blocks",
@@ -281,7 +282,7 @@ BACKBONES: dict[str, BackboneSpec] = {
     "imagebind_audio": _AST,
     "whisper": replace(
         _BART,
-        num_rows=lambda config: config.max_source_positions,
+        num_rows=attrgetter("max_source_positions"),
         input_norm=None,
         final_norm="layer_norm",
     ),

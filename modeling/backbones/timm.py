@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from ..errors import UnsupportedBackboneError
-from .spec import BackboneSpec
+from .spec import Always, BackboneSpec
 
 
 def timm_spec(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
@@ -33,8 +33,8 @@ def timm_spec(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
     return replace(
         spec,
         feed_forward=("mlp", "ls2" if hasattr(blocks[0], "ls2") else "mlp"),
-        num_rows=lambda _: grid[0] * grid[1],
-        grid=lambda _: tuple(grid),
+        num_rows=Always(grid[0] * grid[1]),
+        grid=Always(tuple(grid)),
         positions="timm_model.pos_embed" if getattr(model, "pos_embed", None) is not None else None,
         input_norm="timm_model.norm_pre" if isinstance(getattr(model, "norm_pre", None), nn.LayerNorm) else None,
         final_norm="timm_model.norm" if norm is not None else None,

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 import warnings
 
 import pytest
@@ -38,6 +39,7 @@ DUALS = {
     "siglip2": {"text_config": "siglip2_text", "vision_config": "siglip2_vision"},
 }
 COMPILED = ["clip_text", "bert", "llama", "albert", "t5"]  # where BACKBONES.md saw no graph break
+PARAMETRIZED = {"wav2vec2", "wav2vec2_stable", "hubert", "wavlm"}
 NUM_TOKENS = 16  # of the clouds here
 
 pytestmark = [
@@ -109,6 +111,31 @@ def test_our_block_loop_is_the_native_forward(make, any_family):
     if spec.final_norm is not None and any_family not in UNNORMED:
         hidden = find(backbone, spec.final_norm)(hidden)
     torch.testing.assert_close(hidden, native, atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_a_backbone_in_use_saves_and_loads_as_itself(make, any_family, tmp_path):
+    own = tower_module(make.backbone(any_family), None)
+    in_use, _ = frozen(own)
+    before = own.state_dict()
+    assert set(in_use.state_dict()) == set(before)
+    in_use.save_pretrained(tmp_path)
+    again = copy.deepcopy(in_use)
+    for parameter in again.parameters():
+        parameter.zero_()
+    again.load_state_dict(in_use.state_dict())
+    for copied in (again, type(own).from_pretrained(tmp_path)):
+        for name, tensor in copied.state_dict().items():
+            assert torch.equal(tensor, before[name])
+
+
+@torch.no_grad()
+def test_a_model_can_be_pickled(make, any_family):
+    if any_family in PARAMETRIZED:
+        pytest.skip("torch pickles no parametrized modules, such as transformers' position convolution of these")
+    model, points = make.model(any_family), make.points()
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(again(points).pooler_output, model(points).pooler_output)
 
 
 @torch.no_grad()
