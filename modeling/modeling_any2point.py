@@ -18,7 +18,7 @@ from transformers import AutoModel
 from transformers.utils import ModelOutput, can_return_tuple
 
 from . import released_compatibility as released
-from .adapter.guided_adapter import Bottleneck, GuidedAggregation, LocalAttention, Neighborhoods
+from .adapter.guided_adapter import Bottleneck, GuidedAggregation, LocalAttention, Neighborhoods, aggregation_bytes
 from .backbones.blocks import (
     ROWS_AT_ONCE,
     ROWS_KEPT,
@@ -330,7 +330,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             trunk = (len(blocks) if keeps else ROWS_AT_ONCE) * row
         if self.local_attention is not None:
             num_kept = len(self.aggregations) if keeps_blocks else 0
-            trunk += self.local_attention.bytes_of_cloud(num_tokens, value, num_kept)
+            trunk += aggregation_bytes(self.config, num_tokens, value, num_kept)
         value = 2 if halved else self.cls_token.element_size()
         if keeps:
             return trunk + self.tokenizer.bytes_of_cloud(num_points, value, keeps=True)

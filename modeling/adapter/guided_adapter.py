@@ -15,6 +15,7 @@ from transformers import initialization as init
 from ..numerics.initialization import StartValues, reset_norm
 from ..numerics.named_dropout import NamedDropout
 from ..numerics.precision import at_least_float32, without_autocast
+from ..numerics.untouched import is_untouched
 from .cell_norm import CellNorm
 from .fast.cell_attention import CellPairs, attend_to_mates, find_mates
 from .token_cells import TokenCells
@@ -145,17 +146,6 @@ class LocalAttention(nn.Module):
         with without_autocast(mixed.device):
             return torch.baddbmm(rows.flatten(0, 1), mixed.flatten(0, 1), weight).view_as(rows)
 
-    def bytes_of_cloud(self, num_tokens: int, value: int, num_kept: int) -> int:
-        """Bytes that the aggregations certainly hold of a cloud.
-
-        Args:
-            num_tokens: of the cloud.
-            value: bytes of a feature.
-            num_kept: of aggregations whose queries, keys, values and mixed values are kept for a backward pass.
-        """
-        cell_mates = num_tokens**2 * 2  # two tables of one byte an entry
-        return self.num_views * (cell_mates + num_kept * num_tokens * 4 * self.width * value)
-
     def extra_repr(self) -> str:  # noqa: D102
         return f"num_views={self.num_views}, width={self.width}, num_heads={self.num_heads}"
 
@@ -211,12 +201,8 @@ class GuidedAggregation(nn.Module):
 
     def forward(self, tokens: Tensor, neighborhoods: Neighborhoods, attention: LocalAttention) -> Tensor:
         """X ← X + c·Σ_m w_m F_m."""
-        views, voxels, mates = neighborhoods
-        # The mean of Z = X + Attn(X) needs no Z: the output layer is linear, and runs on C rows instead of G.
-        mixed = attention.mix(tokens, mates)
-        pooled = attention.add_to(views.mean(tokens), views.mean(mixed))
-        if self.max_pooling:
-            pooled = pooled + views.maximum(attention.add_to(tokens.unsqueeze(1), mixed))
+        views, voxels, _ = neighborhoods
+        pooled = self._pool_attended(tokens, neighborhoods, attention)
         features = self.view_norm(pooled, views.occupied)  # F of each cell, [B, M, C, D]
         if self.voxel_norm is None:
             weights = torch.full_like(views.numbers, 1 / views.numbers.shape[1], dtype=features.dtype)
@@ -226,6 +212,30 @@ class GuidedAggregation(nn.Module):
             weights = ensemble_weights(features, reference.to(features.dtype), views, voxels)
         scale = self.scale if self.stream_rms is None else self.scale * self.stream_rms
         return tokens + views.weighted_sum(features, scale * weights).to(tokens.dtype)
+
+    def _pool_attended(self, tokens: Tensor, neighborhoods: Neighborhoods, attention: LocalAttention) -> Tensor:
+        """Mean (+ max) of Z over each cell, [B, M, C, D]."""
+        views, _, mates = neighborhoods
+        if not is_untouched(attention, LocalAttention):
+            attended = attention(tokens, mates)
+            return views.mean(attended) + (views.maximum(attended) if self.max_pooling else 0)
+        # The mean of Z = X + Attn(X) needs no Z: the output layer is linear, and runs on C rows instead of G.
+        mixed = attention.mix(tokens, mates)
+        pooled = attention.add_to(views.mean(tokens), views.mean(mixed))
+        return pooled + views.maximum(attention.add_to(tokens.unsqueeze(1), mixed)) if self.max_pooling else pooled
+
+
+def aggregation_bytes(config: "Any2PointConfig", num_tokens: int, value: int, num_kept: int) -> int:
+    """Bytes that the aggregations of all blocks certainly hold of a cloud.
+
+    Args:
+        config: that has aggregations.
+        num_tokens: of the cloud.
+        value: bytes of a feature.
+        num_kept: of aggregations whose queries, keys, values and mixed values are kept for a backward pass.
+    """
+    cell_mates = num_tokens**2 * 2  # two tables of one byte an entry
+    return config.num_views * (cell_mates + num_kept * num_tokens * 4 * config.local_attention_dim * value)
 
 
 def ensemble_weights(features: Tensor, reference: Tensor, views: TokenCells, voxels: TokenCells) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..numerics.batch_norm import BatchNorm1d
 from ..numerics.initialization import StartValues
+from ..numerics.untouched import is_untouched
 from .fast.neighbor_rows import NeighborRows
 from .fast.stage_inference import fold_batch_norm, infer_stage
 from .fast.stage_training import train_stage
@@ -21,6 +22,7 @@ from .point_ops import farthest_point_sampling, gather_points, nearest_neighbors
 NUM_STAGES = 3
 BOTTLENECKS_PER_STAGE = (2, 1, 1)
 LAST_STAGE_WIDTH = 32
+_LAYERS = (nn.Linear, BatchNorm1d)
 _BYTES_OF_NEIGHBOR = 8 + 3 * 4  # an index and an offset
 
 
@@ -46,7 +48,6 @@ class ResidualBottleneck(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.width = width
         self.down = nn.Linear(channels, width)
         self.down_norm = BatchNorm1d(width)
         self.up = nn.Linear(width, channels)
@@ -59,7 +60,7 @@ class ResidualBottleneck(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Maps rows [R, C] to rows [R, C]; in training batch statistics are taken over the R rows."""
-        if self.training:
+        if self.training or not is_untouched(self, ResidualBottleneck, *_LAYERS):
             inner = F.relu_(self.down_norm(self.down(hidden)))
             return F.relu_(self.up_norm(self.up(inner)).add_(hidden))
         inner = F.relu_(F.linear(hidden, *fold_batch_norm(self.down, self.down_norm)))
@@ -77,6 +78,7 @@ class TokenizerStage(nn.Module):
         super().__init__()
         self.num_neighbors = num_neighbors
         self.normalize = NORMALIZATIONS[normalization]
+        self.inner_channels = num_bottlenecks * width
         self.bottlenecks = nn.ModuleList(ResidualBottleneck(2 * channels, width) for _ in range(num_bottlenecks))
 
     def forward(self, points: Tensor, features: Tensor, centers: Tensor, center_features: Tensor) -> Tensor:
@@ -97,6 +99,8 @@ class TokenizerStage(nn.Module):
         on_mps = rows.features.device.type == "mps"  # has no embedding bags
         if torch.compiler.is_compiling() or rows.offsets.requires_grad or on_mps:
             return plain_stage
+        if not is_untouched(self.bottlenecks, nn.ModuleList, ResidualBottleneck, *_LAYERS):
+            return plain_stage  # calls every layer
         if self.training:
             return train_stage if self._takes_batch_statistics() else plain_stage
         return plain_stage if torch.is_grad_enabled() and self._has_gradients(rows) else infer_stage
@@ -163,7 +167,7 @@ class PointTokenizer(nn.Module):
         for number, stage in enumerate(self.stages, start=1):
             rows = (num_points >> number) * min(stage.num_neighbors, num_points >> (number - 1))
             places.append(rows * _BYTES_OF_NEIGHBOR)
-            kept.append(rows * value * sum(bottleneck.width for bottleneck in stage.bottlenecks))
+            kept.append(rows * value * stage.inner_channels)
         embedded = num_points * self.stem_width * value
         return embedded + (sum(places) + sum(kept) if keeps else max(places))
 
@@ -186,7 +190,8 @@ class PointTokenizer(nn.Module):
 
     def _embed(self, points: Tensor) -> Tensor:
         """Stem: [B, N, 3] -> [B, N, C0]."""
-        points = points.to(self.stem.weight.dtype)
-        if not self.training:
+        points = points.to(next(self.stem.parameters()).dtype)
+        layers = (self.stem, self.stem_norm)
+        if not self.training and all(is_untouched(layer, *_LAYERS) for layer in layers):
             return F.relu_(F.linear(points, *fold_batch_norm(self.stem, self.stem_norm)))
         return F.relu_(self.stem_norm(self.stem(points).flatten(0, 1))).view(*points.shape[:2], -1)
