@@ -10,9 +10,11 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from any2point_hf.conversion_scripts.conversion_output import exit_code, whole_folder
 from any2point_hf.conversion_scripts.converted_model_card import converted_model_card
@@ -83,7 +85,7 @@ def convert(checkpoint: Path, backbone: str, output: Path, setting: str | None =
     )
 
 
-def frozen_tensors(state: dict[str, Tensor], setting: str, backbone: torch.nn.Module) -> dict[str, Tensor]:
+def frozen_tensors(state: dict[str, Tensor], setting: str, backbone: PreTrainedModel) -> dict[str, Tensor]:
     """The original names of the frozen tensors, to the backbone's tensors that they must equal.
 
     Raises:
@@ -128,7 +130,7 @@ def check_frozen(state: dict[str, Tensor], frozen: dict[str, Tensor]) -> float:
             f"backbone's is {list(frozen[name].shape)}. Pass the backbone that the checkpoint was trained on."
         )
     differences = {name: (state[name].float() - frozen[name].float()).abs().max().item() for name in frozen}
-    worst = max(differences, key=differences.get)
+    worst = max(differences, key=differences.__getitem__)
     if not differences[worst] <= LARGEST_FROZEN_DIFFERENCE:
         raise CheckpointError(
             f"the checkpoint's frozen weights must equal the backbone's to {LARGEST_FROZEN_DIFFERENCE}; {worst} "
@@ -164,7 +166,7 @@ def _is_count_of_views(name: str) -> bool:
 def _config(setting: str, backbone: str, num_labels: int) -> Any2PointConfig:
     preset = PRESETS[setting]
     names = preset.dataset.class_names
-    labels = {"num_labels": num_labels}
+    labels: dict[str, Any] = {"num_labels": num_labels}
     if num_labels == len(names):
         labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
     fields = {**preset.config, **preset.released, **labels}
@@ -193,7 +195,7 @@ def load_trained(model: Any2PointForPointCloudClassification, trained: dict[str,
 
 def _report(
     checkpoint: Path, setting: str, original: OriginalCheckpoint, frozen: dict[str, Tensor], difference: float
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """What went where: every tensor of the file is in exactly one of its lists."""
     names = trained_names(setting, depth_of(setting, original.tensors))
     targets = {name: target for name, target in names.items() if name in original.tensors}
@@ -213,7 +215,7 @@ def _report(
 
 
 @torch.no_grad()
-def _check_reloaded(folder: Path, model: Any2PointForPointCloudClassification, backbone: torch.nn.Module) -> str:
+def _check_reloaded(folder: Path, model: Any2PointForPointCloudClassification, backbone: PreTrainedModel) -> str:
     """Loads what was written and runs one cloud: the class that it gets.
 
     Raises:
@@ -225,7 +227,8 @@ def _check_reloaded(folder: Path, model: Any2PointForPointCloudClassification, b
     logits, expected = reloaded(points).logits, model.eval()(points).logits
     if not (logits - expected).abs().max() <= 1e-5 * expected.abs().max().clamp(min=1):  # NaN is refused too
         raise CheckpointError("the converted model must give the same finite logits when it is reloaded, and does not.")
-    return f"{model.config.id2label[int(logits.argmax())]}, of {model.config.num_labels} classes"
+    id2label: Any = model.config.id2label
+    return f"{id2label[int(logits.argmax())]}, of {model.config.num_labels} classes"
 
 
 def main(arguments: list[str] | None = None) -> int:

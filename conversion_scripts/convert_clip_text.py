@@ -45,7 +45,7 @@ _BLOCK = {
 
 def clip_text_layout(depth: int) -> Layout:
     """The original names of a text tower of this many blocks, each with its names in `CLIPTextModel`."""
-    modules = {"ln_final.": ("final_layer_norm",)}
+    modules: dict[str, tuple[str, ...]] = {"ln_final.": ("final_layer_norm",)}
     for index in range(depth):
         for old, new in _BLOCK.items():
             modules[f"transformer.resblocks.{index}.{old}"] = tuple(f"encoder.layers.{index}.{name}" for name in new)

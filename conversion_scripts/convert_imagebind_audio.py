@@ -11,6 +11,7 @@ import argparse
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -98,7 +99,7 @@ def read_config(audio: dict[str, Tensor]) -> ImageBindAudioConfig:
     Raises:
         CheckpointError: a tensor that tells a size is missing or wrongly shaped, or the width is not whole heads.
     """
-    sizes = {}
+    sizes: dict[str, Any] = {}
     for field, (name, axis) in SIZES.items():
         shape = list(audio[name].shape) if name in audio else None
         if shape is None or len(shape) <= axis or shape[axis] == 0:

@@ -42,7 +42,10 @@ _BLOCK = {
 
 def ssast_layout(depth: int) -> Layout:
     """The original names of a trunk of this many blocks, each with its names in `ASTModel`."""
-    modules = {"v.patch_embed.proj": ("embeddings.patch_embeddings.projection",), "v.norm": ("layernorm",)}
+    modules: dict[str, tuple[str, ...]] = {
+        "v.patch_embed.proj": ("embeddings.patch_embeddings.projection",),
+        "v.norm": ("layernorm",),
+    }
     for index in range(depth):
         for old, new in _BLOCK.items():
             modules[f"v.blocks.{index}.{old}"] = tuple(f"layers.{index}.{name}" for name in new)

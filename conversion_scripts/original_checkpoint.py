@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +13,10 @@ from any2point_hf.modeling.errors import CheckpointError
 WRAPPERS = ("base_model", "model", "state_dict")
 
 # Accuracies and epochs that training scripts leave beside the weights are often numpy numbers.
-_NUMPY_SCALAR, (_NUMPY_DTYPE, _) = np.float64(0).__reduce__()
+_REDUCED: Any = np.float64(0).__reduce__()
+_NUMPY_SCALAR, (_NUMPY_DTYPE, _) = _REDUCED
 _NUMPY_ARRAY = np.empty(0).__reduce__()[0]
-_SAFE = [
+_SAFE: list[Any] = [
     np.ndarray,
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),

@@ -109,7 +109,7 @@ class _Unpickler(pickle.Unpickler):
             "not run. Do not trust this file."
         )
 
-    def persistent_load(self, identifier: object) -> Tensor:
+    def persistent_load(self, identifier: Any) -> Tensor:
         """The storage that an identifier tells the type, record and length of, as a flat tensor."""
         types = [type(part) for part in identifier]
         kind, dtype, name, _device, length = identifier

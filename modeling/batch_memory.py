@@ -53,7 +53,7 @@ def check_memory(model: HoldsClouds, points: Tensor) -> None:
         return
     available = available_memory(points.device)
     if available is not None and needed > available:
-        raise batch_too_large(model, *points.shape[:2], points.device)
+        raise batch_too_large(model, points.shape[0], points.shape[1], points.device)
 
 
 def batch_too_large(model: HoldsClouds, batch_size: int, num_points: int, device: torch.device) -> BatchTooLargeError:
@@ -71,7 +71,7 @@ def batch_too_large(model: HoldsClouds, batch_size: int, num_points: int, device
     clouds = "clouds" if batch_size > 1 else "cloud"
     needed = f"{batch_size} {clouds} of {num_points} points need at least {_gib(batch_size * cloud)} for {purpose}"
     room = "" if available is None else f", and {_gib(available)} are free"
-    if fits < 1 < batch_size:
+    if available is not None and fits < 1 < batch_size:
         fits = int(available >= cloud)
     advice = (
         f"A batch of {fits} fits: give the clouds in batches of that size (batch_size)."
@@ -105,7 +105,8 @@ def names_batch_that_fits(forward: Callable[..., Any]) -> Callable[..., Any]:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-        raise batch_too_large(self, *points.shape[:2], points.device)  # here the failed forward's tensors are freed
+        # here the failed forward's tensors are freed
+        raise batch_too_large(self, points.shape[0], points.shape[1], points.device)
 
     return guarded
 

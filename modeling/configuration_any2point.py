@@ -160,7 +160,9 @@ class Any2PointConfig(PreTrainedConfig):
         return cls(**fields)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> Any:
         """As in transformers, of a folder, Hub id or bare name.
 
         Args:
@@ -226,7 +228,8 @@ class Any2PointConfig(PreTrainedConfig):
 
     def record_module(self, backbone_config: PreTrainedConfig) -> None:
         """Names the backbone that a module was loaded from, or none for a module with weights of its own."""
-        self.backbone = recorded_path(backbone_config.name_or_path) or None
+        name: Any = backbone_config.name_or_path
+        self.backbone = recorded_path(name) or None
         self.backbone_revision = None
 
     def unlike_defaults(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
 
 from . import released_compatibility as released
@@ -89,11 +89,14 @@ class Any2PointModel(Any2PointPreTrainedModel):
         *("spec", "modality", "adapted_blocks", "position_encoding", "call_block", "must_warn", "lora"),
         *("learnable_encoding", "cls_position", "local_attention", "final_norm", "token_scale"),  # where they are None
     )
+    start_seed: int
+    backbone: Any  # None until it is attached
+    final_norm: nn.Module | None
 
     def __init__(
         self,
         config: Any2PointConfig,
-        backbone: nn.Module | None = None,
+        backbone: PreTrainedModel | None = None,
         attach: bool = True,
         start_seed: int | None = None,
     ) -> None:
@@ -101,7 +104,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         config = record_backbone(config, backbone)
         super().__init__(config)
         self.start_seed = start_seed
-        backbone_config = config.backbone_config
+        backbone_config: Any = config.backbone_config
         hidden_size = backbone_config.hidden_size
         self.spec = backbone_spec(backbone_config)
         self.modality = config.modality or self.spec.modality
@@ -156,16 +159,17 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if self.cls_position is not None:
             start.token(self.cls_position, "cls_position")
 
-    def load_and_attach_backbone(self, backbone: nn.Module | None = None) -> None:
+    def load_and_attach_backbone(self, backbone: PreTrainedModel | None = None) -> None:
         """Loads, builds or takes the backbone of a new model and starts from its own final norm and CLS embedding."""
         if self.cls_token.is_meta:
             return  # from_pretrained attaches the backbone itself, when the adapters are loaded
         config = self.config
         if backbone is None and config.backbone is not None:
-            backbone = load_backbone(config.backbone, config.backbone_revision, config.modality)
+            backbone = load_backbone(str(config.backbone), config.backbone_revision, config.modality)
         elif backbone is None:
+            backbone_config: Any = config.backbone_config
             with torch_draws(self.start_seed, "backbone"):
-                backbone = build_backbone(config.backbone_config)
+                backbone = build_backbone(backbone_config)
         self.attach_backbone(backbone)
         with torch.no_grad():
             if self.spec.cls_token is not None:
@@ -177,16 +181,17 @@ class Any2PointModel(Any2PointPreTrainedModel):
                 self.add_lora()
         start_scales(self)
 
-    def attach_backbone(self, backbone: nn.Module) -> None:
+    def attach_backbone(self, backbone: PreTrainedModel) -> None:
         """Puts a backbone under the adapters: shared tensor by tensor, frozen, with the bottlenecks hooked in.
 
         Raises:
             CheckpointError: the backbone's family, width or depth is not the recorded one.
             UnsupportedBackboneError: its family is not in the table, and it fails the self-test.
         """
-        check_same_family(self.config.backbone_config, backbone.config)
+        recorded: Any = self.config.backbone_config
+        check_same_family(recorded, backbone.config)
         self.backbone = share_backbone(backbone, self.config.modality)
-        tried_out = is_tried_out(self.config.backbone_config, self.spec)
+        tried_out = is_tried_out(recorded, self.spec)
         if tried_out:
             check_parts(self.backbone, self.spec)
         freeze_backbone(self.backbone, self.spec, self.config.layer_norm_eps)
@@ -196,7 +201,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             self_test(self.backbone, self.spec)
         blocks = find(self.backbone, self.spec.blocks)
         for index in self.adapted_blocks:
-            bottleneck = self.bottlenecks[str(index)]
+            bottleneck: Any = self.bottlenecks[str(index)]
             insert_bottleneck(blocks[index], self.spec, bottleneck, self.config.adapter_placement)
         self.ignore_backbone_on_save()
 
@@ -206,11 +211,13 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if not self.adds_positions:
             return None
         if variant == "learnable":
+            assert self.learnable_encoding is not None
             encoding = self.learnable_encoding(centers.to(self.cls_token.dtype))
         elif variant == "sinusoidal":
             encoding = sinusoidal_encoding(centers, self.cls_token.shape[-1])
         else:
             encoding = self.projection.encode(coordinates, self.spec.table(self.backbone))
+        assert self.cls_position is not None
         cls_position = self.cls_position.expand(centers.shape[0], -1, -1)
         return torch.cat([cls_position, encoding.to(cls_position.dtype)], dim=1)
 
@@ -262,7 +269,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             ValueError: attentions of a backbone whose attention is not eager.
         """
         if adapter_names is not None:
-            options = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+            options: Any = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
             return forward_mixed(self, points, adapter_names, **options)
         check_batch(points)
         check_memory(self, points)
@@ -277,7 +284,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if self.token_scale is not None:
             tokens = self.token_scale(tokens)
         coordinates = self.projection(centers)
-        positions = self.encode_positions(centers, coordinates)
+        positions: Any = self.encode_positions(centers, coordinates)
         arguments = self.block_arguments(coordinates)
         neighborhoods = self.find_neighborhoods(centers, coordinates)
 
@@ -289,7 +296,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             norm = find(self.backbone, self.spec.input_norm)
             hidden = norm(hidden.to(norm.weight.dtype)).to(hidden.dtype)
         inject = positions is not None and config.position_injection != "input"
-        states = [hidden] if wants_states else None
+        states = [hidden] if wants_states else []
         blocks = self.blocks()
         with record_attention(self.backbone, self.spec, output_attentions) as attentions:
             for index, block in enumerate(blocks):

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .backbones.loading import record_backbone
@@ -68,14 +70,15 @@ class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
         backbone: a module to use instead of the config's; it is shared and frozen, not copied.
     """
 
-    def __init__(self, config: Any2PointConfig, backbone: nn.Module | None = None) -> None:
+    def __init__(self, config: Any2PointConfig, backbone: PreTrainedModel | None = None) -> None:
         start_seed = draw_seed()
         config = record_backbone(config, backbone)
         super().__init__(config)
         self.start_seed = start_seed
         self.any2point = Any2PointModel(config, attach=False, start_seed=start_seed)
-        hidden_size = config.backbone_config.hidden_size
-        self.classifier = ClassificationHead(2 * hidden_size, config.num_labels, config.head_bias)
+        backbone_config: Any = config.backbone_config
+        num_labels: Any = config.num_labels
+        self.classifier = ClassificationHead(2 * backbone_config.hidden_size, num_labels, config.head_bias)
         self.post_init()
         self.any2point.load_and_attach_backbone(backbone)
         self.ignore_backbone_on_save()
@@ -113,10 +116,11 @@ class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
             ValueError: a label outside the classes.
         """
         if adapter_names is not None:
-            options = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+            options: Any = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
             return forward_mixed(self, points, adapter_names, labels, **options)
         if labels is not None:
-            check_labels(labels, self.config.num_labels)
+            num_labels: Any = self.config.num_labels
+            check_labels(labels, num_labels)
         outputs = self.any2point(
             points,
             output_hidden_states=output_hidden_states,

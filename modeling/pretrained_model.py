@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import CommitInfo
@@ -42,28 +42,31 @@ from .several_adapters.switching import SeveralAdapters, backbone_record
 _FILES = ("config.json", "model.safetensors")
 _PUSH_OPTIONS = ("commit_message", "private", "token", "revision", "create_pr")
 
+Model = TypeVar("Model", bound="Any2PointPreTrainedModel")
 
-class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):
+
+class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  # type: ignore[misc]
     """What `Any2PointModel` and its task models share: start values, freezing, adapter-only checkpoints."""
 
+    config: Any2PointConfig
     config_class = Any2PointConfig
     base_model_prefix = "any2point"
     main_input_name = "points"
-    input_modalities = ("points",)
+    input_modalities: Any = ("points",)
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _keys_to_ignore_on_load_unexpected = (re.escape(LORA_TENSORS),)  # they are loaded from PEFT's own file
+    _keys_to_ignore_on_load_unexpected: Any = (re.escape(LORA_TENSORS),)  # they are loaded from PEFT's own file
     start_seed: int | None = None  # of all start values (initialization.py)
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> torch.dtype:  # type: ignore[override]
         """Of the adapters; the backbone may have another."""
         return next(p.dtype for name, p in self.named_parameters() if not _of_backbone(name))
 
-    def train(self, mode: bool = True) -> "Any2PointPreTrainedModel":
+    def train(self: Model, mode: bool = True) -> Model:
         """Switches the adapters' mode; the backbone stays in eval mode.
 
         Args:
@@ -76,10 +79,10 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):
                 layer.train(mode)  # its dropout
         return self
 
-    def get_input_embeddings(self) -> None:
+    def get_input_embeddings(self) -> None:  # type: ignore[override]
         """None: points are embedded by the tokenizer. accelerate's FSDP asks for it."""
 
-    def attach_backbone(self, backbone: nn.Module) -> None:
+    def attach_backbone(self, backbone: PreTrainedModel) -> None:
         """Puts the frozen backbone under the adapters.
 
         Args:
@@ -105,7 +108,7 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):
         super()._initialize_weights(module, is_custom_code=False)
 
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
+    def _init_weights(self, module: Any) -> None:
         if isinstance(module, nn.Linear):
             return  # what holds it knows how it starts
         if hasattr(module, "draw_parameters"):
@@ -116,7 +119,7 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):
         else:
             super()._init_weights(module)
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]
         self,
         save_directory: str | os.PathLike,
         is_main_process: bool = True,
@@ -158,7 +161,7 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):
         if push_to_hub and is_main_process:
             self._push_folder(directory, repo_id, **options)
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]
         self,
         repo_id: str,
         *,
@@ -208,15 +211,15 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):
         )
 
     @classmethod
-    def from_pretrained(
-        cls,
+    def from_pretrained(  # type: ignore[override]
+        cls: type[Model],
         pretrained_model_name_or_path: str | os.PathLike,
         *model_args: Any,
-        backbone: nn.Module | str | os.PathLike | None = None,
+        backbone: PreTrainedModel | str | os.PathLike | None = None,
         backbone_kwargs: dict[str, Any] | None = None,
         strict: bool = True,
         **kwargs: Any,
-    ) -> "Any2PointPreTrainedModel":
+    ) -> Model:
         """Loads an adapter, then puts it on its backbone.
 
         Args:
@@ -245,7 +248,7 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):
         folder = pulled_folder(pretrained_model_name_or_path, _FILES, **pulling)
         kwargs.pop("revision", None)  # of the adapter, and not of its backbone
         try:
-            model, info = super().from_pretrained(
+            loaded: Any = super().from_pretrained(
                 folder,
                 *model_args,
                 output_loading_info=True,
@@ -259,6 +262,7 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):
                 f"{str(pretrained_model_name_or_path)!r} could not be loaded. Check the spelling, whether the file "
                 f"was copied whole, and the network. The loader said: {error}"
             ) from error
+        model, info = loaded
         _check_loaded(pretrained_model_name_or_path, info, strict)
         model._checkpoint_record = backbone_record(model.config)
         lora_folder, lora_config = None, None
@@ -281,7 +285,8 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):
         if attention is not None:
             model.base_model.backbone.set_attn_implementation(attention)
         model.eval()
-        return (model, info) if want_info else model
+        result: Any = (model, info) if want_info else model
+        return result
 
 
 def _of_backbone(name: str) -> bool:
@@ -294,17 +299,18 @@ def _recorded_backbone(
     """Loads the backbone an adapter names, or the one given instead."""
     if override is not None:
         config.backbone, config.backbone_revision = recorded_path(override), None
-    if config.backbone is None:
+    name: Any = config.backbone
+    if name is None:
         raise CheckpointError(
             "this adapter's backbone had random weights, which a checkpoint does not store. Pass the same backbone as "
             "backbone=<module or folder>."
         )
-    if config.backbone.startswith("./") and not os.path.isdir(config.backbone):
+    if name.startswith("./") and not os.path.isdir(name):
         raise CheckpointError(
-            f"this adapter was pushed from a machine where its backbone is a folder, {config.backbone[2:]!r}, and "
+            f"this adapter was pushed from a machine where its backbone is a folder, {name[2:]!r}, and "
             "there is none of that name here. Pass the same backbone as backbone=<Hub id or folder>."
         )
-    return load_backbone(config.backbone, config.backbone_revision, config.modality, **options)
+    return load_backbone(name, config.backbone_revision, config.modality, **options)
 
 
 def _check_loaded(source: str | os.PathLike, info: dict[str, Any], strict: bool) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from typing import Any
 
 from . import released_compatibility as released
 from .backbones.spec import BackboneSpec, patch_size
@@ -20,14 +21,15 @@ def make_projection(config: Any2PointConfig, spec: BackboneSpec) -> VirtualProje
     Raises:
         ConfigurationError: the line is longer than the table, or the table can't be laid out on a plane.
     """
+    backbone_config: Any = config.backbone_config
     modality = config.modality or spec.modality
     if spec.in_blocks is not None and modality != spec.modality and config.position_encoding == "virtual":
         raise ConfigurationError(
-            f"modality must be {spec.modality!r} for a {config.backbone_config.model_type} backbone, whose positions "
+            f"modality must be {spec.modality!r} for a {backbone_config.model_type} backbone, whose positions "
             f'act inside its blocks, got {modality!r}. Leave it out, or choose position_encoding="sinusoidal".'
         )
     if modality == "1d":
-        return _make_lines(config, spec.num_rows(config.backbone_config))
+        return _make_lines(config, spec.num_rows(backbone_config))
     return _make_planes(config, spec)
 
 
@@ -42,7 +44,7 @@ def _make_lines(config: Any2PointConfig, num_rows: int) -> LineProjection:
 
 
 def _make_planes(config: Any2PointConfig, spec: BackboneSpec) -> PlaneProjection:
-    backbone_config = config.backbone_config
+    backbone_config: Any = config.backbone_config
     if spec.grid is None:
         grid, patch = _grid_of_line(config, spec.num_rows(backbone_config))
     else:
@@ -58,12 +60,13 @@ def _make_planes(config: Any2PointConfig, spec: BackboneSpec) -> PlaneProjection
 
 def _grid_of_line(config: Any2PointConfig, num_rows: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """(rows, columns) and patch of a table without a grid of its own, in the proportions of the config's plane."""
+    backbone_config: Any = config.backbone_config
     width, height = config.plane or (1, 0)
     rows = round(math.sqrt(num_rows * height / width))
     columns = num_rows // max(rows, 1)
     if rows == 0 or rows * columns != num_rows or rows * width != columns * height:
         raise ConfigurationError(
-            f'modality="2d" needs a backbone whose positions lie on a grid, got {config.backbone_config.model_type!r}, '
+            f'modality="2d" needs a backbone whose positions lie on a grid, got {backbone_config.model_type!r}, '
             f'whose {num_rows} positions lie on a line. Leave modality out, set it to "1d", or give the plane as '
             f"[width, height] whose proportions lay them out row by row; got plane={config.plane}."
         )
@@ -76,7 +79,8 @@ def choose_position_encoding(config: Any2PointConfig, spec: BackboneSpec) -> str
     Raises:
         ConfigurationError: the released code's way on a backbone whose positions act inside its blocks.
     """
-    model_type = config.backbone_config.model_type
+    backbone_config: Any = config.backbone_config
+    model_type = backbone_config.model_type
     if config.released_compatibility and spec.in_blocks is not None:
         raise ConfigurationError(
             f"released_compatibility needs a backbone whose positions are added to the tokens, got {model_type!r}, "

@@ -47,6 +47,7 @@ class ReleasedPointTokenizer(PointTokenizer):
 
     def __init__(self, hidden_size: int, num_neighbors: int, normalization: str) -> None:
         super().__init__(hidden_size, num_neighbors, normalization)
+        stage: Any
         for stage in self.stages:
             stage.normalize = _NORMALIZATIONS[normalization]
 
@@ -172,6 +173,7 @@ def call_block_across_batch(block: nn.Module, hidden: Tensor, arguments: Mapping
 
 def leave_out_key_value_rows(backbone: nn.Module) -> None:
     """Finding on loading: ckpt_util.py:150-163 (audio) leaves ImageBind's `bias_k` and `bias_v` unused."""
+    module: Any
     for module in backbone.modules():
         if hasattr(module, "append_key_value_rows"):
             module.append_key_value_rows = False

@@ -165,6 +165,8 @@ class GuidedAggregation(nn.Module):
         tokens [B, G, D] (without CLS) -> [B, G, D].
     """
 
+    stream_rms: Tensor | None
+
     def __init__(
         self,
         hidden_size: int,

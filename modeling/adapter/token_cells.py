@@ -78,7 +78,8 @@ class TokenCells(NamedTuple):
         """Of each token the products of its cells' features [B, M, C, D] with its voxel's [B, 1, V, D]: [B, M, G]."""
         features, reference = features.flatten(1, 2), reference.squeeze(1)
         if not isinstance(self.members, Tensor):
-            products = self.members.products(features, reference, voxels.members)
+            of_voxels: Any = voxels.members  # sorted like these
+            products = self.members.products(features, reference, of_voxels)
             return products.view(len(features), -1, self.numbers.shape[1]).transpose(1, 2)
         products = features @ reference.transpose(1, 2)  # of every cell with every voxel, [B, M·C, V]
         pairs = self.rows * reference.shape[1] + voxels.numbers

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from .spec import BackboneSpec, find, read_tensor
 
@@ -20,7 +21,7 @@ ROWS_AT_ONCE = 4  # residual, queries, keys, values
 ROWS_KEPT = 8  # inputs of both norms, queries, keys, values, mixed values, the feed-forward's inner layer
 
 
-def freeze_backbone(backbone: nn.Module, spec: BackboneSpec, layer_norm_eps: float | None) -> None:
+def freeze_backbone(backbone: PreTrainedModel, spec: BackboneSpec, layer_norm_eps: float | None) -> None:
     """Freezes the weights, switches training behaviour, causality and windows off, and sets the blocks' norm eps."""
     backbone.requires_grad_(False).eval()
     if spec.prepare is not None:
@@ -30,8 +31,9 @@ def freeze_backbone(backbone: nn.Module, spec: BackboneSpec, layer_norm_eps: flo
         if getattr(module, "sliding_window", None) is not None:
             module.sliding_window = None
         if layer_norm_eps is not None and isinstance(module, nn.LayerNorm):
-            module.own_eps = getattr(module, "own_eps", module.eps)  # for the next adapter on these modules
-            module.eps = layer_norm_eps
+            norm: Any = module
+            norm.own_eps = getattr(norm, "own_eps", norm.eps)  # for the next adapter on these modules
+            norm.eps = layer_norm_eps
 
 
 def block_dtype(block: nn.Module) -> torch.dtype:
@@ -47,7 +49,7 @@ def call_block(block: nn.Module, hidden: Tensor, arguments: Mapping[str, Any] = 
 
 
 @contextmanager
-def record_attention(backbone: nn.Module, spec: BackboneSpec, wanted: bool | None) -> Iterator[list[Tensor]]:
+def record_attention(backbone: PreTrainedModel, spec: BackboneSpec, wanted: bool | None) -> Iterator[list[Tensor]]:
     """Collects each block's attention weights [B, heads, L, L] of the calls inside, if they are wanted.
 
     Raises:
@@ -85,8 +87,9 @@ def make_final_norm(spec: BackboneSpec, width: int, eps: float) -> nn.Module:
 
 
 @torch.no_grad()
-def start_final_norm(final_norm: nn.Module, backbone: nn.Module, spec: BackboneSpec) -> None:
+def start_final_norm(final_norm: Any, backbone: PreTrainedModel, spec: BackboneSpec) -> None:
     """Starts the trained norm from the backbone's own values."""
+    assert spec.final_norm is not None
     final_norm.weight.copy_(read_tensor(backbone, f"{spec.final_norm}.weight") + spec.norm_offset)
     if getattr(find(backbone, spec.final_norm), "bias", None) is not None and not spec.rms_norm:
         final_norm.bias.copy_(read_tensor(backbone, f"{spec.final_norm}.bias"))

@@ -29,7 +29,7 @@ class BottleneckHook:
 class ParallelBottleneckHook(BottleneckHook):
     """Keeps s·A(h) of the branch's input (as a pre-hook) and adds it to the branch's output."""
 
-    pending: Tensor | None = None
+    pending: Any = None  # a tensor between the two hooks
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | None = None) -> Any:
         """The pre-hook and the hook of one call always follow each other, also when checkpointing replays them."""

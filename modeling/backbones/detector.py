@@ -8,10 +8,11 @@ import copy
 import inspect
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import UnsupportedBackboneError
 from .part_of_model import DUAL_MODELS
@@ -79,7 +80,7 @@ def detect(config: PreTrainedConfig) -> BackboneSpec:
     rotary = _find_rotary(config, module)
     table = None if _has(module, "rotary_emb") else _find_table(module, width)
     rows = 0 if table is None else _table_rows(module, table)
-    grid = _image_grid(config)
+    grid: Any = _image_grid(config)
     is_plane = grid is not None and 0 <= rows - math.prod(grid) <= MOST_PREFIX_ROWS
     if grid is not None and not is_plane:
         table, rows = None, 0  # what lies where in it is not known
@@ -123,10 +124,11 @@ def _table_rows(module: nn.Module, path: str) -> int:
     if not isinstance(table, nn.Module):
         return table.shape[-2]
     padding = getattr(table, "padding_idx", None)
-    return len(table.weight) - (0 if padding is None else padding + 1)
+    weight: Any = table.weight
+    return len(weight) - (0 if padding is None else padding + 1)
 
 
-def _find_rotary(config: PreTrainedConfig, module: nn.Module) -> RotaryOnLine | None:
+def _find_rotary(config: PreTrainedConfig, module: Any) -> RotaryOnLine | None:
     """Rotary positions, whose layout of frequencies is told by their cosines."""
     if not _has(module, "rotary_emb"):
         return None
@@ -142,7 +144,7 @@ def _find_rotary(config: PreTrainedConfig, module: nn.Module) -> RotaryOnLine | 
     return RotaryOnLine(by_layer_type=by_layer_type, interleaved=interleaved) if halves or interleaved else None
 
 
-def _empty_module(config: PreTrainedConfig) -> nn.Module:
+def _empty_module(config: PreTrainedConfig) -> PreTrainedModel:
     """The architecture without memory for its weights."""
     from transformers import AutoModel
 

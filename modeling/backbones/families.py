@@ -70,7 +70,7 @@ class FirstFrames:
 
     num_prefix: int
 
-    def __call__(self, backbone: nn.Module) -> Tensor:
+    def __call__(self, backbone: Any) -> Tensor:
         """Rows [1, R, D] of the table, behind those of prefix tokens."""
         positions = backbone.embeddings.position_embeddings
         return positions[:, self.num_prefix : self.num_prefix + image_rows(backbone.config)]
@@ -79,7 +79,7 @@ class FirstFrames:
 # What has to be switched off on a backbone's own modules, and what follows from its config.
 
 
-def unroll_shared_layers(backbone: nn.Module) -> None:
+def unroll_shared_layers(backbone: Any) -> None:
     """ALBERT runs few layers many times: as many module objects over the same tensors, so that each has its hook."""
     encoder, config = backbone.encoder, backbone.config
     if hasattr(encoder, "unrolled"):
@@ -104,7 +104,7 @@ def _do_not_miss_unrolled(_: nn.Module, keys: Any) -> None:
     keys.missing_keys[:] = [name for name in keys.missing_keys if "unrolled." not in name or "lora_" in name]
 
 
-def without_own_relative_attention(backbone: nn.Module) -> None:
+def without_own_relative_attention(backbone: Any) -> None:
     """Switches off relative attention that a backbone computes itself (DeBERTa, data2vec)."""
     for module in backbone.modules():
         for name in ("relative_attention", "has_relative_position_bias"):
@@ -112,7 +112,7 @@ def without_own_relative_attention(backbone: nn.Module) -> None:
                 setattr(module, name, False)
 
 
-def keep_beits_biases_aside(backbone: nn.Module) -> None:
+def keep_beits_biases_aside(backbone: Any) -> None:
     """Moves each block's own bias to `own_position_bias`, so that the block does not add it."""
     for block in backbone.layers:
         if getattr(block, "relative_position_bias", None) is not None:
@@ -135,20 +135,20 @@ def _rename(state_dict: dict[str, Tensor], old: str, new: str) -> None:
         state_dict[new + name[len(old) :]] = state_dict.pop(name)
 
 
-def beit_biases(backbone: nn.Module) -> list[nn.Module]:
+def beit_biases(backbone: Any) -> list[nn.Module]:
     """The module with the bias of each block, shared or its own."""
     shared = getattr(backbone, "shared_position_bias", None)
     return [shared if shared is not None else block.own_position_bias for block in backbone.layers]
 
 
-def data2vec_biases(backbone: nn.Module) -> list[nn.Module]:
+def data2vec_biases(backbone: Any) -> list[nn.Module]:
     """The module with the bias of each block, shared or its own."""
     shared = getattr(backbone.encoder, "relative_position_bias", None)
     blocks = backbone.encoder.layer
     return [shared if shared is not None else block.attention.attention.relative_position_bias for block in blocks]
 
 
-def t5_bucket(backbone: nn.Module, distances: Tensor) -> Tensor:
+def t5_bucket(backbone: Any, distances: Tensor) -> Tensor:
     """Whole distances [...] int64 to T5's buckets [...] int64."""
     attention = backbone.block[0].layer[0].SelfAttention
     return attention._relative_position_bucket(
@@ -158,7 +158,7 @@ def t5_bucket(backbone: nn.Module, distances: Tensor) -> Tensor:
     )
 
 
-def mpnet_bucket(backbone: nn.Module, distances: Tensor) -> Tensor:
+def mpnet_bucket(backbone: Any, distances: Tensor) -> Tensor:
     """Whole distances [...] int64 to MPNet's buckets [...] int64."""
     return backbone.encoder.relative_position_bucket(distances)  # with its defaults, as the encoder calls it
 
@@ -201,7 +201,7 @@ def aimv2_variant(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
     return replace(spec, positions=sines_of_the_grid) if config.is_native else spec
 
 
-def sines_of_the_grid(backbone: nn.Module) -> Tensor:
+def sines_of_the_grid(backbone: Any) -> Tensor:
     """AIMv2's fixed positions: sines and cosines of the column, then of the row."""
     from transformers.models.aimv2.modeling_aimv2 import build_2d_sinusoidal_position_embedding
 
@@ -214,7 +214,7 @@ def sines_of_the_grid(backbone: nn.Module) -> Tensor:
     return torch.cat([by_column, by_row], dim=-1)
 
 
-def move_positions_along(backbone: nn.Module) -> None:
+def move_positions_along(backbone: Any) -> None:
     """VideoMAE's table is a plain tensor, which stays on the CPU and would be copied at every forward."""
     table = vars(backbone.embeddings).pop("position_embeddings", None)
     if table is not None:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import BackboneLoadError, CheckpointError, HubError, UnsupportedBackboneError
@@ -115,7 +114,7 @@ def _load_error(backbone: str, error: Exception | str) -> BackboneLoadError:
     )
 
 
-def record_backbone(config: "Any2PointConfig", backbone: nn.Module | None) -> "Any2PointConfig":
+def record_backbone(config: "Any2PointConfig", backbone: PreTrainedModel | None) -> "Any2PointConfig":
     """The config with its record of the backbone filled in; a copy where a module is given, which it is true of alone.
 
     Raises:
@@ -126,13 +125,14 @@ def record_backbone(config: "Any2PointConfig", backbone: nn.Module | None) -> "A
         config.backbone_config = copy.deepcopy(backbone.config)
         config.record_module(backbone.config)
     elif config.backbone_config is None and config.backbone is not None:
-        config.backbone_config = load_backbone_config(config.backbone, config.backbone_revision)
+        config.backbone_config = load_backbone_config(str(config.backbone), config.backbone_revision)
     if config.backbone_config is None:
         raise UnsupportedBackboneError(
             "a backbone must be named: Any2PointConfig(backbone=<Hub id or folder>), "
             "Any2PointConfig(backbone_config=<config>) or the argument backbone=<module>; got none."
         )
-    config.backbone_config = tower_config(config.backbone_config, config.modality)
+    backbone_config: Any = config.backbone_config
+    config.backbone_config = tower_config(backbone_config, config.modality)
     backbone_spec(config.backbone_config)
     return config
 
@@ -147,7 +147,7 @@ def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     return auto_class.from_config(config) if hasattr(auto_class, "from_config") else auto_class(config)
 
 
-def share_backbone(backbone: nn.Module, modality: str | None = None) -> nn.Module:
+def share_backbone(backbone: PreTrainedModel, modality: str | None = None) -> PreTrainedModel:
     """A copy of the module tree (of a dual model, of one tower) over the same tensors.
 
     The caller's module keeps its own settings, and the hooks of another Any2Point model on it are left behind; no
@@ -163,7 +163,7 @@ def share_backbone(backbone: nn.Module, modality: str | None = None) -> nn.Modul
     return shared
 
 
-def _offloaded_weights(backbone: nn.Module) -> Iterator[Any]:
+def _offloaded_weights(backbone: PreTrainedModel) -> Iterator[Any]:
     """Where accelerate's hooks keep the weights of modules that it loads when they are called."""
     for module in backbone.modules():
         hook = getattr(module, "_hf_hook", None)

@@ -4,8 +4,7 @@ Of a model that wraps a language model beside other parts (Gemma 3, Qwen2-VL, LL
 one with a head (`LlamaForCausalLM`) what is under the head.
 """
 
-from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 # By `model_type` of the whole: its towers, by modality. What is not here (CLAP's Swin of sounds) is not supported.
 DUAL_MODELS = {
@@ -51,7 +50,7 @@ def tower_config(config: PreTrainedConfig, modality: str | None) -> PreTrainedCo
     return config if tower is None else getattr(config, f"{tower}_config")
 
 
-def tower_module(backbone: nn.Module, modality: str | None) -> nn.Module:
+def tower_module(backbone: PreTrainedModel, modality: str | None) -> PreTrainedModel:
     """The tower, encoder or language model of a model, any other module as it is."""
     if "For" in type(backbone).__name__:
         backbone = getattr(backbone, "base_model", backbone)

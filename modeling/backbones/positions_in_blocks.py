@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from ..projection.position_encoding import average_over_views, grid_rows, line_rows
 from .spec import BlockArguments, find
@@ -38,31 +39,33 @@ class RotaryOnLine:
     interleaved: bool = False
 
     def arguments(
-        self, backbone: nn.Module, positions: Tensor, extent: tuple[int, ...], dtype: torch.dtype
+        self, backbone: PreTrainedModel, positions: Tensor, extent: tuple[int, ...], dtype: torch.dtype
     ) -> BlockArguments:
         """Cosines and sines [B, 1 + G, channels] of positions [B, M, G, 1]."""
         with_cls = F.pad(positions.squeeze(-1), (1, 0))  # position 0 turns by nothing
         return self._of_blocks(backbone, with_cls, dtype)
 
-    def neutral(self, backbone: nn.Module, num_tokens: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    def neutral(
+        self, backbone: PreTrainedModel, num_tokens: int, dtype: torch.dtype, device: torch.device
+    ) -> dict[str, Any]:
         """No rotation, for every layer type the same."""
         zeros = torch.zeros(1, 1, num_tokens, device=device)
         return dict(self._of_blocks(backbone, zeros, dtype)(0))
 
-    def _of_blocks(self, backbone: nn.Module, positions: Tensor, dtype: torch.dtype) -> BlockArguments:
+    def _of_blocks(self, backbone: PreTrainedModel, positions: Tensor, dtype: torch.dtype) -> BlockArguments:
         rotary = find(backbone, self.path)
         like = torch.empty(0, dtype=dtype, device=positions.device)
         if not self.by_layer_type:
-            arguments = {"position_embeddings": self._mix_views(*rotary(like, positions.flatten(0, 1)), positions)}
+            arguments = {"position_embeddings": self._mix_views(positions, *rotary(like, positions.flatten(0, 1)))}
             return lambda index: arguments
         types = backbone.config.layer_types
         rotations = {
-            kind: self._mix_views(*rotary(like, positions.flatten(0, 1), kind), positions)
+            kind: self._mix_views(positions, *rotary(like, positions.flatten(0, 1), kind))
             for kind in dict.fromkeys(types)
         }
         return lambda index: {"position_embeddings": rotations[types[index]]}
 
-    def _mix_views(self, cosines: Tensor, sines: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _mix_views(self, positions: Tensor, cosines: Tensor, sines: Tensor) -> tuple[Tensor, Tensor]:
         """Takes each channel from its frequency's view: [B·M, L, C] -> [B, L, C]; each frequency has two channels."""
         batch_size, num_views, num_tokens = positions.shape
         channels = cosines.shape[-1]
@@ -85,7 +88,7 @@ class RotaryOnGrid:
     path: str = "rope_embeddings"
 
     def arguments(
-        self, backbone: nn.Module, positions: Tensor, extent: tuple[int, ...], dtype: torch.dtype
+        self, backbone: PreTrainedModel, positions: Tensor, extent: tuple[int, ...], dtype: torch.dtype
     ) -> BlockArguments:
         """Cosines and sines [B, 1, G, channels] of positions [B, M, G, 2]; CLS, a prefix, is left out."""
         frequencies = find(backbone, self.path).inv_freq.to(positions)
@@ -97,7 +100,9 @@ class RotaryOnGrid:
         arguments = {"position_embeddings": (angles.cos().to(dtype), angles.sin().to(dtype))}
         return lambda index: arguments
 
-    def neutral(self, backbone: nn.Module, num_tokens: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    def neutral(
+        self, backbone: PreTrainedModel, num_tokens: int, dtype: torch.dtype, device: torch.device
+    ) -> dict[str, Any]:
         """No rotation."""
         channels = 4 * len(find(backbone, self.path).inv_freq)
         ones = torch.ones(1, 1, num_tokens - 1, channels, dtype=dtype, device=device)
@@ -121,10 +126,10 @@ class BiasOnLine:
     """
 
     table: str
-    bucket: Callable[[nn.Module, Tensor], Tensor]
+    bucket: Callable[[PreTrainedModel, Tensor], Tensor]
 
     def arguments(
-        self, backbone: nn.Module, positions: Tensor, extent: tuple[int, ...], dtype: torch.dtype
+        self, backbone: PreTrainedModel, positions: Tensor, extent: tuple[int, ...], dtype: torch.dtype
     ) -> BlockArguments:
         """The bias [B, H, 1 + G, 1 + G] of positions [B, M, G, 1]."""
         position = positions.squeeze(-1)
@@ -136,7 +141,9 @@ class BiasOnLine:
         arguments = {"position_bias": _bias(table, rows, weights, positions.shape[2], dtype)}
         return lambda index: arguments
 
-    def neutral(self, backbone: nn.Module, num_tokens: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    def neutral(
+        self, backbone: PreTrainedModel, num_tokens: int, dtype: torch.dtype, device: torch.device
+    ) -> dict[str, Any]:
         """No bias, which has to be said: left out, the blocks compute their own."""
         heads = find(backbone, self.table).weight.shape[-1]
         return {"position_bias": torch.zeros(1, heads, num_tokens, num_tokens, dtype=dtype, device=device)}
@@ -151,11 +158,11 @@ class BiasOnGrid:
         argument: name of the block's argument that takes the bias.
     """
 
-    tables: Callable[[nn.Module], list[nn.Module]]
+    tables: Callable[[PreTrainedModel], list[Any]]
     argument: str
 
     def arguments(
-        self, backbone: nn.Module, positions: Tensor, extent: tuple[int, ...], dtype: torch.dtype
+        self, backbone: PreTrainedModel, positions: Tensor, extent: tuple[int, ...], dtype: torch.dtype
     ) -> BlockArguments:
         """The bias [B, H, 1 + G, 1 + G] of positions [B, M, G, 2], for each block when it is asked for."""
         rows, columns = extent
@@ -176,6 +183,8 @@ class BiasOnGrid:
 
         return of_block
 
-    def neutral(self, backbone: nn.Module, num_tokens: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    def neutral(
+        self, backbone: PreTrainedModel, num_tokens: int, dtype: torch.dtype, device: torch.device
+    ) -> dict[str, Any]:
         """No bias."""
         return {}

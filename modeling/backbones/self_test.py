@@ -3,8 +3,8 @@
 import warnings
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..adapter.guided_adapter import Bottleneck
 from .blocks import block_dtype, call_block, make_final_norm, start_final_norm
@@ -26,7 +26,7 @@ def is_tried_out(config: PreTrainedConfig, spec: BackboneSpec) -> bool:
     return spec.detected or BACKBONES[config.model_type] is not WRITTEN_DOWN.get(config.model_type)
 
 
-def self_test(backbone: nn.Module, spec: BackboneSpec) -> None:
+def self_test(backbone: PreTrainedModel, spec: BackboneSpec) -> None:
     """Runs the blocks on a few random tokens, and warns of a detected family that passes.
 
     Raises:
@@ -49,7 +49,7 @@ def self_test(backbone: nn.Module, spec: BackboneSpec) -> None:
         )
 
 
-def check_parts(backbone: nn.Module, spec: BackboneSpec) -> None:
+def check_parts(backbone: PreTrainedModel, spec: BackboneSpec) -> None:
     """Looks for every part that a description names.
 
     Raises:
@@ -73,7 +73,7 @@ def check_parts(backbone: nn.Module, spec: BackboneSpec) -> None:
         )
 
 
-def _first_problem(backbone: nn.Module, spec: BackboneSpec) -> str | None:
+def _first_problem(backbone: PreTrainedModel, spec: BackboneSpec) -> str | None:
     width = backbone.config.hidden_size
     generator = torch.Generator().manual_seed(0)
     device = next(backbone.parameters()).device
@@ -96,7 +96,7 @@ def _first_problem(backbone: nn.Module, spec: BackboneSpec) -> str | None:
     return _gradient_problem(backbone, spec, tokens)
 
 
-def _run(backbone: nn.Module, spec: BackboneSpec, tokens: Tensor) -> Tensor:
+def _run(backbone: PreTrainedModel, spec: BackboneSpec, tokens: Tensor) -> Tensor:
     blocks = find(backbone, spec.blocks)
     neutral = spec.neutral_arguments(backbone, tokens.shape[1], block_dtype(blocks[0]), tokens.device)
     for index, block in enumerate(blocks):
@@ -104,11 +104,12 @@ def _run(backbone: nn.Module, spec: BackboneSpec, tokens: Tensor) -> Tensor:
     return tokens
 
 
-def _tolerance(backbone: nn.Module, spec: BackboneSpec) -> float:
+def _tolerance(backbone: PreTrainedModel, spec: BackboneSpec) -> float:
     return TOLERANCE if block_dtype(find(backbone, spec.blocks)[0]).itemsize >= 4 else HALF_TOLERANCE
 
 
-def _norms_agree(backbone: nn.Module, spec: BackboneSpec, outputs: Tensor) -> bool:
+def _norms_agree(backbone: PreTrainedModel, spec: BackboneSpec, outputs: Tensor) -> bool:
+    assert spec.final_norm is not None
     own = find(backbone, spec.final_norm)
     final_norm = make_final_norm(spec, outputs.shape[-1], norm_eps(backbone.config)).to(outputs.device)
     start_final_norm(final_norm, backbone, spec)
@@ -117,7 +118,7 @@ def _norms_agree(backbone: nn.Module, spec: BackboneSpec, outputs: Tensor) -> bo
 
 
 @torch.enable_grad()  # also where a model is made without gradients
-def _gradient_problem(backbone: nn.Module, spec: BackboneSpec, tokens: Tensor) -> str | None:
+def _gradient_problem(backbone: PreTrainedModel, spec: BackboneSpec, tokens: Tensor) -> str | None:
     tokens = tokens.clone().requires_grad_()
     bottlenecks, handles = [], []
     for block in find(backbone, spec.blocks):

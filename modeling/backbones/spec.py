@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 BlockArguments = Callable[[int], Mapping[str, Any]]
 _NORM_EPS_NAMES = ("layer_norm_eps", "rms_norm_eps", "layer_norm_epsilon", "norm_eps")
@@ -25,7 +25,7 @@ def read_tensor(module: nn.Module, path: str) -> Tensor:
     """The tensor at a dotted path (of a module there, its weight), also where accelerate has offloaded it."""
     part = find(module, path)
     owner = part if isinstance(part, nn.Module) else find(module, path.rpartition(".")[0])
-    tensor = part.weight if isinstance(part, nn.Module) else part
+    tensor: Any = part.weight if isinstance(part, nn.Module) else part
     if not tensor.is_meta or not hasattr(owner, "_hf_hook"):
         return tensor
     from accelerate.utils import align_module_device
@@ -49,7 +49,7 @@ class PositionsInBlocks(Protocol):
     """Positions that act inside every block, as rotations or biases of its attention."""
 
     def arguments(
-        self, backbone: nn.Module, positions: Tensor, extent: tuple[int, ...], dtype: torch.dtype
+        self, backbone: PreTrainedModel, positions: Tensor, extent: tuple[int, ...], dtype: torch.dtype
     ) -> BlockArguments:
         """A block's keyword arguments for positions on a line or a grid of this extent.
 
@@ -57,7 +57,9 @@ class PositionsInBlocks(Protocol):
         """
         ...
 
-    def neutral(self, backbone: nn.Module, num_tokens: int, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    def neutral(
+        self, backbone: PreTrainedModel, num_tokens: int, dtype: torch.dtype, device: torch.device
+    ) -> dict[str, Any]:
         """A block's keyword arguments for tokens without positions, CLS included in their number."""
         ...
 
@@ -101,7 +103,7 @@ class BackboneSpec:
     num_rows: Callable[[PreTrainedConfig], int]
     attention: str | None = None
     attention_output: int = 1
-    positions: str | Callable[[nn.Module], Tensor] | None = "embeddings.position_embeddings"
+    positions: str | Callable[[PreTrainedModel], Tensor] | None = "embeddings.position_embeddings"
     projected_by: str | None = None
     in_blocks: PositionsInBlocks | None = None
     input_norm: str | None = None
@@ -112,8 +114,8 @@ class BackboneSpec:
     grid: Callable[[PreTrainedConfig], tuple[int, int]] | None = None
     weights: tuple[str, ...] = ()
     arguments: Mapping[str, Any] = field(default_factory=lambda: {"attention_mask": None})
-    neutral: Callable[[nn.Module, int, torch.dtype, torch.device], dict[str, Any]] | None = None
-    prepare: Callable[[nn.Module], None] | None = None
+    neutral: Callable[[PreTrainedModel, int, torch.dtype, torch.device], dict[str, Any]] | None = None
+    prepare: Callable[[PreTrainedModel], None] | None = None
     resolve: Callable[["BackboneSpec", PreTrainedConfig], "BackboneSpec"] | None = None
     note: str = ""
     detected: bool = False
@@ -123,8 +125,9 @@ class BackboneSpec:
         """Whether the backbone has positions that a point can be given."""
         return self.positions is not None or self.in_blocks is not None
 
-    def table(self, backbone: nn.Module) -> Tensor:
+    def table(self, backbone: PreTrainedModel) -> Tensor:
         """The usable rows of the backbone's own table of positions, [R, D] (frozen)."""
+        assert self.positions is not None
         rows = self.positions(backbone) if callable(self.positions) else read_tensor(backbone, self.positions)
         rows = rows.detach().reshape(-1, rows.shape[-1])[-self.num_rows(backbone.config) :]
         if self.projected_by is not None:
@@ -135,7 +138,7 @@ class BackboneSpec:
         return rows
 
     def neutral_arguments(
-        self, backbone: nn.Module, num_tokens: int, dtype: torch.dtype, device: torch.device
+        self, backbone: PreTrainedModel, num_tokens: int, dtype: torch.dtype, device: torch.device
     ) -> BlockArguments:
         """Every block's arguments where positions do not act in it."""
         of = self.neutral or (self.in_blocks and self.in_blocks.neutral)

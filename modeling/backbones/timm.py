@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,8 +19,9 @@ def timm_spec(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
         UnsupportedBackboneError: timm is not installed, or the architecture is no plain vision transformer.
     """
     model = _empty_model(config)
-    blocks, patch_embed = getattr(model, "blocks", None), getattr(model, "patch_embed", None)
-    grid = getattr(patch_embed, "grid_size", None)
+    blocks: Any = getattr(model, "blocks", None)
+    patch_embed: Any = getattr(model, "patch_embed", None)
+    grid: Any = getattr(patch_embed, "grid_size", None)
     is_transformer = isinstance(blocks, (nn.Sequential, nn.ModuleList)) and hasattr(blocks[0], "attn")
     if not is_transformer or not hasattr(blocks[0], "mlp") or grid is None:
         raise UnsupportedBackboneError(
@@ -44,12 +46,13 @@ def timm_spec(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
 
 def without_relative_biases(backbone: nn.Module) -> None:
     """Switches off the biases of timm's BEiT, whose size is that of its own grid."""
+    module: Any
     for module in backbone.modules():
         if getattr(module, "relative_position_bias_table", None) is not None:
             module.relative_position_bias_table = None
 
 
-def _empty_model(config: PreTrainedConfig) -> nn.Module:
+def _empty_model(config: PreTrainedConfig) -> Any:
     """The architecture without memory for its weights."""
     from transformers import AutoModel
 

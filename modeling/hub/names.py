@@ -154,7 +154,7 @@ def _download(
 def _cached_folder(name: str, files: list[str], revision: str | None, cache_dir: Path, tried: list[str]) -> Path | None:
     """What `_download` left earlier, without a call."""
     for repo_id in _cached_repo_ids(name, cache_dir, tried):
-        paths = [try_to_load_from_cache(repo_id, file, cache_dir, revision) for file in files]
+        paths: list[Any] = [try_to_load_from_cache(repo_id, file, cache_dir, revision) for file in files]
         if all(isinstance(path, str) for path in paths):
             return _root(paths[0], files[0])
         tried.append(f"{repo_id} in the cache (not there, or not with {', '.join(files)})")

@@ -4,7 +4,7 @@ Unusual here: torch's SyncBatchNorm runs on GPUs alone, so the sums are all-redu
 process takes torch's own path. The variance is that of deviations from the common mean, never E[x²] − E[x]².
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, distributed, nn
@@ -46,8 +46,17 @@ class _SumOverProcesses(torch.autograd.Function):
         return _SumOverProcesses.apply(gradient)
 
 
+class RunningStatistics(Protocol):
+    """A norm that keeps them in buffers."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+
 @torch.no_grad()
-def update_running_statistics(norm: nn.Module, mean: Tensor, variance: Tensor, count: Tensor, momentum: float) -> None:
+def update_running_statistics(
+    norm: RunningStatistics, mean: Tensor, variance: Tensor, count: Tensor, momentum: float
+) -> None:
     """Moves a norm's `running_mean` and `running_var` towards a batch's mean and unbiased variance.
 
     Args:
@@ -67,6 +76,11 @@ class BatchNorm1d(nn.BatchNorm1d):
 
     Shapes: [R, C] -> [R, C]; R may differ between processes.
     """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float  # as it is made; a user may set None, which the tokenizer then takes its plain way for
 
     def reset_parameters(self) -> None:
         """Identity, and statistics of a standard normal; what `from_pretrained` has loaded is left alone."""

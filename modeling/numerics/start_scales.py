@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from ..backbones.spec import BackboneSpec
@@ -106,7 +107,7 @@ def rms(values: Tensor) -> Tensor:
     return values.float().square().mean().sqrt()
 
 
-def embedding_rms(backbone: nn.Module, spec: BackboneSpec) -> float | None:
+def embedding_rms(backbone: PreTrainedModel, spec: BackboneSpec) -> float | None:
     """Of the backbone's word embeddings, or where it has none, of its table of positions; None without either."""
     try:
         embeddings = backbone.get_input_embeddings()
@@ -119,7 +120,7 @@ def embedding_rms(backbone: nn.Module, spec: BackboneSpec) -> float | None:
     return next((float(size) for size in sizes if size > 0), None)
 
 
-def _word_factor(backbone: nn.Module, embeddings: nn.Embedding) -> float:
+def _word_factor(backbone: PreTrainedModel, embeddings: nn.Embedding) -> float:
     """What a family multiplies its words by: Gemma and BART in their embeddings, Granite after them."""
     return float(getattr(embeddings, "embed_scale", 1.0)) * getattr(backbone.config, "embedding_multiplier", 1.0)
 
@@ -136,18 +137,19 @@ def _scale_tokens(model: "Any2PointModel", clouds: Tensor) -> None:
         return
     tokens = model.tokenizer(clouds.to(model.cls_token.dtype))[0].flatten(0, 1)
     scale = model.token_scale
+    assert scale is not None
     if isinstance(model.tokenizer.projection, nn.Linear):  # of features that are never negative
         scale.center.copy_(tokens.mean(dim=0))
         tokens = tokens - scale.center
     scale.scale.copy_(size / rms(tokens).clamp(min=1e-12))
 
 
-def _scale_aggregation(aggregation: nn.Module, inputs: tuple[Any, ...], _: Tensor) -> Tensor:
+def _scale_aggregation(aggregation: Any, inputs: tuple[Any, ...], _: Tensor) -> Tensor:
     """Hook of a `GuidedAggregation`: sets its scales for the tokens that come in, and gives its new output."""
     tokens = inputs[0]
     aggregation.stream_rms.copy_(rms(tokens))
     weight = aggregation.view_norm.weight.fill_(_TRIAL_WEIGHT)
-    for _ in range(_ROUNDS):
+    for _round in range(_ROUNDS):
         share = rms(aggregation.forward(*inputs) - tokens) / rms(tokens)
         weight.mul_((AGGREGATION_SHARE / share).where(share > 0, 1.0))  # c may be 0
     return aggregation.forward(*inputs)

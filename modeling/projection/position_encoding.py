@@ -4,6 +4,8 @@ Unusual here: reading a table at a coordinate is a weighted sum of 2 (line) or 4
 over views; both together are one `embedding_bag`, without a tensor for each view.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -106,5 +108,7 @@ class LearnableEncoding(nn.Sequential):
 
     def draw_parameters(self, start: StartValues) -> None:
         """As the adapters' layers."""
-        start.linear(self[0], "0")
-        start.linear(self[2], "2")
+        first: Any = self[0]
+        last: Any = self[2]
+        start.linear(first, "0")
+        start.linear(last, "2")

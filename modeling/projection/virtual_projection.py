@@ -95,6 +95,10 @@ class VirtualProjection(nn.Module):
         """The backbone's own, fractional positions: [B, M, G, 1] on the line or [B, M, G, 2] (row, column)."""
         raise NotImplementedError
 
+    def cells(self, coordinates: Tensor) -> Tensor:
+        """The cell of each token, numbered within its view: [B, M, G, A] -> [B, M, G] int64."""
+        raise NotImplementedError
+
 
 class LineProjection(VirtualProjection):
     """Projects onto M lines through the cloud's centre (eq. 1), scaled by the cloud's own range in each view.

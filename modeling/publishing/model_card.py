@@ -5,6 +5,7 @@ Unusual here: nothing in a card depends on the machine or the time, so the same 
 
 import json
 import re
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
@@ -30,7 +31,7 @@ def model_card(
         remarks: sections of its origin, in markdown, such as that of a conversion.
     """
     description = describe(model) if isinstance(model, PreTrainedModel) else model
-    revision = description.revision or (training and training.backbone_commit)
+    revision = description.revision or (None if training is None else training.backbone_commit)
     sections = [
         GENERATED,
         f"# {_title(name)}",
@@ -61,8 +62,9 @@ def renamed(card: str, name: str) -> str:
     for phrase in (text.loading, text.option, lambda named: f"\n# {_title(named)}\n"):
         card = card.replace(phrase(old), phrase(name))
     result = ModelCard(card)
-    if result.data.eval_results:
-        result.data.model_name = _title(name)
+    data: Any = result.data
+    if data.eval_results:
+        data.model_name = _title(name)
     return str(result)
 
 

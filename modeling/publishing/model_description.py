@@ -71,11 +71,14 @@ def describe(model: PreTrainedModel, token: str | bool | None = None) -> ModelDe
         model: an Any2Point model.
         token: for the Hub's card of the backbone, which is asked for its licence.
     """
-    config, has_head = model.config, hasattr(model, "classifier")
+    config: Any = model.config
+    base: Any = model.base_model
+    has_head = hasattr(model, "classifier")
     base_model, revision = hub_repository(config.backbone)
     revision = config.backbone_revision or revision
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
-    saved = [tensor for name, tensor in model.state_dict().items() if name not in model._keys_to_ignore_on_save]
+    not_saved: Any = model._keys_to_ignore_on_save
+    saved = [tensor for name, tensor in model.state_dict().items() if name not in not_saved]
     return ModelDescription(
         class_name=type(model).__name__,
         backbone=base_model or (config.backbone and last_name(config.backbone)),
@@ -85,14 +88,14 @@ def describe(model: PreTrainedModel, token: str | bool | None = None) -> ModelDe
         family=config.backbone_config.model_type,
         depth=num_blocks(config.backbone_config),
         width=config.backbone_config.hidden_size,
-        modality=model.base_model.modality,
+        modality=base.modality,
         num_points=config.num_points,
         class_names=tuple(config.id2label[index] for index in range(config.num_labels)) if has_head else (),
         settings=config.unlike_defaults(),
         trained=sum(trained.values()),
         trained_without_head=sum(count for name, count in trained.items() if not name.startswith(HEAD)),
         num_bytes=sum(tensor.numel() * tensor.element_size() for tensor in saved),
-        attends_across_batch=config.released_compatibility and model.base_model.modality == "1d",
+        attends_across_batch=config.released_compatibility and base.modality == "1d",
         licence=inherited_licence(config.backbone, revision, token),
     )
 

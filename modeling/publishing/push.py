@@ -109,7 +109,8 @@ def push_files(
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         files = dict(files)
         if CARD in files:
-            text = files[CARD] if isinstance(files[CARD], bytes) else files[CARD].read_bytes()
+            given = files[CARD]
+            text = given if isinstance(given, bytes) else given.read_bytes()
             files[CARD] = renamed(text.decode(), repo_id).encode()
             if GENERATED.encode() in text and not _is_generated(_card_on_hub(api, repo_id, revision), GENERATED):
                 del files[CARD]

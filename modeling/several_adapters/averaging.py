@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from ..configuration_any2point import METHOD_FIELDS
 from ..errors import Any2PointError
 
 # What may differ: names of the backbone that all share.
-METHOD_FIELDS = [*METHOD_FIELDS, "id2label"]
+METHOD_FIELDS = (*METHOD_FIELDS, "id2label")
 
 
 def average_adapters(
-    adapters: Mapping[str, Any], names: Sequence[str], weights: Sequence[float], backbone: nn.Module
+    adapters: Mapping[str, Any], names: Sequence[str], weights: Sequence[float], backbone: PreTrainedModel
 ) -> Any:
     """A model whose trained tensors and running statistics are the weighted mean of others'.
 

@@ -42,7 +42,7 @@ def require_peft(what: str = "LoRA needs") -> None:
         raise Any2PointError(f"{what} the peft library, which is not installed: pip install 'peft>=0.17'")
 
 
-def attention_projections(backbone: nn.Module, spec: BackboneSpec) -> list[str]:
+def attention_projections(backbone: Any, spec: BackboneSpec) -> list[str]:
     """Names, from the backbone, of the linear layers of every block that are not in its feed-forward branch.
 
     Raises:
@@ -62,7 +62,7 @@ def attention_projections(backbone: nn.Module, spec: BackboneSpec) -> list[str]:
     return names
 
 
-def insert_lora(backbone: nn.Module, spec: BackboneSpec, config: "LoraConfig | None", dtype: torch.dtype) -> Any:
+def insert_lora(backbone: Any, spec: BackboneSpec, config: "LoraConfig | None", dtype: torch.dtype) -> Any:
     """Puts LoRA's layers into the backbone's blocks; they are trained, and change nothing before.
 
     Args:
@@ -104,7 +104,7 @@ def insert_lora(backbone: nn.Module, spec: BackboneSpec, config: "LoraConfig | N
     return backbone.peft_config["default"]
 
 
-def _check_config(config: Any, lora_config_class: type) -> None:
+def _check_config(config: Any, lora_config_class: type[Any]) -> None:
     if not isinstance(config, lora_config_class):
         raise ConfigurationError(f"a LoRA needs a peft.LoraConfig, got {type(config).__name__}.")
     changing = {
@@ -122,7 +122,7 @@ def _check_config(config: Any, lora_config_class: type) -> None:
         )
 
 
-def lora_layers(backbone: nn.Module) -> list[Any]:
+def lora_layers(backbone: Any) -> list[Any]:
     """LoRA's layers in the backbone, each of which holds the backbone's own as `base_layer`."""
     return [module for module in backbone.modules() if hasattr(module, "lora_dropout")]
 
@@ -137,7 +137,7 @@ def _move_bottlenecks(source: nn.Module, target: nn.Module) -> None:
             new_hooks[key] = hooks.pop(key)
 
 
-def remove_lora(backbone: nn.Module) -> None:
+def remove_lora(backbone: Any) -> None:
     """Puts the backbone's own layers back in the place of LoRA's."""
     for name, module in list(backbone.named_modules()):
         if hasattr(module, "lora_dropout"):
@@ -147,7 +147,7 @@ def remove_lora(backbone: nn.Module) -> None:
     backbone._hf_peft_config_loaded = False
 
 
-def save_lora(backbone: nn.Module, state_dict: Mapping[str, Tensor], folder: Path) -> None:
+def save_lora(backbone: Any, state_dict: Mapping[str, Tensor], folder: Path) -> None:
     """Writes PEFT's two files.
 
     Args:
@@ -209,7 +209,7 @@ def read_lora_config(folder: Path) -> Any:
     return config
 
 
-def load_lora_weights(backbone: nn.Module, folder: Path) -> None:
+def load_lora_weights(backbone: Any, folder: Path) -> None:
     """Fills LoRA's layers from PEFT's file.
 
     Raises:
@@ -236,8 +236,12 @@ def load_lora_weights(backbone: nn.Module, folder: Path) -> None:
 class LoraMethods:
     """What a model does with a LoRA in its backbone."""
 
+    # Of the model that this is a part of.
     base_model: Any
     dtype: torch.dtype
+    training: bool
+    train: Any
+    ignore_backbone_on_save: Any
 
     def add_lora(self, lora_config: "LoraConfig | None" = None) -> None:
         """Puts a LoRA into the frozen backbone, trained together with the adapters and saved beside them.

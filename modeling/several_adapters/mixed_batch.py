@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers.utils import ModelOutput
 
 from ..errors import Any2PointError
 from ..input_checks import check_batch
@@ -14,7 +13,7 @@ from ..input_checks import check_batch
 
 def forward_mixed(
     model: Any, points: Tensor, adapter_names: Sequence[str], labels: Tensor | None = None, **options: Any
-) -> ModelOutput:
+) -> Any:
     """What each cloud's own adapter says of it.
 
     Args:

@@ -10,6 +10,7 @@ import os
 from typing import Any, ClassVar
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from ..backbones.loading import share_backbone
 from ..configuration_any2point import Any2PointConfig, recorded_path
@@ -23,6 +24,12 @@ _ABSENT = object()
 
 class SeveralAdapters:
     """Adapters by name, of which one is active; the methods hide those of transformers for PEFT's adapters."""
+
+    # Of the model that this is a part of.
+    base_model: Any
+    config: Any2PointConfig
+    training: bool
+    from_pretrained: Any
 
     # What an adapter is made of, and switching exchanges. All else stays: hooks, what accelerate has wrapped, gradient
     # checkpointing.
@@ -67,7 +74,7 @@ class SeveralAdapters:
         self,
         name_or_path: str | os.PathLike,
         adapter_name: str,
-        backbone: nn.Module | str | os.PathLike | None = None,
+        backbone: PreTrainedModel | str | os.PathLike | None = None,
         **kwargs: Any,
     ) -> None:
         """Loads another adapter for the model's backbone, which stays as it is; `set_adapter` makes it the active one.
@@ -168,11 +175,12 @@ class SeveralAdapters:
                 "Choose another name, or delete that adapter first."
             )
 
-    def _backbone_without_adapters(self) -> nn.Module:
+    def _backbone_without_adapters(self) -> PreTrainedModel:
         """A module tree over the backbone's tensors, without what the active adapter has changed on its own."""
         backbone = share_backbone(self.base_model.backbone)
         if self.base_model.lora is not None:
             remove_lora(backbone)
+        module: Any
         for module in backbone.modules():
             if hasattr(module, "own_eps"):
                 module.eps = module.own_eps
@@ -220,7 +228,8 @@ class SeveralAdapters:
 
 def backbone_record(config: Any2PointConfig) -> tuple[str | None, str]:
     """What a config names as its backbone: id or folder, and revision."""
-    return config.backbone, config.backbone_revision or "main"
+    backbone: Any = config.backbone
+    return backbone, config.backbone_revision or "main"
 
 
 def _describe(record: tuple[str | None, str]) -> str:

@@ -114,8 +114,8 @@ def nearest_neighbors(points: Tensor, centers: Tensor, num_neighbors: int) -> Te
         return _nearest(centers, points, num_neighbors)
     on_cpu = points.device.type == "cpu"
     if on_cpu and num_points >= LARGE_CLOUD and points.dtype == torch.float32:
-        clouds = zip(points, centers, strict=True)
-        return torch.stack([search_leaves(*cloud, num_neighbors) for cloud in clouds])
+        pairs = zip(points, centers, strict=True)
+        return torch.stack([search_leaves(own_points, own, num_neighbors) for own_points, own in pairs])
     block = _CPU_BLOCK if on_cpu else _DEVICE_BLOCK
     clouds = max(1, block // (num_points * num_centers))
     centers_at_once = max(1, block // (num_points * clouds))

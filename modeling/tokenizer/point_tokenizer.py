@@ -6,6 +6,7 @@ folded into the products and neighbourhoods are worked through in blocks that st
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +95,7 @@ class TokenizerStage(nn.Module):
         )
         return self._choose_way(rows)(rows, self.bottlenecks).view(batch_size, num_centers, -1)
 
-    def _choose_way(self, rows: NeighborRows) -> Callable[[NeighborRows, nn.ModuleList], Tensor]:
+    def _choose_way(self, rows: NeighborRows) -> Callable[[NeighborRows, Any], Tensor]:
         """Three ways to the same numbers; the plain one alone is open to compilers and to gradients of the points."""
         on_mps = rows.features.device.type == "mps"  # has no embedding bags
         if torch.compiler.is_compiling() or rows.offsets.requires_grad or on_mps:
@@ -164,6 +165,7 @@ class PointTokenizer(nn.Module):
             keeps: whether all is kept for a backward pass, or one stage at a time is held.
         """
         places, kept = [], []
+        stage: Any
         for number, stage in enumerate(self.stages, start=1):
             rows = (num_points >> number) * min(stage.num_neighbors, num_points >> (number - 1))
             places.append(rows * _BYTES_OF_NEIGHBOR)

@@ -161,13 +161,13 @@ class ImageBindAudioModel(PreTrainedModel):
     config: ImageBindAudioConfig
     base_model_prefix = "imagebind_audio"
     main_input_name = "input_features"
-    input_modalities = ("audio",)
+    input_modalities: Any = ("audio",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ("ImageBindAudioEmbeddings", "ImageBindAudioLayer")
+    _no_split_modules: Any = ("ImageBindAudioEmbeddings", "ImageBindAudioLayer")
     _supports_sdpa = True
     _supports_attention_backend = True
     _input_embed_layer = "projection"
-    _can_record_outputs: ClassVar[dict[str, Any]] = {
+    _can_record_outputs: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
         "hidden_states": ImageBindAudioLayer,
         "attentions": ImageBindAudioAttention,
     }

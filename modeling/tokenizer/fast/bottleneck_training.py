@@ -5,17 +5,21 @@ and z = W2 x [R, 2C] the outer products, which are never made as a whole. docs/p
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...numerics.batch_norm import BatchNorm1d, sum_over_processes, update_running_statistics
 from ...numerics.precision import at_least_float32, widest_dtype
 from .neighbor_rows import NeighborRows
 from .row_gradients import DenseGradient, WinnersGradient
 
+if TYPE_CHECKING:
+    from ..point_tokenizer import ResidualBottleneck
 
-def parameters_of(module: nn.Module) -> list[nn.Parameter]:
+
+def parameters_of(module: "ResidualBottleneck") -> list[Tensor]:
     """Of a `ResidualBottleneck`, in the order of `TrainedBottleneck.gradients`."""
     layers = (module.down, module.down_norm, module.up, module.up_norm)
     return [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
@@ -33,7 +37,7 @@ class TrainedBottleneck:
 
     def __init__(
         self,
-        module: nn.Module,
+        module: "ResidualBottleneck",
         parameters: Sequence[Tensor],
         rows: NeighborRows,
         kept: Sequence[Tensor] | None = None,
@@ -86,6 +90,7 @@ class TrainedBottleneck:
 
     def _finish_inner_norm_statistics(self) -> None:
         """Moments of y over the rows of all processes."""
+        assert self._about is not None  # of the first block
         num_rows, about = len(self.products), self._about.to(self._product_sums.dtype)
         total, squares = self._product_sums
         count = sum_over_processes(total.new_full((), num_rows))
@@ -104,7 +109,7 @@ class TrainedBottleneck:
         exact = widest_dtype(self.up.device)  # many blocks are added up
         total = torch.zeros(width, dtype=exact, device=self.up.device)
         squares = torch.zeros(width, width, dtype=exact, device=self.up.device)
-        about = None
+        about: Tensor | None = None
         for number in range(len(self._blocks)):
             inner = self.inner(number).to(self.wide)
             about = inner.mean(dim=0) if about is None else about
@@ -112,6 +117,7 @@ class TrainedBottleneck:
             total += inner.sum(dim=0)
             squares += inner.t() @ inner
         num_rows = len(self.products)
+        assert about is not None  # of the first block
         own_mean = about + total / num_rows
         mean = sum_over_processes(own_mean * num_rows) / self.count
         apart = own_mean - mean  # zero in a single process

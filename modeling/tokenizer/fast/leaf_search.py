@@ -73,6 +73,7 @@ def _squared_distance_to_boxes(centers: Tensor, lowest: Tensor, highest: Tensor)
         center = centers[:, axis : axis + 1]
         outside = torch.maximum(lowest[axis] - center, center - highest[axis]).clamp_(min=0).square_()
         total = outside if total is None else total.add_(outside)
+    assert total is not None
     return total
 
 
@@ -83,5 +84,6 @@ def _keys(planes: Tensor, original: Tensor, leaves: Tensor, centers: Tensor) -> 
         apart = planes[axis].index_select(0, leaves.flatten()).view(len(leaves), -1)
         apart = apart.sub_(centers[:, axis : axis + 1]).square_()
         total = apart if total is None else total.add_(apart)
+    assert total is not None
     indices = original.index_select(0, leaves.flatten()).view_as(total)
     return (total.view(torch.int32).long() << 32).bitwise_or_(indices)  # bits of floats ≥ 0 are in the floats' order

@@ -1,6 +1,7 @@
 """A tokenizer stage at inference: batch norms folded into the products, neighbourhoods in blocks (method.md 1)."""
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,9 @@ from ...numerics.batch_norm import BatchNorm1d
 from ...numerics.precision import compute_dtype, without_autocast
 from ..geometry_encoding import GeometryEncoder
 from .neighbor_rows import NeighborRows
+
+if TYPE_CHECKING:
+    from ..point_tokenizer import ResidualBottleneck
 
 
 def fold_batch_norm(linear: nn.Linear, norm: BatchNorm1d) -> tuple[Tensor, Tensor]:
@@ -21,7 +25,7 @@ def fold_batch_norm(linear: nn.Linear, norm: BatchNorm1d) -> tuple[Tensor, Tenso
     return linear.weight * scale.unsqueeze(-1), bias
 
 
-def infer_stage(rows: NeighborRows, bottlenecks: Iterable[nn.Module]) -> Tensor:
+def infer_stage(rows: NeighborRows, bottlenecks: Iterable["ResidualBottleneck"]) -> Tensor:
     """The maximum over each neighbourhood of the bottlenecks' output, without gradients.
 
     Args:

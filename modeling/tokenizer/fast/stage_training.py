@@ -13,7 +13,7 @@ bottleneck in batches of ordinary size. A tie's gradient goes to one of its neig
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,15 @@ from .freed_memory import keep_freed_memory
 from .neighbor_rows import NeighborRows
 from .row_gradients import DenseGradient, WinnersGradient, sum_by_point
 
+if TYPE_CHECKING:
+    from ..point_tokenizer import ResidualBottleneck
+
 _MOST_KEPT_VALUES = 1 << 27  # of the last bottleneck's input, 512 MiB in float32: to make it anew took 8 % of a step
 
 _keep_freed_memory = functools.cache(keep_freed_memory)
 
 
-def train_stage(rows: NeighborRows, bottlenecks: Sequence[nn.Module]) -> Tensor:
+def train_stage(rows: NeighborRows, bottlenecks: Sequence["ResidualBottleneck"]) -> Tensor:
     """The maximum over each neighbourhood of the bottlenecks' output, with batch statistics and gradients.
 
     Args:
@@ -58,7 +61,7 @@ class _TrainedStage(torch.autograd.Function):
         centers: Tensor,
         neighbors: Tensor,
         offsets: Tensor,
-        bottlenecks: Sequence[nn.Module],
+        bottlenecks: Sequence["ResidualBottleneck"],
         *parameters: Tensor,
     ) -> Tensor:
         rows = NeighborRows(features, neighbors, offsets, centers)
@@ -103,7 +106,8 @@ def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[
         else:
             first.receive(through(block), number)
     first.finish_statistics()
-    inputs, own = None, ()  # [R, 2C], of one bottleneck after the other; the first's are made where they are needed
+    own: Sequence[Tensor] = ()
+    inputs = None  # [R, 2C], of one bottleneck after the other; the first's are made where they are needed
     if first is not last:
         inputs = rows.features.new_empty(rows.neighbors.numel(), rows.channels)
         own = rows.in_blocks(inputs)
