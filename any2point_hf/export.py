@@ -224,7 +224,8 @@ def _without_known_noise() -> Iterator[None]:
 @contextlib.contextmanager
 def _on_cpu_in_eval(model: nn.Module) -> Iterator[None]:
     """For as long as it is exported; then the model is put back."""
-    device, training = model.device, model.training
+    device: Any = model.device
+    training = model.training
     model.to("cpu").eval()
     try:
         yield

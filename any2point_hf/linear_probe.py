@@ -5,7 +5,7 @@ training cloud is left out in turn (Allen 1974's PRESS, exact from one decomposi
 clouds. All in float64 and without random numbers.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -151,7 +151,8 @@ def probe_accuracy(
         for name, buffer in model.named_buffers():  # so that a training after it is the one without it
             buffer.copy_(before[name])
     model.train(was_training)
-    probe = fit_linear_probe(features[0], train_labels, model.config.num_labels)
+    num_labels: Any = model.config.num_labels
+    probe = fit_linear_probe(features[0], train_labels, num_labels)
     return accuracy(probe, features[1], test_labels)
 
 

@@ -120,7 +120,9 @@ class Any2PointProcessor(FeatureExtractionMixin):
             points[row] = cloud[indices]
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> Any:
         """As in transformers, of a folder, Hub id or bare name.
 
         Args:
@@ -157,7 +159,9 @@ class Any2PointProcessor(FeatureExtractionMixin):
             self.push_to_hub(kwargs.pop("repo_id", Path(save_directory).name), **kwargs)
         return paths
 
-    def push_to_hub(self, repo_id: str, *, commit_message: str = "Upload processor", **kwargs: Any) -> CommitInfo:
+    def push_to_hub(  # type: ignore[override]
+        self, repo_id: str, *, commit_message: str = "Upload processor", **kwargs: Any
+    ) -> CommitInfo:
         """Pushes `preprocessor_config.json` to the Hub.
 
         Args:

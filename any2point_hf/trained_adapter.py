@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from .data import load_point_cloud_dataset
 from .modeling.backbones.loading import build_backbone
@@ -17,7 +18,7 @@ from .training.trainer import accuracies, confusion_matrix, process_split
 
 
 def load(
-    model: str, backbone: torch.nn.Module | str | None = None
+    model: str, backbone: PreTrainedModel | str | None = None
 ) -> tuple[Any2PointForPointCloudClassification, Any2PointProcessor]:
     """An adapter on its backbone, on the GPU if there is one, and its processor.
 
@@ -29,7 +30,7 @@ def load(
         CheckpointError: there is no such adapter, it does not fit the backbone, or its processor is missing.
         BackboneLoadError: the backbone cannot be loaded.
     """
-    loaded = Any2PointForPointCloudClassification.from_pretrained(model, backbone=backbone)
+    loaded: Any = Any2PointForPointCloudClassification.from_pretrained(model, backbone=backbone)
     try:
         processor = Any2PointProcessor.from_pretrained(model)
     except HubError:
@@ -64,7 +65,8 @@ def evaluate(
         raise DatasetError(f"--split must be one of {', '.join(dataset)}, got {split!r}.")
     loaded, processor = load(model, backbone)
     class_names = dataset[split].features["label"].names
-    known = {name: index for index, name in loaded.config.id2label.items()}
+    id2label: Any = loaded.config.id2label
+    known = {name: index for index, name in id2label.items()}
     unknown = [name for name in class_names if name not in known]
     if unknown:
         raise DatasetError(
@@ -76,7 +78,7 @@ def evaluate(
     logits = [_logits(loaded, rows["points"]) for rows in clouds.iter(batch_size)]
     predictions = torch.cat(logits).argmax(dim=-1).numpy()
     result = accuracies(predictions, labels, len(known))
-    names = [loaded.config.id2label[index] for index in range(len(known))]
+    names = [id2label[index] for index in range(len(known))]
     return result | {
         "per_class": dict(zip(names, result["per_class"], strict=True)),
         "confusion": confusion_matrix(predictions, labels, len(known)).tolist(),
@@ -101,12 +103,13 @@ def predict(
     """
     loaded, processor = load(model, backbone)
     points = processor(list(files))["points"]
+    id2label: Any = loaded.config.id2label
     results = []
     logits = torch.cat([_logits(loaded, batch) for batch in points.split(batch_size)])
     for file, probabilities in zip(files, logits.softmax(dim=-1), strict=True):
         best = probabilities.topk(min(top, len(probabilities)))
         classes = [
-            {"label": loaded.config.id2label[int(index)], "probability": round(float(value), 6)}
+            {"label": id2label[int(index)], "probability": round(float(value), 6)}
             for value, index in zip(best.values, best.indices, strict=True)
         ]
         results.append({"file": str(file), "classes": classes})
@@ -138,7 +141,8 @@ def info(model: str | None, backbone: str | None, config_fields: dict[str, Any])
         config = Any2PointConfig(backbone=backbone, **config_fields)
         with torch.device("meta"):
             loaded = Any2PointForPointCloudClassification(config)
-            loaded.attach_backbone(build_backbone(loaded.config.backbone_config))
+            backbone_config: Any = loaded.config.backbone_config
+            loaded.attach_backbone(build_backbone(backbone_config))
             if config.lora:
                 loaded.add_lora()
     parts: dict[str, int] = {}

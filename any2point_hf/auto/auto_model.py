@@ -21,7 +21,7 @@ class AutoModelForPointCloudClassification(_BaseAutoModelClass):
     model class)` adds a model of your own. Never made directly.
     """
 
-    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+    _model_mapping: Any = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
 
     @classmethod
     def from_pretrained(

@@ -22,7 +22,7 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
 
     model_classes = (Any2PointForPointCloudClassification,)
 
-    def _sanitize_parameters(
+    def _sanitize_parameters(  # type: ignore[override]
         self, top_k: int | None = _AS_BEFORE, local_files_only: bool | None = None
     ) -> tuple[dict, dict, dict]:
         """The options of a call; transformers also hands on `local_files_only`, which only loading needs."""
@@ -32,14 +32,16 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
             raise ConfigurationError(f"top_k must be an integer of at least 1, or None for all classes, got {top_k!r}.")
         return {}, {}, {"top_k": top_k}
 
-    def _forward(self, model_inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _forward(self, model_inputs: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
         return {"logits": self.run_model(model_inputs["points"])["logits"]}
 
-    def postprocess(self, model_outputs: dict[str, Tensor], top_k: int | None = 5) -> list[dict[str, Any]]:
+    def postprocess(  # type: ignore[override]
+        self, model_outputs: dict[str, Tensor], top_k: int | None = 5
+    ) -> list[dict[str, Any]]:
         """Logits [1, classes] -> the classes with the highest scores."""
         scores = model_outputs["logits"][0].float().softmax(dim=-1)
         best = scores.topk(min(top_k or len(scores), len(scores)))
-        names = self.model.config.id2label
+        names: Any = self.model.config.id2label
         return [
             {"label": names[index], "score": score}
             for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)

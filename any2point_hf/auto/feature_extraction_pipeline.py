@@ -21,7 +21,7 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
 
     model_classes = (Any2PointModel, Any2PointForPointCloudClassification)
 
-    def _sanitize_parameters(
+    def _sanitize_parameters(  # type: ignore[override]
         self,
         return_tensors: bool | None = None,
         return_tokens: bool | None = None,
@@ -31,14 +31,18 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
         forward = {} if return_tokens is None else {"return_tokens": return_tokens}
         return {}, forward, {} if return_tensors is None else {"return_tensors": return_tensors}
 
-    def _forward(self, model_inputs: dict[str, Tensor], return_tokens: bool = False) -> dict[str, Tensor]:
+    def _forward(  # type: ignore[override]
+        self, model_inputs: dict[str, Tensor], return_tokens: bool = False
+    ) -> dict[str, Tensor]:
         outputs = self.run_model(model_inputs["points"])
         features = {"features": outputs["pooler_output"]}
         if return_tokens:
             features |= {"tokens": outputs["last_hidden_state"][:, 1:], "centers": outputs["point_centers"]}
         return features
 
-    def postprocess(self, model_outputs: dict[str, Tensor], return_tensors: bool = False) -> Any:
+    def postprocess(  # type: ignore[override]
+        self, model_outputs: dict[str, Tensor], return_tensors: bool = False
+    ) -> Any:
         """Outputs of one cloud, each [1, …] -> its result."""
         result: dict[str, Any] = {name: tensor[0].float() for name, tensor in model_outputs.items()}
         if not return_tensors:

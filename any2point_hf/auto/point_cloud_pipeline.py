@@ -36,13 +36,14 @@ class PointCloudPipeline(Pipeline, ABC):
         CheckpointError: no processor is given, and there is none with the model.
     """
 
-    _load_processor = False
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_tokenizer = False
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_video_processor: Any = False
+    _load_tokenizer: Any = False
     _load_feature_extractor = None  # if there is one; else `__init__` says how to make it
 
     model_classes: tuple[type[PreTrainedModel], ...] = ()
+    feature_extractor: Any  # an Any2PointProcessor
 
     def __init__(
         self,
@@ -55,11 +56,11 @@ class PointCloudPipeline(Pipeline, ABC):
         if not isinstance(model, self.model_classes):
             names = " or ".join(kind.__name__ for kind in self.model_classes)
             raise ConfigurationError(f"this pipeline needs a model of the class {names}, got {type(model).__name__}.")
-        chosen = feature_extractor or processor or model.config.name_or_path
+        chosen: Any = feature_extractor or processor or model.config.name_or_path
         chosen = chosen if isinstance(chosen, Any2PointProcessor) else _load_processor(chosen)
         super().__init__(model, feature_extractor=chosen, **kwargs)
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self, inputs: Any, *, num_workers: int | None = None, batch_size: int | None = None, **options: Any
     ) -> Any:
         """Runs the model on one cloud or several.
@@ -93,7 +94,7 @@ class PointCloudPipeline(Pipeline, ABC):
         results = iter(super().__call__(prepared, num_workers=0, **options) if prepared else [])
         return _nested_as(inputs, results)
 
-    def preprocess(self, input_: Any) -> BatchFeature:
+    def preprocess(self, input_: Any) -> BatchFeature:  # type: ignore[override]
         """One cloud of a stream through the processor; what has been through it stays as it is."""
         if isinstance(input_, BatchFeature):
             return input_

@@ -11,6 +11,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 
 def _register_config(_: ModuleType) -> None:
@@ -72,7 +73,7 @@ class _AutoClassFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        register = self.waiting.pop(fullname, None)
+        register: Any = self.waiting.pop(fullname, None)
         spec = None if register is None else find_spec(fullname)
         if spec is not None and spec.loader is not None:
             spec.loader = _RegisteringLoader(spec.loader, register)

@@ -6,7 +6,7 @@ from typing import Any
 
 import shtab
 
-from .options import add_backbone, add_batch_size, add_json, add_model, count, positive
+from .options import add_backbone, add_batch_size, add_json, add_model, complete_with, count, positive
 
 
 def add_batch_job(parser: argparse.ArgumentParser, out_required: bool) -> None:
@@ -16,9 +16,10 @@ def add_batch_job(parser: argparse.ArgumentParser, out_required: bool) -> None:
     add_batch_size(parser)
     add_json(parser)
     group = parser.add_argument_group("a large collection, shard by shard")
-    group.add_argument(
-        "--out", type=Path, required=out_required, metavar="FILE.parquet", help="file to write"
-    ).complete = shtab.FILE
+    complete_with(
+        group.add_argument("--out", type=Path, required=out_required, metavar="FILE.parquet", help="file to write"),
+        shtab.FILE,
+    )
     group.add_argument(
         "--split", metavar="NAME", help="split of a dataset (default: test if there is one, else the only one)"
     )

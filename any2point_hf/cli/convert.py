@@ -8,7 +8,7 @@ from typing import Any
 import shtab
 
 from ..modeling.presets import PRESETS
-from .options import add_json
+from .options import add_json, complete_with
 
 CONVERTIBLE = [name for name, preset in PRESETS.items() if preset.released]
 
@@ -25,15 +25,20 @@ EXAMPLES = """
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="FILE.pth", help="the original .pth"
-    ).complete = shtab.FILE
-    parser.add_argument(
-        "--backbone", required=True, metavar="BACKBONE", help="folder or Hub id of the frozen backbone"
-    ).complete = shtab.DIRECTORY
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="FOLDER", help="folder to write"
-    ).complete = shtab.DIRECTORY
+    complete_with(
+        parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE.pth", help="the original .pth"),
+        shtab.FILE,
+    )
+    complete_with(
+        parser.add_argument(
+            "--backbone", required=True, metavar="BACKBONE", help="folder or Hub id of the frozen backbone"
+        ),
+        shtab.DIRECTORY,
+    )
+    complete_with(
+        parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder to write"),
+        shtab.DIRECTORY,
+    )
     parser.add_argument("--setting", choices=CONVERTIBLE, help="the file's setting, if it should be checked")
     add_json(parser)
 

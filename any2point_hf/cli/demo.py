@@ -5,7 +5,7 @@ import signal
 
 import shtab
 
-from .options import add_backbone, positive
+from .options import add_backbone, complete_with, positive
 
 HELP = "a web page that classifies clouds and shows where the model looks"
 DESCRIPTION = """
@@ -20,13 +20,16 @@ EXAMPLES = """
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument(
-        "--model",
-        action="append",
-        required=True,
-        metavar="ADAPTER",
-        help="folder or Hub id of an adapter; may be repeated, and the page then has a choice",
-    ).complete = shtab.DIRECTORY
+    complete_with(
+        parser.add_argument(
+            "--model",
+            action="append",
+            required=True,
+            metavar="ADAPTER",
+            help="folder or Hub id of an adapter; may be repeated, and the page then has a choice",
+        ),
+        shtab.DIRECTORY,
+    )
     add_backbone(parser)
     parser.add_argument(
         "--share",

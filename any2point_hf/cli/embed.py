@@ -6,6 +6,7 @@ from typing import Any
 import shtab
 
 from .batch_job import add_batch_job, run_batch_job
+from .options import complete_with
 
 HELP = "embeddings of a large collection of clouds"
 DESCRIPTION = """
@@ -20,11 +21,14 @@ EXAMPLES = """
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument(
-        "source",
-        metavar="SOURCE",
-        help="a folder of point-cloud files, or a dataset: as --data, Arrow, parquet or Hub id",
-    ).complete = shtab.FILE
+    complete_with(
+        parser.add_argument(
+            "source",
+            metavar="SOURCE",
+            help="a folder of point-cloud files, or a dataset: as --data, Arrow, parquet or Hub id",
+        ),
+        shtab.FILE,
+    )
     add_batch_job(parser, out_required=True)
 
 

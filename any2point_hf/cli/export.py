@@ -6,7 +6,7 @@ from typing import Any
 
 import shtab
 
-from .options import add_backbone, add_json, add_model
+from .options import add_backbone, add_json, add_model, complete_with
 
 HELP = "a model as an ONNX or torch.export file"
 DESCRIPTION = """
@@ -25,9 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("onnx", "torch"), required=True, help="onnx; torch for torch.export.load (.pt2)"
     )
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="FILE", help="file to write, whole or not at all"
-    ).complete = shtab.FILE
+    complete_with(
+        parser.add_argument(
+            "--output", type=Path, required=True, metavar="FILE", help="file to write, whole or not at all"
+        ),
+        shtab.FILE,
+    )
     add_backbone(parser)
     add_json(parser)
 

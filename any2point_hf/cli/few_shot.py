@@ -8,7 +8,7 @@ from typing import Any
 
 import shtab
 
-from .options import add_json, counts, positive
+from .options import add_json, complete_with, counts, positive
 
 HELP = "accuracy with few training clouds, beside controls and baselines"
 DESCRIPTION = """
@@ -26,19 +26,28 @@ EXAMPLES = """
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="DATA",
-        help="whatever train takes, of which the training split is used alone; or the folder of the field's published "
-        "folds, with 5way_10shot/0.pkl and so on",
-    ).complete = shtab.FILE
-    parser.add_argument(
-        "--backbone", required=True, metavar="BACKBONE", help="folder or Hub id of the frozen transformer"
-    ).complete = shtab.DIRECTORY
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="FOLDER", help="folder for the table and what was measured"
-    ).complete = shtab.DIRECTORY
+    complete_with(
+        parser.add_argument(
+            "--data",
+            required=True,
+            metavar="DATA",
+            help="whatever train takes, of which the training split is used alone; or the folder of the field's "
+            "published folds, with 5way_10shot/0.pkl and so on",
+        ),
+        shtab.FILE,
+    )
+    complete_with(
+        parser.add_argument(
+            "--backbone", required=True, metavar="BACKBONE", help="folder or Hub id of the frozen transformer"
+        ),
+        shtab.DIRECTORY,
+    )
+    complete_with(
+        parser.add_argument(
+            "--output", type=Path, required=True, metavar="FOLDER", help="folder for the table and what was measured"
+        ),
+        shtab.DIRECTORY,
+    )
     parser.add_argument(
         "--ways", type=counts, default=[5, 10], metavar="N,N,...", help="how many classes (default 5,10)"
     )

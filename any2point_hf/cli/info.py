@@ -6,7 +6,7 @@ from typing import Any
 import shtab
 
 from ..modeling.presets import find_preset
-from .options import add_json, add_model, add_setting, backbone, config_fields, positive
+from .options import add_json, add_model, add_setting, backbone, complete_with, config_fields, positive
 
 HELP = "trainable and total parameters, part by part; or what each block does to the tokens"
 DESCRIPTION = """
@@ -31,9 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-labels", type=positive(int), metavar="N", help="classes of the head (default: the preset's, or 15)"
     )
-    parser.add_argument(
-        "--diagnose", metavar="DATA", help="measure every block on clouds of this dataset's train split (as --data)"
-    ).complete = shtab.FILE
+    complete_with(
+        parser.add_argument(
+            "--diagnose", metavar="DATA", help="measure every block on clouds of this dataset's train split (as --data)"
+        ),
+        shtab.FILE,
+    )
 
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
@@ -116,4 +119,4 @@ def _print_diagnosis(result: dict[str, Any]) -> None:
 
 
 def _added(value: float | None, share: float | None) -> str:
-    return f"{'-':>19}" if value is None else f"{value:>10.4g} {100 * share:>6.1f} %"
+    return f"{'-':>19}" if value is None or share is None else f"{value:>10.4g} {100 * share:>6.1f} %"

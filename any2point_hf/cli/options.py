@@ -11,10 +11,15 @@ import shtab
 from ..modeling.presets import PRESETS, find_preset
 
 
+def complete_with(action: argparse.Action, kind: dict[str, Any]) -> None:
+    """Says what a shell completes an option's value with: one of shtab's kinds."""
+    action.complete = kind  # type: ignore[attr-defined]  # shtab looks for it there
+
+
 def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """`--model`."""
     action = parser.add_argument("--model", required=required, metavar="ADAPTER", help="folder or Hub id of an adapter")
-    action.complete = shtab.DIRECTORY
+    complete_with(action, shtab.DIRECTORY)
 
 
 def add_backbone(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +27,7 @@ def add_backbone(parser: argparse.ArgumentParser) -> None:
     action = parser.add_argument(
         "--backbone", metavar="BACKBONE", help="folder or Hub id to put it on (default: the one it was trained on)"
     )
-    action.complete = shtab.DIRECTORY
+    complete_with(action, shtab.DIRECTORY)
 
 
 def add_batch_size(parser: argparse.ArgumentParser) -> None:
@@ -37,22 +42,28 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """`--data`."""
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="DATA",
-        help="'shapes' (built in); the folder of ScanObjectNN, ModelNet or ShapeNetPart as published (FOLDER#OBJ_BG "
-        "for a variant); a folder root/<class>/<split>/* or root/<split>/<class>/*; or an .npz",
-    ).complete = shtab.FILE
+    complete_with(
+        parser.add_argument(
+            "--data",
+            required=True,
+            metavar="DATA",
+            help="'shapes' (built in); the folder of ScanObjectNN, ModelNet or ShapeNetPart as published "
+            "(FOLDER#OBJ_BG for a variant); a folder root/<class>/<split>/* or root/<split>/<class>/*; or an .npz",
+        ),
+        shtab.FILE,
+    )
 
 
 def add_setting(parser: argparse.ArgumentParser) -> None:
     """What decides the model: `--preset`, `--backbone` and the fields of its config."""
     group = parser.add_argument_group("the model")
     group.add_argument("--preset", metavar="NAME", help=f"a published setting: {', '.join(PRESETS)}")
-    group.add_argument(
-        "--backbone", metavar="BACKBONE", help="folder or Hub id of the frozen transformer (default: the preset's)"
-    ).complete = shtab.DIRECTORY
+    complete_with(
+        group.add_argument(
+            "--backbone", metavar="BACKBONE", help="folder or Hub id of the frozen transformer (default: the preset's)"
+        ),
+        shtab.DIRECTORY,
+    )
     group.add_argument(
         "--num-points", type=positive(int), metavar="N", help="points a cloud (default: the recipe's or the preset's)"
     )
@@ -77,12 +88,15 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     """What decides how it is trained; `None` stands for the recipe's own value."""
     names = ", ".join(sorted(file.stem for file in (Path(__file__).parents[1] / "training" / "recipes").glob("*.yaml")))
     group = parser.add_argument_group("the training")
-    group.add_argument(
-        "--recipe",
-        metavar="NAME",
-        help=f"how to train: {names}, or a .yaml of your own (default: the preset's; without one small-data up to 5000 "
-        "training clouds, above modelnet, or modelnet-cpu without a GPU)",
-    ).complete = shtab.FILE
+    complete_with(
+        group.add_argument(
+            "--recipe",
+            metavar="NAME",
+            help=f"how to train: {names}, or a .yaml of your own (default: the preset's; without one small-data up to "
+            "5000 training clouds, above modelnet, or modelnet-cpu without a GPU)",
+        ),
+        shtab.FILE,
+    )
     group.add_argument(
         "--epochs", type=positive(float), metavar="N", help="passes over the data (default: the recipe's)"
     )

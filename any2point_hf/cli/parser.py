@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"formatter_class": HelpFormatter} | kwargs)
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Refuses unknown options first, or argparse would ask for those that are missing because of a misspelling."""
         args = sys.argv[1:] if args is None else args
         for text in args:

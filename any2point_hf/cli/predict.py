@@ -7,7 +7,7 @@ from typing import Any
 import shtab
 
 from .batch_job import add_batch_job, run_batch_job
-from .options import positive
+from .options import complete_with, positive
 
 HELP = "classes of point-cloud files, or of a large collection"
 DESCRIPTION = """
@@ -23,12 +23,15 @@ EXAMPLES = """
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument(
-        "files",
-        nargs="+",
-        metavar="FILE",
-        help=".ply .off .obj .stl .pcd .xyz .txt .npy .npz; with --out one folder of files or one dataset",
-    ).complete = shtab.FILE
+    complete_with(
+        parser.add_argument(
+            "files",
+            nargs="+",
+            metavar="FILE",
+            help=".ply .off .obj .stl .pcd .xyz .txt .npy .npz; with --out one folder of files or one dataset",
+        ),
+        shtab.FILE,
+    )
     add_batch_job(parser, out_required=False)
     parser.add_argument("--top", type=positive(int), default=3, metavar="N", help="classes to show (default 3)")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import shtab
 
-from .options import add_json
+from .options import add_json, complete_with
 
 HELP = "share a trained adapter on the Hugging Face Hub"
 DESCRIPTION = """
@@ -23,7 +23,7 @@ EXAMPLES = """
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument("folder", metavar="FOLDER", help="what `any2point train` left").complete = shtab.DIRECTORY
+    complete_with(parser.add_argument("folder", metavar="FOLDER", help="what `any2point train` left"), shtab.DIRECTORY)
     parser.add_argument(
         "name",
         nargs="?",

@@ -8,7 +8,7 @@ from typing import Any
 
 import shtab
 
-from .options import add_data, add_json, positive, seeds, settings
+from .options import add_data, add_json, complete_with, positive, seeds, settings
 
 HELP = "one of the paper's tables on your data and backbones, or its figures with your adapters"
 DESCRIPTION = """
@@ -23,8 +23,10 @@ EXAMPLES = """
   any2point reproduce --figures --data shapes --model text-adapter --model image-adapter --output figures
 """
 
-OF_TABLES = ("epochs", "num_points", "num_neighbors", "train_clouds", "batch_size", "learning_rate", "quick", "only")
-OF_TABLES += tuple(f"{option}_{kind}" for kind in ("1d", "2d", "audio") for option in ("backbone", "set"))
+OF_TABLES: tuple[str, ...] = (
+    *("epochs", "num_points", "num_neighbors", "train_clouds", "batch_size", "learning_rate", "quick", "only"),
+    *(f"{option}_{kind}" for kind in ("1d", "2d", "audio") for option in ("backbone", "set")),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,23 +35,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--table", type=int, metavar="1…10", help="number of the table")
     what.add_argument("--figures", action="store_true", help="figures 5, 6 and 7, of the adapters given with --model")
     add_data(parser)
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results and what was measured"
-    ).complete = shtab.DIRECTORY
+    complete_with(
+        parser.add_argument(
+            "--output", type=Path, required=True, metavar="FOLDER", help="folder for the results and what was measured"
+        ),
+        shtab.DIRECTORY,
+    )
     add_json(parser)
-    parser.add_argument_group("figures").add_argument(
-        "--model",
-        action="append",
-        default=[],
-        metavar="ADAPTER",
-        help="folder or Hub id of a trained adapter, a column of the figures (may be repeated)",
-    ).complete = shtab.DIRECTORY
+    complete_with(
+        parser.add_argument_group("figures").add_argument(
+            "--model",
+            action="append",
+            default=[],
+            metavar="ADAPTER",
+            help="folder or Hub id of a trained adapter, a column of the figures (may be repeated)",
+        ),
+        shtab.DIRECTORY,
+    )
     group = parser.add_argument_group("tables: backbones")
     kinds = {"1d": "a language model", "2d": "a vision model", "audio": "an audio model (Tables 1 and 6)"}
     for modality, kind in kinds.items():
-        group.add_argument(
-            f"--backbone-{modality}", metavar="BACKBONE", help=f"folder or Hub id of {kind}"
-        ).complete = shtab.DIRECTORY
+        complete_with(
+            group.add_argument(f"--backbone-{modality}", metavar="BACKBONE", help=f"folder or Hub id of {kind}"),
+            shtab.DIRECTORY,
+        )
     for modality in kinds:
         group.add_argument(
             f"--set-{modality}",

@@ -13,6 +13,7 @@ from .options import (
     add_recipe,
     add_setting,
     backbone,
+    complete_with,
     config_fields,
     count,
     positive,
@@ -39,9 +40,12 @@ EXAMPLES = """
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     add_data(parser)
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="FOLDER", help="folder for the adapter and its checkpoints"
-    ).complete = shtab.DIRECTORY
+    complete_with(
+        parser.add_argument(
+            "--output", type=Path, required=True, metavar="FOLDER", help="folder for the adapter and its checkpoints"
+        ),
+        shtab.DIRECTORY,
+    )
     add_setting(parser)
     add_recipe(parser)
     which_seeds = parser.add_mutually_exclusive_group()

@@ -6,7 +6,7 @@ from typing import Any
 
 import shtab
 
-from .options import add_backbone, add_json, add_model, count
+from .options import add_backbone, add_json, add_model, complete_with, count
 
 HELP = "pictures of a model at work on a cloud: attention, similarity, clusters, tokens"
 DESCRIPTION = """
@@ -25,11 +25,14 @@ BUILT_IN_POINTS = 8192
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
-    parser.add_argument(
-        "cloud",
-        metavar="CLOUD",
-        help=".ply .off .obj .stl .pcd .xyz .txt .npy .npz; or a built-in shape, such as shapes:chair",
-    ).complete = shtab.FILE
+    complete_with(
+        parser.add_argument(
+            "cloud",
+            metavar="CLOUD",
+            help=".ply .off .obj .stl .pcd .xyz .txt .npy .npz; or a built-in shape, such as shapes:chair",
+        ),
+        shtab.FILE,
+    )
     add_model(parser)
     add_backbone(parser)
     parser.add_argument(
@@ -43,13 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--block", type=_block, metavar="N|all", help="of attention and clusters, 0 for the first block (default all)"
     )
     parser.add_argument("--token", type=count, metavar="N", help="of similarity, 0 for the first token (default 0)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        action="append",
-        metavar="PATH",
-        help="FILE.png, FILE.html or a folder for both (may be repeated; default: both, in the current folder)",
-    ).complete = shtab.FILE
+    complete_with(
+        parser.add_argument(
+            "--out",
+            type=Path,
+            action="append",
+            metavar="PATH",
+            help="FILE.png, FILE.html or a folder for both (may be repeated; default: both, in the current folder)",
+        ),
+        shtab.FILE,
+    )
     add_json(parser)
 
 

@@ -28,7 +28,7 @@ def check_hdf5(path: Path, num_classes: int, extras: Sequence[str] = ()) -> list
         DatasetError: h5py is not installed, or the file is truncated, foreign or has impossible values.
     """
     with _opened(path) as file:
-        shapes = {name: getattr(file[name], "shape", None) for name in file}
+        shapes: dict[str, Any] = {name: getattr(file[name], "shape", None) for name in file}
         missing = [name for name in ("data", "label") if shapes.get(name) is None]
         if missing:
             raise DatasetError(

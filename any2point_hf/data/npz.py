@@ -2,6 +2,7 @@
 
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ _KEYS = ("points", "labels", "split", "class_names")
 _SPLITS = ("train", "test")
 
 
-def read_npz(path: Path) -> tuple[dict[str, tuple[np.ndarray, list[int]]], list[str]]:
+def read_npz(path: Path) -> tuple[dict[str, tuple[Iterable[np.ndarray], list[int]]], list[str]]:
     """Reads and checks the file; further arrays in it are passed over, and nothing is unpickled.
 
     Args:

@@ -80,7 +80,7 @@ def load_scanobjectnn(
     features = Features(**columns, id=Value("string"), **{name: List(Value("int32")) for name in extras})
     return DatasetDict(
         {
-            name: cached_dataset(lambda path=path: _read(path, extras), features, name, [path], cache_dir)
+            name: cached_dataset(lambda path=path: _read(path, extras), features, name, [path], cache_dir)  # type: ignore[misc]
             for name, path in paths.items()
         }
     )

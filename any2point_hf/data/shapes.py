@@ -20,6 +20,7 @@ _TEST_EVERY = 4
 _SPLITS = ("train", "test")
 
 # A part of a surface: its area, and a function (count, generator) -> [count, 3] points uniform on it.
+_Box = tuple[float, float, float, float, float, float]  # centre and side lengths
 _Part = tuple[float, Callable[[int, np.random.Generator], np.ndarray]]
 
 
@@ -123,7 +124,7 @@ def _revolve(*profile: tuple[float, float], sweep: float = 2 * np.pi) -> _Part:
     return areas.sum(), sample
 
 
-def _boxes(*centres_and_sizes: tuple[float, float, float, float, float, float]) -> _Part:
+def _boxes(*centres_and_sizes: _Box) -> _Part:
     """Boxes along the axes, each as centre x, y, z and side lengths x, y, z."""
     table = np.array(centres_and_sizes)
     centres, sizes = table[:, :3], table[:, 3:]
@@ -148,7 +149,7 @@ def _ring(major: float, minor: float, sweep: float = 2 * np.pi) -> _Part:
     )
 
 
-def _legs(spread_x: float, spread_y: float, height: float, width: float) -> list[tuple[float, ...]]:
+def _legs(spread_x: float, spread_y: float, height: float, width: float) -> list[_Box]:
     return [(x * spread_x, y * spread_y, height / 2, width, width, height) for x in (-1, 1) for y in (-1, 1)]
 
 

@@ -105,7 +105,7 @@ def few_shot(
             continue
         start = time.monotonic()
         accuracy = row_accuracy(row, draw(way, shot, fold), pretrained, backbone, recipe, fold)
-        result = {"accuracy": accuracy, "seconds": time.monotonic() - start}
+        result: dict[str, Any] = {"accuracy": accuracy, "seconds": time.monotonic() - start}
         result |= {"torch": torch.__version__, "transformers": transformers.__version__}
         write_whole(_record_file(output, key), json.dumps({"settings": asked, "result": result}, indent=2) + "\n")
         write_few_shot_table(file, _accuracies(output, wanted), settings, facts, command)
@@ -134,9 +134,9 @@ def _accuracies(output: Path, keys: dict[Key, Any]) -> Accuracies:
     done: dict[tuple[str, int, int], dict[int, float]] = {}
     for key in keys:
         if (file := _record_file(output, key)).is_file():
-            *setting, fold = key
+            row, ways, shots, fold = key
             record = json.loads(file.read_text(encoding="utf-8"))
-            done.setdefault(tuple(setting), {})[fold] = record["result"]["accuracy"]
+            done.setdefault((row, ways, shots), {})[fold] = record["result"]["accuracy"]
     return done
 
 

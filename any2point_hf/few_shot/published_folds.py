@@ -13,7 +13,7 @@ import pickletools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from datasets import DatasetDict
@@ -201,7 +201,7 @@ class _Type:
     def __setstate__(self, state: Sequence[Any]) -> None:
         self.order = state[1] if state[1] in ("<", ">") else "<"
 
-    def read(self, data: Any, shape: Sequence[int], order: str) -> np.ndarray:
+    def read(self, data: Any, shape: Sequence[int], order: Literal["C", "F"]) -> np.ndarray:
         """An array of this shape of exactly these bytes, which it does not copy."""
         dtype = np.dtype(self.order + self.code)
         if min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize != len(data):

@@ -5,10 +5,11 @@ two controls of it, and on none. The other two train nothing by gradients.
 """
 
 import tempfile
+from typing import Any
 
 from datasets import Dataset, DatasetDict
-from torch import Tensor, nn
-from transformers import set_seed
+from torch import Tensor
+from transformers import PreTrainedModel, set_seed
 
 from ..linear_probe import probe_accuracy, set_statistics
 from ..modeling.configuration_any2point import Any2PointConfig
@@ -32,7 +33,7 @@ ROWS = {
 NUM_STEPS = 100  # of every training, so that a fold of any size takes the same time
 
 
-def row_accuracy(row: str, fold: DatasetDict, backbone: nn.Module, name: str, recipe: Recipe, seed: int) -> float:
+def row_accuracy(row: str, fold: DatasetDict, backbone: PreTrainedModel, name: str, recipe: Recipe, seed: int) -> float:
     """Accuracy of a row on the query clouds of a fold, after the last step.
 
     Args:
@@ -51,7 +52,7 @@ def row_accuracy(row: str, fold: DatasetDict, backbone: nn.Module, name: str, re
         return probe_accuracy(_model(fold, backbone, name, recipe, seed), *clouds, recipe.batch_size)
     if row in (PERMUTED, RANDOM):
         backbone = (permuted_weights if row == PERMUTED else random_weights)(backbone, seed)
-    fields = {"backbone_blocks": 0} if row == NO_BACKBONE else {}
+    fields: dict[str, Any] = {"backbone_blocks": 0} if row == NO_BACKBONE else {}
     model = _model(fold, backbone, name, recipe, seed, **fields)
     set_statistics(model, clouds[0], recipe.batch_size)  # a short training would keep a trace of their start values
     with tempfile.TemporaryDirectory() as folder:
@@ -67,11 +68,14 @@ def _num_points(recipe: Recipe) -> int:
 
 
 def _model(
-    fold: DatasetDict, backbone: nn.Module, name: str, recipe: Recipe, seed: int, **fields: int
+    fold: DatasetDict, backbone: PreTrainedModel, name: str, recipe: Recipe, seed: int, **fields: Any
 ) -> Any2PointForPointCloudClassification:
     """A model with the fold's classes and the start values of the seed."""
     names = fold["train"].features["label"].names
-    labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    labels: dict[str, Any] = {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
     config = Any2PointConfig(backbone=name, **labels, **recipe.config, **fields)
     set_seed(seed)  # after a control backbone was drawn
     return Any2PointForPointCloudClassification(config, backbone=backbone)

@@ -31,7 +31,8 @@ class ShardWorker:
         if not self.shards.is_finished(index):  # an actor started anew is given all of its shards again
             try:
                 self.loaded = self.loaded or load(self.job.model, self.job.backbone)
-                run_shard(*self.loaded, self.collection, self.shards, self.job, index)
+                model, processor = self.loaded
+                run_shard(model, processor, self.collection, self.shards, self.job, index)
             except Any2PointError as error:
                 fault = str(error)
         return {"shard": index, "fault": fault}
@@ -70,12 +71,13 @@ def run_with_ray(job: BatchJob, worker: type[ShardWorker] = ShardWorker) -> dict
         gpus, cpus = int(resources.get("GPU", 0)), 1 + job.workers
         size = gpus or max(int(resources.get("CPU", 0)) // cpus, 1)
         ray.data.DataContext.get_current().enable_progress_bars = False  # of blocks; ours is of shards
+        needs: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": cpus}
         # one block a shard: what an actor takes, and what is repeated if it dies
         results = ray.data.from_items(missing, override_num_blocks=len(missing)).map(
-            worker,
+            worker,  # type: ignore[arg-type]  # a class is called as a function is
             fn_constructor_args=(job, collection, shards),
             compute=ray.data.ActorPoolStrategy(size=min(size, len(missing))),
-            **({"num_gpus": 1} if gpus else {"num_cpus": cpus}),
+            **needs,
         )
         for result in tqdm(results.iter_rows(), total=len(missing), desc=job.task, unit="shard"):
             if result["fault"]:

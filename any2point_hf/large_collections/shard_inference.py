@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -62,7 +63,8 @@ def run_shard(
     if job.task == "embed":
         columns["embedding"] = _embeddings(results, 2 * model.config.backbone_config.hidden_size)
     else:
-        columns |= _predictions(results, model.config.id2label, job.top)
+        id2label: Any = model.config.id2label
+        columns |= _predictions(results, id2label, job.top)
     if labels is not None:
         name = "label" if job.task == "embed" else "true_label"
         columns[name] = pa.array([labels[row] for row in kept], pa.string())

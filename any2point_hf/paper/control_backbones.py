@@ -9,6 +9,7 @@ import copy
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ..modeling.backbones.blocks import freeze_backbone
@@ -18,7 +19,7 @@ from ..modeling.backbones.spec import find
 
 
 @torch.no_grad()
-def permuted_weights(backbone: nn.Module, seed: int) -> nn.Module:
+def permuted_weights(backbone: PreTrainedModel, seed: int) -> PreTrainedModel:
     """A copy of a backbone whose blocks' matrices have their entries in random order.
 
     Args:
@@ -38,7 +39,7 @@ def permuted_weights(backbone: nn.Module, seed: int) -> nn.Module:
     return permuted
 
 
-def random_weights(backbone: nn.Module, seed: int) -> nn.Module:
+def random_weights(backbone: PreTrainedModel, seed: int) -> PreTrainedModel:
     """A new backbone of the same config, with its family's start values.
 
     Args:

@@ -7,10 +7,11 @@ each is an adapter trained with it. Figure 7 has a column for each view, and row
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -135,9 +136,13 @@ def _test_clouds(data: str, count: int) -> list[tuple[str, np.ndarray]]:
 def _add_model(name: str, clouds: Sequence[tuple[str, np.ndarray]], figures: Mapping[int, PaperFigure]) -> None:
     """Draws what the figures show of one model."""
     model, processor = load(name)
-    config, last_block = model.config, len(model.any2point.blocks()) - 1
+    config: Any = model.config
+    last_block = len(model.any2point.blocks()) - 1
     backbone = f"{config.backbone_config.model_type}, {model.any2point.modality}"
-    draws = {5: partial(draw_attention, block=last_block), 6: partial(draw_clusters, block=last_block)}
+    draws: dict[int, Callable[..., Picture]] = {
+        5: partial(draw_attention, block=last_block),
+        6: partial(draw_clusters, block=last_block),
+    }
     if model.any2point.position_encoding != "virtual":
         figures[7].notes.append(f"{name} is left out: its positions do not come from views.")
     elif backbone in (heading for heading, _ in figures[7].columns):

@@ -66,21 +66,21 @@ def reproduce(
         Any2PointError: whatever does not fit, before anything is trained.
     """
     paper_table, output, budget = find_table(table), Path(output), budget or Budget()
-    backbones = {name: recorded_path(backbone) for name, backbone in backbones.items() if backbone}
-    _check_backbones(table, paper_table, backbones)
-    _check_asked(modalities or (), settings or {}, backbones)
+    given = {name: recorded_path(backbone) for name, backbone in backbones.items() if backbone}
+    _check_backbones(table, paper_table, given)
+    _check_asked(modalities or (), settings or {}, given)
     for row in paper_table.rows:
         check_method(row.method)
-    extra_fields = {name: dict((settings or {}).get(name, {})) for name in backbones}
-    runs = Runs(data, _load(data, budget.train_clouds), backbones, extra_fields, budget, output / "runs")
-    folder = {"data": runs.fingerprint, "budget": asdict(budget), "backbones": backbones, "settings": extra_fields}
+    extra_fields = {name: dict((settings or {}).get(name, {})) for name in given}
+    runs = Runs(data, _load(data, budget.train_clouds), given, extra_fields, budget, output / "runs")
+    folder = {"data": runs.fingerprint, "budget": asdict(budget), "backbones": given, "settings": extra_fields}
     _check_folder(output, folder)
     plans = {
         (number, heading, modality, seed): runs.plan(row, modality, seed)
         for seed in seeds
         for number, row in enumerate(paper_table.rows)
         for heading, modality in paper_table.trained_for(row, runs.on_scans).items()
-        if modality in backbones
+        if modality in given
     }
     full_plans = {(modality, seed): runs.plan(FULL, modality, seed) for *_, modality, seed in plans}
     _write_json(output / FOLDER_FILE, _joined(output, folder))
@@ -88,7 +88,7 @@ def reproduce(
     file = output / f"table-{table}.md"
     _write(file, table, paper_table, plans, full_plans, runs, command)
     for (number, heading, modality, seed), run in plans.items():
-        if run.record() is not None or modality not in (modalities or backbones):
+        if run.record() is not None or modality not in (modalities or given):
             continue
         result = runs.train(run)
         _write_json(run.file, {"settings": run.settings, "result": result})
@@ -146,7 +146,7 @@ def _facts(runs: Runs, seeds: Sequence[int]) -> list[str]:
     ]
 
 
-def balanced_choice(labels: Sequence[int], count: int, seed: int = 0) -> list[int]:
+def balanced_choice(labels: Sequence[int] | np.ndarray, count: int, seed: int = 0) -> list[int]:
     """Row numbers of `count` clouds, as evenly from all classes as these have clouds; the same for the same seed."""
     labels = np.asarray(labels)
     order = np.random.default_rng(seed).permutation(len(labels))

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 PAPER_BLOCKS = 12  # of the backbones of Table 7, whose depths are scaled to others
 PAPER_CELL = 26  # pixels of a cell on the plane, of which Table 9 tries 16 and 34
-CONTROLS = (  # name, fields, weights, note
+Weights = Literal["pretrained", "permuted", "random"]
+CONTROLS: tuple[tuple[str, dict[str, Any], Weights, str], ...] = (  # name, fields, weights, note
     (
         "No backbone",
         {"backbone_blocks": 0, "adapter_blocks": 0},
@@ -51,7 +52,7 @@ class Row:
     method: str = "any2point"
     modality: str | None = None
     note: str = ""
-    weights: Literal["pretrained", "permuted", "random"] = "pretrained"
+    weights: Weights = "pretrained"
 
 
 @dataclass(frozen=True)

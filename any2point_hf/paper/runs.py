@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 from datasets import DatasetDict
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from ..data.fingerprint import data_fingerprint
 from ..modeling.backbones.detector import backbone_spec
@@ -116,14 +116,17 @@ class Runs:
         data: str,
         dataset: DatasetDict,
         backbones: Mapping[str, str],
-        extra_fields: Mapping[str, Mapping[str, Any]],
+        extra_fields: Mapping[str, dict[str, Any]],
         budget: Budget,
         folder: Path,
     ) -> None:
         self.data, self.dataset, self.backbones, self.budget, self.folder = data, dataset, backbones, budget, folder
         self.fingerprint = data_fingerprint(dataset)
         names = dataset["train"].features["label"].names
-        self.labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+        self.labels: dict[str, Any] = {
+            "id2label": dict(enumerate(names)),
+            "label2id": {name: i for i, name in enumerate(names)},
+        }
         self.on_scans = set(names) == set(SCAN.class_names)
         self.recipe = self._recipe()
         self.fields = {name: base_fields(name, self.on_scans, budget) | extra_fields[name] for name in backbones}
@@ -143,7 +146,8 @@ class Runs:
             Any2PointError: the row does not fit the backbone.
         """
         config = self._config(modality, {})
-        spec, depth = backbone_spec(config.backbone_config), num_blocks(config.backbone_config)
+        backbone_config: Any = config.backbone_config
+        spec, depth = backbone_spec(backbone_config), num_blocks(backbone_config)
         check_method(row.method, spec)
         cell_size = make_projection(config, spec).cell_size
         fitted = fit_row(row.fields, modality, depth, cell_size)
@@ -167,7 +171,7 @@ class Runs:
         scaled = {str(row.fields[name]): str(value) for name, value in ours.items() if value != row.fields[name]}
         return Run(json.loads(text), config, file, scaled)
 
-    def _config(self, modality: str, fields: Mapping[str, Any]) -> Any2PointConfig:
+    def _config(self, modality: str, fields: dict[str, Any]) -> Any2PointConfig:
         """Shared fields with these on top, and the backbone's own config filled in."""
         fields = self.fields[modality] | fields
         return record_backbone(Any2PointConfig(backbone=self.backbones[modality], **self.labels, **fields), None)
@@ -197,12 +201,13 @@ class Runs:
         }
 
 
-def _backbone(run: Run) -> torch.nn.Module | None:
+def _backbone(run: Run) -> PreTrainedModel | None:
     """The backbone of weights that know nothing, or None for the pretrained one, which the model loads itself."""
     weights = run.settings.get("weights")
     if weights is None:
         return None
-    pretrained = load_backbone(run.config.backbone, run.config.backbone_revision, run.config.modality)
+    name: Any = run.config.backbone
+    pretrained = load_backbone(name, run.config.backbone_revision, run.config.modality)
     return WEIGHTS[weights](pretrained, run.settings["seed"])
 
 

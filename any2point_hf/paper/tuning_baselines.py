@@ -99,9 +99,11 @@ def insert_prompts(model: Any2PointForPointCloudClassification) -> None:
     from peft import PromptEmbedding, PromptTuningConfig
 
     blocks = model.any2point.blocks()
-    width = model.config.backbone_config.hidden_size
+    backbone_config: Any = model.config.backbone_config
+    width = backbone_config.hidden_size
     config = PromptTuningConfig(num_virtual_tokens=PROMPTS_PER_BLOCK, token_dim=width, num_transformer_submodules=1)
     model.prompts = nn.ModuleList(PromptEmbedding(config, None) for _ in blocks)
+    prompts: Any
     start = StartValues(seed=model.start_seed, name="prompts")
     for index, (block, prompts) in enumerate(zip(blocks, model.prompts, strict=True)):
         start.token(prompts.embedding.weight, str(index))  # as the model's own CLS token

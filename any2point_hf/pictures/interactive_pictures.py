@@ -40,7 +40,8 @@ def picture_figure(picture: Picture) -> go.Figure:
     """All of a picture as a plotly figure; the slider chooses the panel."""
     shown = [_traces(picture, panel) for panel in picture.panels]
     figure = go.Figure([trace for traces in shown for trace in traces])
-    steps, start = [], 0
+    steps: list[Any] = []
+    start = 0
     for panel, traces in zip(picture.panels, shown, strict=True):
         visible = [start <= index < start + len(traces) for index in range(len(figure.data))]
         steps.append(

@@ -6,7 +6,7 @@ value of the nearest token, so that a model of few points still gives a picture 
 
 import math
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -156,7 +156,7 @@ def prepare(processor: Any2PointProcessor, cloud: Cloud) -> PreparedCloud:
     return PreparedCloud(points, denser([cloud], return_tensors="np")["points"][0])
 
 
-def _blocks(model: PreTrainedModel, block: int | None) -> list[int]:
+def _blocks(model: Any, block: int | None) -> list[int]:
     """All blocks, or the one asked for."""
     count = len(model.base_model.blocks())
     if count == 0:

@@ -7,7 +7,7 @@ alone, which is set for one forward and then put back; a lock keeps two such mea
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -87,7 +87,7 @@ def cls_attention(model: PreTrainedModel, points: np.ndarray | Tensor) -> tuple[
         UnsupportedBackboneError: the backbone's attention weights cannot be had.
     """
     with _eager_attention(_base(model)):
-        outputs = _forward(model, points, output_attentions=True)
+        outputs: Any = _forward(model, points, output_attentions=True)
     num_tokens = outputs.last_hidden_state.shape[1]
     for attention in outputs.attentions:
         if attention is None or attention.dim() != 4 or attention.shape[-2] != num_tokens:
@@ -115,7 +115,7 @@ def cls_similarity(model: PreTrainedModel, points: np.ndarray | Tensor) -> tuple
     Raises:
         PointCloudError: points of another shape, too few or not finite.
     """
-    outputs = _forward(model, points, output_hidden_states=True)
+    outputs: Any = _forward(model, points, output_hidden_states=True)
     states = torch.cat(outputs.hidden_states[1:])  # [blocks, 1 + G, D]
     final_norm = _base(model).final_norm
     if final_norm is not None:
@@ -155,7 +155,8 @@ def position_similarity(model: PreTrainedModel, points: np.ndarray | Tensor, tok
             averaged = _virtual_encodings(base, coordinates)
             per_view = _virtual_encodings(base, coordinates[0].unsqueeze(1))  # each view as a cloud of one view
         elif base.adds_positions:
-            averaged = base.encode_positions(centers, coordinates)[:, 1:]
+            encodings: Any = base.encode_positions(centers, coordinates)
+            averaged = encodings[:, 1:]
             per_view = averaged[:0]
         else:
             raise UnsupportedBackboneError(
@@ -202,7 +203,7 @@ def on_points(points: np.ndarray | Tensor, centers: np.ndarray, values: np.ndarr
     return values[..., nearest.numpy()]
 
 
-def _base(model: PreTrainedModel) -> Any2PointModel:
+def _base(model: Any) -> Any2PointModel:
     return model.base_model
 
 

@@ -12,6 +12,7 @@ import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -80,11 +81,11 @@ def _sample_surface(vertices: np.ndarray, triangles: np.ndarray, seed: int) -> n
 def _read_with_trimesh(file: io.IOBase, file_type: str) -> _Geometry:
     import trimesh
 
-    options = {"process": False, "skip_materials": True, "fix_texture": False}  # the vertices as they are
-    scene = trimesh.load_scene(file, file_type=file_type, **options)
+    options: Any = {"process": False, "skip_materials": True, "fix_texture": False}  # the vertices as they are
+    scene: Any = trimesh.load_scene(file, file_type=file_type, **options)
     meshes = [part for part in scene.geometry.values() if len(getattr(part, "faces", ()))]
     if meshes:
-        mesh = trimesh.util.concatenate(meshes)
+        mesh: Any = trimesh.util.concatenate(meshes)
         return np.asarray(mesh.vertices), np.asarray(mesh.faces)
     if not scene.geometry:
         raise ValueError("it holds no vertices")

@@ -68,7 +68,7 @@ class BatchAugmentation(TrainerCallback):
         self.epoch, self.step, self.process = 0, 0, 0
         self.forwards = itertools.count()  # of one step, of which gradients may be accumulated
 
-    def on_train_begin(self, *_: Any, model: nn.Module, **kwargs: Any) -> None:
+    def on_train_begin(self, *_: Any, model: nn.Module, **kwargs: Any) -> None:  # type: ignore[override]
         """Attaches the hook, in place of one that an interrupted training left."""
         detach(model)
         _ATTACHED[model] = model.register_forward_pre_hook(self, with_kwargs=True)
@@ -85,7 +85,7 @@ class BatchAugmentation(TrainerCallback):
         """Takes the step, which dropout's masks follow from."""
         self.step, self.process, self.forwards = state.global_step, args.process_index, itertools.count()
 
-    def on_train_end(self, *_: Any, model: nn.Module, **kwargs: Any) -> None:
+    def on_train_end(self, *_: Any, model: nn.Module, **kwargs: Any) -> None:  # type: ignore[override]
         """Takes the hook away."""
         detach(model)
 

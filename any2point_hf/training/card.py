@@ -72,7 +72,8 @@ def training_facts(
         command: arguments of the command line, or None for one in Python.
     """
     seed, share, processes = run["seed"], run["validation_share"], trainer.args.world_size
-    config = trainer.model.config
+    model: Any = trainer.model
+    config = model.config
     remarks = [f"Seed {seed}."]
     if share is not None:
         remarks.append(f"Of every class, {share:.0%} of the training clouds were held out to choose the epoch by.")
@@ -86,7 +87,7 @@ def training_facts(
         remarks.append("The weights are those of the last epoch.")
     if processes > 1:
         remarks.append(f"{processes} processes trained together, each with batches of this size.")
-    arguments = (run["data"], config, trainer.args.output_dir, recipe, seed, share)
+    arguments: Any = (run["data"], config, trainer.args.output_dir, recipe, seed, share)
     return TrainingFacts(
         dataset=shown_path(run["data"]),
         fingerprint=run["data_fingerprint"],

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's colours, which the colour-blind tell apart; the markers differ too.
-_STYLES = {
+_STYLES: dict[str, dict[str, Any]] = {
     "train": {"color": "#000000", "marker": "o"},
     "validation": {"color": "#E69F00", "marker": "s"},
     "test": {"color": "#0072B2", "marker": "^"},
@@ -89,7 +89,7 @@ def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], path: 
     image = axes.imshow(shares, cmap=COLOR_MAP, vmin=0, vmax=1)
     axes.set_facecolor(ABSENT)
     font_size = 9 if size <= _COUNTS_UP_TO else 8
-    ticks = {"ticks": range(size), "labels": class_names, "fontsize": font_size, "parse_math": False}
+    ticks: dict[str, Any] = {"ticks": range(size), "labels": class_names, "fontsize": font_size, "parse_math": False}
     axes.set_xticks(rotation=90 if size > 4 else 0, **ticks)
     axes.set_yticks(**ticks)
     axes.set_xlabel("answer")

@@ -1,6 +1,7 @@
 """What a linear probe reaches before a training: how much of the result will be the training's own."""
 
 import sys
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -28,10 +29,12 @@ def probe_before_training(trainer: Trainer, num_points: int) -> float | None:
     test = trainer.eval_dataset["test"] if isinstance(trainer.eval_dataset, dict) else trainer.eval_dataset
     line, accuracy = "linear probe before training: skipped, as this model's weights are held in parts", None
     if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-        train_points, train_labels = _even_choice(trainer.train_dataset.clouds, num_points)
+        model: Any = trainer.model
+        train_split: Any = trainer.train_dataset
+        train_points, train_labels = _even_choice(train_split.clouds, num_points)
         test_points, test_labels = _even_choice(test, num_points)
         batch_size = trainer.args.per_device_train_batch_size
-        accuracy = probe_accuracy(trainer.model, train_points, train_labels, test_points, test_labels, batch_size)
+        accuracy = probe_accuracy(model, train_points, train_labels, test_points, test_labels, batch_size)
         line = (
             f"linear probe before training: accuracy {accuracy:.4f} on {len(test_labels)} test clouds, fitted to "
             f"{len(train_labels)} training clouds"

@@ -15,7 +15,7 @@ from ..modeling.errors import ConfigurationError, did_you_mean, require
 
 RECIPES = Path(__file__).parent / "recipes"
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 200  # of a recipe whose length is given in steps
-Settings = TypeVar("Settings")
+Settings = TypeVar("Settings", bound=Any)  # any dataclass
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ def training_code(
     if "augmentation" in changes:
         values = _changed_fields(recipe.augmentation)
         changes["augmentation"] = _Code(f"Augmentation({_arguments(values)})")
-    settings = {"backbone": shown_path(config.backbone)} if config.backbone else {}
+    backbone: Any = config.backbone
+    settings = {"backbone": shown_path(backbone)} if backbone else {}
     if config.backbone_revision:
         settings["backbone_revision"] = config.backbone_revision
     settings |= {"id2label": _Code("dict(enumerate(names))"), **config.unlike_defaults()}

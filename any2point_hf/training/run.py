@@ -92,7 +92,7 @@ def train(
         chosen = None if recipe else _choice(dataset, output, resume)
         if validation_share is not None:
             dataset = hold_out_validation(dataset, validation_share)
-    recipe = changed(recipe or read_recipe(chosen), **changes).sized(len(dataset["train"]))
+    recipe = changed(recipe or read_recipe(chosen or ""), **changes).sized(len(dataset["train"]))
     set_seed(seed)
     config = _config(backbone, dataset, {**recipe.config, **(config_fields or {})})
     run = {"data_fingerprint": data_fingerprint(dataset), "seed": seed, "validation_share": validation_share}
@@ -122,8 +122,8 @@ def train(
             raise
     if not is_trained:  # in the backward pass: the forward says it itself
         raise batch_too_large(model.any2point.train(), recipe.batch_size, config.num_points, model.device)
-    tested = trainer.predict(_test_clouds(trainer))  # of the weights that are saved
-    answers = (tested.predictions.argmax(axis=-1), tested.label_ids, config.num_labels)
+    tested: Any = trainer.predict(_test_clouds(trainer))  # of the weights that are saved
+    answers: tuple[Any, Any, Any] = (tested.predictions.argmax(axis=-1), tested.label_ids, config.num_labels)
     metrics, evaluations = _results(trainer, accuracies(*answers))
     run |= {"data": data, "linear_probe_accuracy": probe}
     if probe is not None:
@@ -137,6 +137,7 @@ def train(
         confusion = confusion_matrix(*answers)
         if command and chosen:  # named, as another machine might choose another one
             command = [*command, "--recipe", chosen]
+        assert description is not None  # made in this process
         facts = training_facts(trainer, dataset, recipe, run, evaluations, confusion, command)
         write_training_card(output, description, facts, trainer.state.log_history, confusion)
     trainer.accelerator.wait_for_everyone()
@@ -176,26 +177,26 @@ def _results(trainer: Trainer, of_saved: dict[str, Any]) -> tuple[dict[str, floa
     Returns:
         What `train` returns, and the same as rows for the model card.
     """
-    saved = [of_saved[name] for name in METRICS]
+    saved: dict[str, Any] = {name: of_saved[name] for name in METRICS}
     last = f"epoch {trainer.state.epoch:g}, the last"
     if not isinstance(trainer.eval_dataset, dict):
-        return dict(zip(METRICS, saved, strict=True)), [Evaluation(last, "test", *saved)]
+        return saved, [Evaluation(last, "test", **saved)]
     history = trainer.state.log_history
     validations = [entry for entry in history if BEST_METRIC in entry]
     tests = [entry for entry in history if "eval_test_accuracy" in entry]
     scores = [entry[BEST_METRIC] for entry in validations]
     best = scores.index(max(scores))  # the first of equals, as the Trainer takes it
-    of_last = [tests[-1][f"eval_test_{name}"] for name in METRICS]
-    on_validation = [validations[best][f"eval_validation_{name}"] for name in METRICS]
-    metrics = dict(zip(METRICS, of_last, strict=True)) | {
+    of_last: dict[str, Any] = {name: tests[-1][f"eval_test_{name}"] for name in METRICS}
+    on_validation: dict[str, Any] = {name: validations[best][f"eval_validation_{name}"] for name in METRICS}
+    metrics = of_last | {
         "best_epoch": validations[best]["epoch"],
         "validation_accuracy": scores[best],
         "best_epoch_accuracy": tests[best]["eval_test_accuracy"],
     }
     kept = f"epoch {validations[best]['epoch']:g}, the best on the validation split"
-    rows = [Evaluation(kept, "test", *saved), Evaluation(kept, "validation", *on_validation)]
+    rows = [Evaluation(kept, "test", **saved), Evaluation(kept, "validation", **on_validation)]
     if tests[best] is not tests[-1]:
-        rows.append(Evaluation(last, "test", *of_last, is_of_this_adapter=False))
+        rows.append(Evaluation(last, "test", **of_last, is_of_this_adapter=False))
     return metrics, rows
 
 

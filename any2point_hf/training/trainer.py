@@ -74,7 +74,7 @@ def parameter_groups(model: nn.Module, weight_decay: float = Recipe.weight_decay
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
 
 
-def accuracies(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, object]:
+def accuracies(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> dict[str, Any]:
     """`accuracy`, `mean_class_accuracy` and `per_class` (None for a class without clouds).
 
     Args:
@@ -108,8 +108,9 @@ def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
     Args:
         evaluation: logits [n, classes], or a tuple that starts with them, and labels [n].
     """
-    logits = evaluation.predictions[0] if isinstance(evaluation.predictions, tuple) else evaluation.predictions
-    result = accuracies(logits.argmax(axis=-1), evaluation.label_ids, logits.shape[-1])
+    logits: Any = evaluation.predictions[0] if isinstance(evaluation.predictions, tuple) else evaluation.predictions
+    labels: Any = evaluation.label_ids
+    result = accuracies(logits.argmax(axis=-1), labels, logits.shape[-1])
     return {"accuracy": result["accuracy"], "mean_class_accuracy": result["mean_class_accuracy"]}
 
 

@@ -79,7 +79,8 @@ def build_page(adapters: Mapping[str, Adapter], max_megabytes: int) -> gr.Blocks
                     file_types=list(POINT_CLOUD_EXTENSIONS),
                     height=170,
                 )
-                upload.async_move_resource_to_block_cache = _only_uploads(upload.async_move_resource_to_block_cache)
+                move = _only_uploads(upload.async_move_resource_to_block_cache)
+                upload.async_move_resource_to_block_cache = move  # type: ignore[method-assign]
             with gr.Column(scale=3, min_width=300):
                 message = gr.HTML(elem_id="message")
                 classes = gr.Label(label="Classes", num_top_classes=TOP_CLASSES, elem_id="classes")

@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from ..data.shapes import SHAPE_NAMES, make_cloud
 from ..modeling.backbones.loading import load_backbone
@@ -82,11 +84,11 @@ def load_adapters(models: Sequence[str], backbone: str | None = None) -> dict[st
         Any2PointError: an adapter or its backbone cannot be loaded.
     """
     adapters: dict[str, Adapter] = {}
-    backbones: dict[tuple[str | None, ...], torch.nn.Module] = {}
+    backbones: dict[Any, PreTrainedModel] = {}
     names: Counter[str] = Counter()
     for source in models:
         config = _config(source, backbone)
-        record = (config.backbone, config.backbone_revision, config.modality)
+        record: Any = (config.backbone, config.backbone_revision, config.modality)
         if config.backbone is not None and record not in backbones:
             backbones[record] = load_backbone(*record)  # kept as it came: models change only copies over its tensors
         model, processor = load(source, backbones.get(record))
@@ -189,7 +191,8 @@ def classify(adapter: Adapter, points: np.ndarray) -> Prediction:
         except UnsupportedBackboneError:
             attention = None
     best = logits.softmax(dim=-1).sort(descending=True)
-    names = [model.config.id2label[index] for index in best.indices.tolist()]
+    id2label: Any = model.config.id2label
+    names = [id2label[index] for index in best.indices.tolist()]
     return Prediction(shown, dict(zip(names, best.values.tolist(), strict=True)), attention)
 
 
