@@ -26,7 +26,7 @@ NUM_POINTS = 128
 NUM_NEIGHBORS = 16
 BATCH_SIZE = 16
 LEARNING_RATE = 3e-3
-START = {"adapter_start": "zero", "token_scale": "embedding"}  # as the recipe small-data has them
+START = {"adapter_start": "zero", "token_scale": "embedding"}
 # Milder than ModelNet's, as proportions tell these shapes apart; their heading means nothing.
 AUGMENTATION = Augmentation(scale=(0.9, 1.1), shift=0.1, rotation_axis="z")
 SEED = 0

@@ -38,6 +38,10 @@ def choice_line(name: str, recipe: Recipe, config: Any2PointConfig, num_clouds: 
         f"jitter {augmentation.jitter:g}": augmentation.jitter,
         f"up to {augmentation.drop:.0%} of the points lost": augmentation.drop,
     }
+    of_backbone = {
+        f"{config.backbone_blocks} of the backbone's blocks": config.backbone_blocks is not None,
+        "no aggregation": config.aggregation == "none",
+    }
     parts = (
         f"{recipe.epochs:g} epochs of {recipe.steps_per_epoch(num_clouds)} steps",
         f"rate {recipe.learning_rate:g} after {100 * recipe.warm_up_share:.3g} % warm-up",
@@ -47,5 +51,6 @@ def choice_line(name: str, recipe: Recipe, config: Any2PointConfig, num_clouds: 
         f"shift {augmentation.shift:g}",
         *(text for text, is_given in changes.items() if is_given),
         f"start {config.adapter_start}",
+        *(text for text, is_given in of_backbone.items() if is_given),
     )
     return f"recipe {name} ({num_clouds} clouds, {config.num_labels} classes): {', '.join(parts)}"

@@ -28,6 +28,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "full, zero start": {"adapter_start": "zero"},
     "full, scaled start": {"adapter_start": "scaled"},
 }
+WITH_BLOCKS = {"full": ROWS["full"], **ROWS}  # in this order
+del WITH_BLOCKS["no backbone"]
 STARTS: dict[str, dict[str, Any]] = {
     f"full, {start} start, tokens {scale}": {"adapter_start": start, "token_scale": scale}
     for scale in ("none", "embedding")
@@ -110,14 +112,15 @@ def starts(seeds: Iterable[int]) -> list[Job]:
 
 
 def short(seeds: Iterable[int]) -> list[Job]:
-    """100 clouds a class, 128 points, 15 epochs, with MiniLM and then the ViT."""
+    """100 clouds a class, 128 points, 15 epochs, with MiniLM and then the ViT: first all that is pretrained."""
     return [
         job
         for backbone in (MINILM, VIT)
+        for which in BOTH
         for seed in seeds
         for job in paired_rows(
             f"{backbone}, pretrained and permuted, 100 clouds a class, 128 points, 15 epochs",
-            *(backbone, (128, 16), ROWS, BOTH, seed),
+            *(backbone, (128, 16), ROWS if which == "pretrained" else WITH_BLOCKS, (which,), seed),
             epochs=15,
             per_class=100,
         )
