@@ -12,7 +12,7 @@ from ..configuration_any2point import METHOD_FIELDS
 from ..errors import Any2PointError
 
 # What may differ: names of the backbone that all share.
-METHOD_FIELDS = (*METHOD_FIELDS, "id2label")
+_SHARED_FIELDS = (*METHOD_FIELDS, "id2label")
 
 
 def average_adapters(
@@ -73,7 +73,7 @@ def _check_alike(adapters: Mapping[str, Any]) -> None:
         )
     (first_name, first), *others = adapters.items()
     for name, other in others:
-        for field in METHOD_FIELDS:
+        for field in _SHARED_FIELDS:
             ours, theirs = getattr(first.config, field), getattr(other.config, field)
             if ours != theirs:
                 raise Any2PointError(

@@ -43,7 +43,9 @@ def test_the_line():
     )
     fewer = Any2PointConfig(num_labels=9, backbone_blocks=2, aggregation="none")
     line = choice_line("small-data", recipe, fewer, 480)
-    assert line.endswith("K 64, scale 0.9 to 1.1, shift 0.1, start modelnet, 2 of the backbone's blocks, no aggregation")
+    assert line.endswith(
+        "K 64, scale 0.9 to 1.1, shift 0.1, start modelnet, 2 of the backbone's blocks, no aggregation"
+    )
     turned = Augmentation(rotation_axis="z", jitter=0.01, drop=0.5)
     line = choice_line("modelnet", Recipe(augmentation=turned), Any2PointConfig(num_labels=2), 33)
     assert line == (
