@@ -228,8 +228,8 @@ class Any2PointConfig(PreTrainedConfig):
 
     def record_module(self, backbone_config: PreTrainedConfig) -> None:
         """Names the backbone that a module was loaded from, or none for a module with weights of its own."""
-        name: Any = backbone_config.name_or_path
-        self.backbone = recorded_path(name) or None
+        name = backbone_config.name_or_path
+        self.backbone = recorded_path(name) if name else None
         self.backbone_revision = None
 
     def unlike_defaults(self) -> dict[str, Any]:
