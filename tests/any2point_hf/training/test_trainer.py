@@ -884,7 +884,7 @@ def test_a_batch_that_memory_cannot_hold_is_one_line_that_names_a_smaller_one(ru
     from any2point_hf.modeling import batch_memory
 
     monkeypatch.setattr(batch_memory, "SMALL", 0)
-    monkeypatch.setattr(batch_memory, "available_memory", lambda device: 600_000)
+    monkeypatch.setattr(batch_memory, "available_memory", lambda device: 300_000)
     run = run_train()
     assert run.code == 2
     (said,) = [line for line in run.err.splitlines() if line.startswith("error:")]  # a line of its own
