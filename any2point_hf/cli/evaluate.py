@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints or hands back what it returns."""
-    from .. import trained_adapter as commands
+    from .. import trained_adapter
 
-    result = commands.evaluate(options.model, options.data, options.backbone, options.split, options.batch_size)
+    result = trained_adapter.evaluate(options.model, options.data, options.backbone, options.split, options.batch_size)
     if options.json:
         return result
     for name, accuracy in result["per_class"].items():

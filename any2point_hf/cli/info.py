@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints or hands back what it returns."""
-    from .. import trained_adapter as commands
+    from .. import trained_adapter
     from ..modeling.errors import Any2PointError
 
     if options.model and options.preset:
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     if options.diagnose:
         result = _diagnose(options, fields)
     else:
-        result = commands.info(options.model, options.backbone, fields | {"backbone_config": backbone_config})
+        result = trained_adapter.info(options.model, options.backbone, fields | {"backbone_config": backbone_config})
     if options.json:
         return result
     if options.diagnose:
@@ -72,7 +72,7 @@ def _diagnose(options: argparse.Namespace, fields: dict[str, Any]) -> dict[str, 
     """The numbers of an adapter, or of a new model as a training with seed 0 starts it."""
     from transformers import set_seed
 
-    from .. import trained_adapter as commands
+    from .. import trained_adapter
     from ..data import load_point_cloud_dataset
     from ..diagnose import choose_clouds, diagnose
     from ..modeling.configuration_any2point import Any2PointConfig
@@ -88,7 +88,7 @@ def _diagnose(options: argparse.Namespace, fields: dict[str, Any]) -> dict[str, 
     if "train" not in dataset:
         raise DatasetError(f"--diagnose needs a dataset with a split train, got {', '.join(dataset)}.")
     if options.model:
-        model, processor = commands.load(options.model, options.backbone)
+        model, processor = trained_adapter.load(options.model, options.backbone)
     else:
         recipe = read_recipe(find_preset(options.preset).dataset.recipe) if options.preset else Recipe()
         set_seed(0)

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> list[dict[str, Any]] | dict[str, Any] | None:
     """Calls one function and prints or hands back what it returns."""
-    from .. import trained_adapter as commands
+    from .. import trained_adapter
     from ..modeling.errors import Any2PointError
 
     if options.out is not None:
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]] | dict[str, Any] | 
     ignored = [name for name, value in given.items() if value]
     if ignored:
         raise Any2PointError(f"{', '.join(ignored)} needs --out FILE.parquet, got none.")
-    results = commands.predict(options.model, options.files, options.backbone, options.top, options.batch_size)
+    results = trained_adapter.predict(options.model, options.files, options.backbone, options.top, options.batch_size)
     if options.json:
         return results
     for result in results:

@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints or hands back what it returns."""
     from dataclasses import replace
 
-    from .. import trained_adapter as commands
+    from .. import trained_adapter
     from ..modeling.errors import Any2PointError
     from ..pictures import kinds
 
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         raise Any2PointError(f"--token belongs to similarity, got --kind {options.kind}. Leave it out.")
     name, cloud = _cloud(options.cloud)
     files = _files(options.out or [Path()], f"{name}-{options.kind}")
-    model, processor = commands.load(options.model, options.backbone)
+    model, processor = trained_adapter.load(options.model, options.backbone)
     arguments: dict[str, Any] = {}
     if options.kind in OF_BLOCKS:
         arguments["block"] = None if options.block == "all" else options.block
