@@ -112,11 +112,11 @@ def starts(seeds: Iterable[int]) -> list[Job]:
 
 
 def short(seeds: Iterable[int]) -> list[Job]:
-    """100 clouds a class, 128 points, 15 epochs, with MiniLM and then the ViT: first all that is pretrained."""
+    """100 clouds a class, 128 points, 15 epochs, with MiniLM and the ViT: first all that is pretrained."""
     return [
         job
-        for backbone in (MINILM, VIT)
         for which in BOTH
+        for backbone in (MINILM, VIT)
         for seed in seeds
         for job in paired_rows(
             f"{backbone}, pretrained and permuted, 100 clouds a class, 128 points, 15 epochs",
