@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import BatchTooLargeError
+from .numerics.host_reads import host_may_read
 
 SMALL = 1 << 28
 """Bytes of a batch for which the system is not asked."""
@@ -46,7 +47,7 @@ def check_memory(model: HoldsClouds, points: Tensor) -> None:
     Raises:
         BatchTooLargeError: the batch does not fit; it names a size that does.
     """
-    if points.device.type != "cpu" or torch.compiler.is_compiling():
+    if not host_may_read(points):
         return
     needed = points.shape[0] * model.bytes_of_cloud(points.shape[1])
     if needed <= SMALL:

@@ -1,10 +1,10 @@
 """What a model's forward checks of its input before any work is done."""
 
-import torch
 from torch import Tensor
 
 from .configuration_any2point import LARGEST_CLOUD, SMALLEST_CLOUD
 from .errors import DatasetError, PointCloudError
+from .numerics.host_reads import host_may_read
 
 
 def check_batch(points: Tensor) -> None:
@@ -36,7 +36,7 @@ def check_batch(points: Tensor) -> None:
             f"a cloud in the model must have at most {LARGEST_CLOUD} points, got {points.shape[1]}. "
             "Any2PointProcessor(num_points=…) brings clouds of any size to fewer."
         )
-    if points.device.type == "cpu" and not torch.compiler.is_compiling():
+    if host_may_read(points):
         finite = points.isfinite().flatten(1).all(dim=1)
         if not finite.all():
             clouds = (~finite).nonzero().flatten().tolist()
@@ -57,7 +57,7 @@ def check_labels(labels: Tensor, num_labels: int) -> None:
     Raises:
         DatasetError: one does not.
     """
-    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+    if not host_may_read(labels):
         return
     outside = labels[(labels < 0) | (labels >= num_labels)]
     if len(outside):

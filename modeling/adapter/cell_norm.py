@@ -1,10 +1,7 @@
 """The batch norm over cells of the guided aggregation (section 3.3; method.md 3)."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import initialization as init
 
@@ -54,15 +51,9 @@ class CellNorm(nn.Module):
         """Normalises by the batch's statistics in training, by the running ones otherwise."""
         if not self.training:
             return _norm_and_gelu(pooled, self.running_mean, self.running_var, self.weight, self.bias)
-        if torch.compiler.is_compiling():
-            mean, variance, count = self.statistics(pooled, occupied)
-            result = _norm_and_gelu(pooled, mean, variance, self.weight, self.bias)
-        else:
-            with torch.no_grad():
-                mean, variance, count = self.statistics(pooled, occupied)
-            result = _TrainedNorm.apply(pooled, mean, variance, self.weight, self.bias, occupied, count)
+        mean, variance, count = self.statistics(pooled, occupied)
         update_running_statistics(self, mean, variance, count, BATCH_NORM_MOMENTUM)
-        return result
+        return _norm_and_gelu(pooled, mean, variance, self.weight, self.bias)
 
 
 def _normalize(pooled: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -74,40 +65,3 @@ def _normalize(pooled: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, b
 def _norm_and_gelu(pooled: Tensor, *parameters: Tensor) -> Tensor:
     """GELU of `_normalize`, in the dtype of `pooled`."""
     return F.gelu(_normalize(pooled, *parameters)).to(pooled.dtype)
-
-
-class _TrainedNorm(torch.autograd.Function):
-    """Norm by batch statistics and GELU, keeping only their input; autograd would keep three tensors of its size.
-
-    Statistics come in as numbers: that they depend on the input is part of the gradient, which with σ for the deviation
-    and g for the gradient of the norm is weight/σ · (g − Σg/n − (x − mean) · Σg(x − mean)/(n σ²)).
-    """
-
-    @staticmethod
-    def forward(pooled: Tensor, *others: Tensor) -> Tensor:
-        return _norm_and_gelu(pooled, *others[:-2])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        pooled, mean, variance, weight, bias, occupied, count = ctx.saved_tensors
-        normalized = _normalize(pooled, mean, variance, weight, bias)
-        gradient = torch.ops.aten.gelu_backward(gradient.to(normalized.dtype), normalized)
-        del normalized
-        centered = pooled - mean.unsqueeze(1)
-        counted = occupied.to(gradient.dtype).unsqueeze(2)  # sums over occupied cells are products with it
-        with without_autocast(counted.device):
-            sums = [(counted @ values).sum(dim=0).squeeze(1) for values in (gradient, gradient * centered)]
-        own_total, own_along = sums  # Σg and Σg(x − mean), each [M, D]
-        total, along = sum_over_processes(torch.stack(sums))
-        deviation = torch.sqrt(variance + NORM_EPS)
-        scale = weight / deviation
-        slope = scale * along / (count * deviation.square())
-        of_pooled = torch.addcmul((-scale * total / count).unsqueeze(1), centered, slope.unsqueeze(1), value=-1)
-        of_pooled.addcmul_(gradient, scale.unsqueeze(1)).mul_(occupied.unsqueeze(-1))
-        of_weight, of_bias = (own_along / deviation).to(weight.dtype), own_total.to(bias.dtype)
-        return of_pooled.to(pooled.dtype), None, None, of_weight, of_bias, None, None

@@ -4,11 +4,10 @@ Unusual here: the work of all views is batched, [B, M, ...], never looped over; 
 computed once a cell, [B, M, C, ...] with C cells of a view, and never copied back to the tokens, [B, M, G, D].
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import initialization as init
 
@@ -17,8 +16,7 @@ from ..numerics.named_dropout import NamedDropout
 from ..numerics.precision import at_least_float32, without_autocast
 from ..numerics.untouched import is_untouched
 from .cell_norm import CellNorm
-from .fast.cell_attention import CellPairs, attend_to_mates, find_mates
-from .token_cells import TokenCells
+from .token_cells import TokenCells, same_cell_mask
 
 if TYPE_CHECKING:
     from ..configuration_any2point import Any2PointConfig
@@ -40,6 +38,11 @@ class Bottleneck(nn.Module):
         self.dropout = NamedDropout(dropout)
         self.scale = scale
 
+    @classmethod
+    def of(cls, config: "Any2PointConfig", hidden_size: int) -> "Bottleneck":
+        """As the config says."""
+        return cls(hidden_size, config.adapter_dim, config.adapter_dropout, config.adapter_scale)
+
     def draw_parameters(self, start: StartValues) -> None:
         """Start values of method.md 5; `up` is zero where adapters start by adding nothing."""
         start.linear(self.down, "down")
@@ -60,26 +63,26 @@ class Neighborhoods(NamedTuple):
     Args:
         views: the segments or patches of the M views.
         voxels: the voxels, a single view.
-        mates: which tokens attend to each other in a view.
+        mask: of the attention within a view's cells, `same_cell_mask`.
     """
 
     views: TokenCells
     voxels: TokenCells
-    mates: CellPairs | Tensor
+    mask: Tensor
 
     @classmethod
     def of(cls, view_cells: Tensor, voxel_cells: Tensor, most_cells: int, dtype: torch.dtype) -> "Neighborhoods":
         """From cells by any number: view_cells [B, M, G], of at most `most_cells` a view, and voxel_cells [B, G]."""
         views = TokenCells.of(view_cells, most_cells, dtype)
         voxels = TokenCells.of(voxel_cells.unsqueeze(1), voxel_cells.shape[-1], dtype)
-        return cls(views, voxels, find_mates(view_cells, dtype))
+        return cls(views, voxels, same_cell_mask(view_cells, dtype))
 
 
 class LocalAttention(nn.Module):
     """Attn_m and LN_m of all views: self-attention among the tokens of a cell, with residual. Shared by all blocks.
 
     Shapes:
-        tokens [B, G, D], the mates of `Neighborhoods` -> Z [B, M, G, D].
+        tokens [B, G, D], the mask of `Neighborhoods` -> Z [B, M, G, D].
     """
 
     def __init__(self, hidden_size: int, num_views: int, width: int, num_heads: int) -> None:
@@ -106,11 +109,11 @@ class LocalAttention(nn.Module):
         init.zeros_(self.qkv_bias)
         init.zeros_(self.out_bias)
 
-    def forward(self, tokens: Tensor, mates: CellPairs | Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Z = X + Attn_m(LN_m(X)), [B, M, G, D]."""
-        return self.add_to(tokens.unsqueeze(1), self.mix(tokens, mates))
+        return self.add_to(tokens.unsqueeze(1), self.mix(tokens, mask))
 
-    def mix(self, tokens: Tensor, mates: CellPairs | Tensor) -> Tensor:
+    def mix(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """The attention before its output layer, [B, M, G, width]; the scale of the scores is width^(−1/2)."""
         batch_size, num_tokens, hidden_size = tokens.shape
         scale = self.width**-0.5
@@ -120,16 +123,12 @@ class LocalAttention(nn.Module):
         bias = self.qkv_bias + (self.qkv_weight @ self.norm_bias.unsqueeze(-1)).squeeze(-1)
         qkv = F.linear(normalized, weight, bias.flatten())  # [B, G, M·3·width]
         dtype = qkv.dtype
-        if qkv.device.type == "cpu":  # neither pairs nor mask are faster narrow, and so both give the same
+        if qkv.device.type == "cpu":  # torch's attention takes three times as long in half precision there
             qkv = qkv.to(at_least_float32(dtype))
-        if isinstance(mates, CellPairs):
-            mixed = attend_to_mates(qkv.view(-1, 3 * self.width), mates, self.num_heads, scale)
-            mixed = mixed.view(batch_size, num_tokens, self.num_views, self.width).transpose(1, 2)
-            return mixed.to(dtype)
         qkv = qkv.view(batch_size, num_tokens, self.num_views, 3, self.num_heads, -1).permute(3, 0, 2, 4, 1, 5)
         query, key, value = qkv.flatten(1, 2)  # each [B·M, heads, G, width / heads]
         with without_autocast(qkv.device):
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mates.to(query.dtype), scale=scale)
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask.to(query.dtype), scale=scale)
         return mixed.transpose(1, 2).reshape(batch_size, self.num_views, num_tokens, self.width).to(dtype)
 
     def add_to(self, rows: Tensor, mixed: Tensor) -> Tensor:
@@ -217,12 +216,12 @@ class GuidedAggregation(nn.Module):
 
     def _pool_attended(self, tokens: Tensor, neighborhoods: Neighborhoods, attention: LocalAttention) -> Tensor:
         """Mean (+ max) of Z over each cell, [B, M, C, D]."""
-        views, _, mates = neighborhoods
+        views, _, mask = neighborhoods
         if not is_untouched(attention, LocalAttention):
-            attended = attention(tokens, mates)
+            attended = attention(tokens, mask)
             return views.mean(attended) + (views.maximum(attended) if self.max_pooling else 0)
         # The mean of Z = X + Attn(X) needs no Z: the output layer is linear, and runs on C rows instead of G.
-        mixed = attention.mix(tokens, mates)
+        mixed = attention.mix(tokens, mask)
         pooled = attention.add_to(views.mean(tokens), views.mean(mixed))
         return pooled + views.maximum(attention.add_to(tokens.unsqueeze(1), mixed)) if self.max_pooling else pooled
 
@@ -236,8 +235,8 @@ def aggregation_bytes(config: "Any2PointConfig", num_tokens: int, value: int, nu
         value: bytes of a feature.
         num_kept: of aggregations whose queries, keys, values and mixed values are kept for a backward pass.
     """
-    cell_mates = num_tokens**2 * 2  # two tables of one byte an entry
-    return config.num_views * (cell_mates + num_kept * num_tokens * 4 * config.local_attention_dim * value)
+    mask = num_tokens**2 * value
+    return config.num_views * (mask + num_kept * num_tokens * 4 * config.local_attention_dim * value)
 
 
 def ensemble_weights(features: Tensor, reference: Tensor, views: TokenCells, voxels: TokenCells) -> Tensor:
@@ -252,32 +251,13 @@ def ensemble_weights(features: Tensor, reference: Tensor, views: TokenCells, vox
     Returns:
         [B, M, G], summing to 1 over M.
     """
-    measure = _length if torch.compiler.is_compiling() else _Length.apply
-    lengths = measure(features).flatten(1).gather(1, views.rows.flatten(1)).view_as(views.numbers)
-    lengths = lengths * measure(reference).flatten(1).gather(1, voxels.numbers.flatten(1)).unsqueeze(1)
+    lengths = _lengths(features).flatten(1).gather(1, views.rows.flatten(1)).view_as(views.numbers)
+    lengths = lengths * _lengths(reference).flatten(1).gather(1, voxels.numbers.flatten(1)).unsqueeze(1)
     cosines = views.products(features, reference, voxels) / lengths
     weights = ((cosines + 1) / 2).clamp(min=SMALLEST_WEIGHT)
     return weights / weights.sum(dim=1, keepdim=True)
 
 
-def _length(vectors: Tensor) -> Tensor:
+def _lengths(vectors: Tensor) -> Tensor:
     """Lengths of [..., D], at least `SMALLEST_LENGTH`: [..., 1]."""
     return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp(min=SMALLEST_LENGTH)
-
-
-class _Length(torch.autograd.Function):
-    """`_length` with a gradient of one pass instead of autograd's four."""
-
-    @staticmethod
-    def forward(vectors: Tensor) -> Tensor:
-        return _length(vectors)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs, output)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        vectors, length = ctx.saved_tensors
-        return vectors * (gradient / length).where(length > SMALLEST_LENGTH, 0.0)

@@ -2,9 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from any2point_hf.modeling.adapter import guided_adapter
 from any2point_hf.modeling.adapter.cell_norm import CellNorm
-from any2point_hf.modeling.adapter.fast import cell_attention
 from any2point_hf.modeling.adapter.guided_adapter import (
     Bottleneck,
     GuidedAggregation,
@@ -23,14 +21,6 @@ def cells():
     view_cells[0, 0] = torch.arange(G)  # every token alone
     view_cells[1, 0] = 7  # all together
     return view_cells, voxel_cells
-
-
-@pytest.fixture(params=["pairs", "mask"])
-def both_ways(request, cells, monkeypatch):
-    """The cells, their tokens attending by pairs and by mask."""
-    monkeypatch.setattr(cell_attention, "LARGEST_SHARE", 1 if request.param == "pairs" else 0)
-    assert isinstance(neighborhoods(cells).mates, cell_attention.CellPairs) == (request.param == "pairs")
-    return cells
 
 
 def test_bottleneck_is_the_formula(make, naive):
@@ -71,7 +61,7 @@ def neighborhoods(cells, dtype=torch.float64):
 def test_neighborhoods_say_who_shares_a_cell(cells):
     view_cells, voxel_cells = cells
     found = neighborhoods(cells)
-    mask, same_cell = found.mates.view(B, M, G, G), view_cells.unsqueeze(-1) == view_cells.unsqueeze(-2)
+    mask, same_cell = found.mask.view(B, M, G, G), view_cells.unsqueeze(-1) == view_cells.unsqueeze(-2)
     assert torch.equal(mask == 0, same_cell)
     assert torch.equal(mask == -torch.inf, ~same_cell)
     for mine, numbers in ((view_cells, found.views.numbers), (voxel_cells.unsqueeze(1), found.voxels.numbers)):
@@ -79,12 +69,12 @@ def test_neighborhoods_say_who_shares_a_cell(cells):
         assert torch.equal(numbers.unsqueeze(-1) == numbers.unsqueeze(-2), together)
 
 
-def test_local_attention_is_the_naive_one(make, naive, both_ways):
+def test_local_attention_is_the_naive_one(make, naive, cells):
     attention = make.randomize(LocalAttention(D, M, 12, 6)).double()
-    view_cells, _voxel_cells = both_ways
-    mates = neighborhoods(both_ways).mates
+    view_cells, _voxel_cells = cells
+    mask = neighborhoods(cells).mask
     tokens, state = torch.randn(B, G, D, dtype=torch.float64), make.arrays(attention)
-    found = attention(tokens, mates)
+    found = attention(tokens, mask)
     assert found.shape == (B, M, G, D)
     for b in range(B):
         for m in range(M):
@@ -96,19 +86,31 @@ def test_local_attention_of_another_width_and_heads(make, naive, cells):
     attention = make.randomize(LocalAttention(D, M, 8, 2)).double()
     view_cells, _voxel_cells = cells
     tokens, state = torch.randn(B, G, D, dtype=torch.float64), make.arrays(attention)
-    found = attention(tokens, neighborhoods(cells).mates)
+    found = attention(tokens, neighborhoods(cells).mask)
     expected = naive.local_attention(tokens[1].numpy(), view_cells[1, 2].tolist(), state, 2, num_heads=2, width=8)
     np.testing.assert_allclose(found[1, 2].detach(), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_cloud_that_is_not_finite_spoils_no_other(make, cells, value):
+    attention = make.randomize(LocalAttention(D, M, 12, 6))
+    aggregation = make.randomize(GuidedAggregation(D, M, 0.7, True, True)).eval()
+    tokens, near = torch.randn(B, G, D), neighborhoods(cells, torch.float32)
+    spoilt = tokens.clone()
+    spoilt[0] = value
+    found, expected = aggregation(spoilt, near, attention), aggregation(tokens, near, attention)
+    assert not found[0].isfinite().any()
+    assert torch.equal(found[1], expected[1])
 
 
 def test_tokens_of_other_cells_are_not_seen(make):
     attention = make.randomize(LocalAttention(D, 1, 12, 6))
     view_cells = torch.tensor([[[0, 0, 1, 1]]])
-    mates = neighborhoods((view_cells, view_cells[:, 0]), torch.float32).mates
+    mask = neighborhoods((view_cells, view_cells[:, 0]), torch.float32).mask
     tokens = torch.randn(1, 4, D)
     changed = tokens.clone()
     changed[0, 3, 0] += 1
-    before, after = attention(tokens, mates), attention(changed, mates)
+    before, after = attention(tokens, mask), attention(changed, mask)
     torch.testing.assert_close(before[0, 0, :2], after[0, 0, :2], atol=1e-6, rtol=0)
     assert (before[0, 0, 2] - after[0, 0, 2]).abs().max() > 1e-3
 
@@ -137,7 +139,7 @@ def test_cell_norm_in_training_sees_occupied_cells_only(make):
     norm = random_norm(make).train()
     pooled, occupied = torch.randn(B, M, G, D, dtype=torch.float64), torch.rand(B, M, G) > 0.4
     means, variances = norm.running_mean.clone(), norm.running_var.clone()
-    upstream = torch.randn(B, M, G, D, dtype=torch.float64)
+    upstream = torch.randn(B, M, G, D, dtype=torch.float64) * occupied.unsqueeze(-1)  # nothing reads the other rows
     pooled.requires_grad_()
     found = norm(pooled, occupied)
     gradient, *of_parameters = torch.autograd.grad(found, [pooled, norm.weight, norm.bias], upstream)
@@ -169,13 +171,14 @@ def test_cell_norm_takes_its_statistics_in_float32_under_autocast(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_cell_norm_takes_its_gradient_s_sums_in_float32_under_autocast(make, dtype):
+def test_cell_norm_s_gradient_is_that_of_float32_after_autocast(make, dtype):
     norm = make.randomize(CellNorm(D, M)).train()
     pooled, occupied = torch.randn(B, M, G, D, requires_grad=True), torch.rand(B, M, G) > 0.4
     inputs, upstream = [pooled, norm.weight, norm.bias], torch.randn(B, M, G, D)
     expected = torch.autograd.grad(norm(pooled, occupied), inputs, upstream)
     with torch.autocast("cpu", dtype):
-        found = torch.autograd.grad(norm(pooled, occupied), inputs, upstream)
+        normalized = norm(pooled, occupied)
+    found = torch.autograd.grad(normalized, inputs, upstream)
     for ours, own in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, own)
 
@@ -192,10 +195,10 @@ def test_cell_norm_with_a_single_cell_stays_finite():
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 @pytest.mark.parametrize("adaptive", [True, False], ids=["adaptive", "mean_ensemble"])
 @pytest.mark.parametrize("max_pooling", [False, True], ids=["mean", "mean+max"])
-def test_guided_aggregation_is_the_naive_one(make, naive, both_ways, max_pooling, adaptive, training):
+def test_guided_aggregation_is_the_naive_one(make, naive, cells, max_pooling, adaptive, training):
     attention = make.randomize(LocalAttention(D, M, 12, 6)).double()
     aggregation = make.randomize(GuidedAggregation(D, M, 0.7, max_pooling, adaptive)).double().train(training)
-    view_cells, voxel_cells = both_ways
+    view_cells, voxel_cells = cells
     tokens = torch.randn(B, G, D, dtype=torch.float64)
     state = make.arrays(aggregation)
     updates = {name: value.copy() for name, value in state.items() if "running" in name}
@@ -211,7 +214,7 @@ def test_guided_aggregation_is_the_naive_one(make, naive, both_ways, max_pooling
         training,
         updates,
     )
-    found = aggregation(tokens, neighborhoods(both_ways), attention)
+    found = aggregation(tokens, neighborhoods(cells), attention)
     np.testing.assert_allclose(found.detach(), expected, atol=1e-10)
     after = make.arrays(aggregation)
     for name, value in updates.items():
@@ -229,23 +232,12 @@ def test_aggregation_of_scale_zero_is_the_identity(make, cells):
 
 @pytest.mark.parametrize("adaptive", [True, False], ids=["adaptive", "mean_ensemble"])
 @pytest.mark.parametrize("max_pooling", [False, True], ids=["mean", "mean+max"])
-def test_gradients_of_aggregation_are_those_of_differences(make, both_ways, max_pooling, adaptive):
+def test_gradients_of_aggregation_are_those_of_differences(make, cells, max_pooling, adaptive):
     attention = make.randomize(LocalAttention(D, M, 12, 6)).double()
     aggregation = make.randomize(GuidedAggregation(D, M, 0.7, max_pooling, adaptive)).double().train()
-    tokens, found = torch.randn(B, G, D, dtype=torch.float64, requires_grad=True), neighborhoods(both_ways)
+    tokens, found = torch.randn(B, G, D, dtype=torch.float64, requires_grad=True), neighborhoods(cells)
     inputs = [tokens, *attention.parameters(), *aggregation.parameters()]
     assert torch.autograd.gradcheck(lambda *_: aggregation(tokens, found, attention), inputs, fast_mode=True)
-
-
-def test_lengths_have_autograd_s_gradient():
-    vectors = torch.randn(3, 4, D, dtype=torch.float64)
-    vectors[1, 2] = 0
-    vectors.requires_grad_()
-    upstream = torch.randn(3, 4, 1, dtype=torch.float64)
-    (found,) = torch.autograd.grad(guided_adapter._Length.apply(vectors), vectors, upstream)
-    (expected,) = torch.autograd.grad(guided_adapter._length(vectors), vectors, upstream)
-    torch.testing.assert_close(found, expected, atol=1e-14, rtol=0)
-    assert found[1, 2].abs().max() == 0
 
 
 def test_the_output_layer_adds_in_its_own_dtype_under_autocast(make):

@@ -1,10 +1,10 @@
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from any2point_hf.modeling.adapter import token_cells
-from any2point_hf.modeling.adapter.token_cells import TokenCells, number_cells
+from any2point_hf.modeling.adapter.token_cells import TokenCells, number_cells, same_cell_mask
 
 B, M, G, D = 2, 3, 8, 5
 
@@ -61,8 +61,8 @@ def test_rows_name_each_token_s_pooled_row():
 def test_as_many_cells_as_there_are_on_a_cpu_and_the_bound_elsewhere():
     numbers = torch.tensor([[[5, 5, 9, 7]], [[1, 1, 1, 1]]])
     assert TokenCells.of(numbers, 39, torch.float32).occupied.tolist() == [[[True] * 3], [[True, False, False]]]
-    assert TokenCells.of(numbers.to("meta"), 39, torch.float32).members.shape == (2, 1, 4, 4)
-    assert TokenCells.of(numbers.to("meta"), 2, torch.float32).members.shape == (2, 1, 2, 4)
+    assert TokenCells.of(numbers.to("meta"), 39, torch.float32).shares.shape == (2, 1, 4, 4)
+    assert TokenCells.of(numbers.to("meta"), 2, torch.float32).shares.shape == (2, 1, 2, 4)
 
 
 def test_pooling_keeps_views_and_clouds_apart():
@@ -95,13 +95,46 @@ def test_pooling_gradients_are_those_of_the_dense_formula():
         torch.testing.assert_close(found, expected)
 
 
-def test_equal_maxima_share_the_gradient_as_in_autograd():
-    numbers, features = torch.randint(3, (B, M, G)), torch.randint(3, (B, M, G, D)).double().requires_grad_()
-    cells = TokenCells.of(numbers, 3, torch.float64)
-    upstream = torch.randn(*cells.occupied.shape, D, dtype=torch.float64)
-    (found,) = torch.autograd.grad(cells.maximum(features), features, upstream)
-    rows = (cells.numbers + 3 * torch.arange(B * M).view(B, M, 1)).flatten()
-    plain = token_cells._maximum(features.flatten(0, 2), rows, cells.occupied.flatten())
-    (expected,) = torch.autograd.grad(plain, features, upstream.flatten(0, 2))
-    torch.testing.assert_close(found, expected, atol=1e-14, rtol=0)
-    assert ((found.abs() > 0).sum(dim=2) > 3).any()  # more than one winner a cell: there are ties
+def test_equal_maxima_share_the_gradient():
+    cells = TokenCells.of(torch.tensor([[[0, 0, 0, 1]]]), 2, torch.float64)
+    features = torch.tensor([[[[5.0], [2.0], [5.0], [1.0]]]], dtype=torch.float64, requires_grad=True)
+    (found,) = torch.autograd.grad(cells.maximum(features), features, torch.tensor([[[[6.0], [7.0]]]]).double())
+    assert found.flatten().tolist() == [3, 0, 3, 7]
+
+
+def test_weighted_sums_and_products_are_those_of_loops():
+    cells, voxels = (TokenCells.of(torch.randint(4, (B, views, G)), 4, torch.float64) for views in (M, 1))
+    features = torch.randn(*cells.occupied.shape, D, dtype=torch.float64)
+    reference = torch.randn(*voxels.occupied.shape, D, dtype=torch.float64)
+    weights = torch.rand(B, M, G, dtype=torch.float64)
+    total, products = cells.weighted_sum(features, weights), cells.products(features, reference, voxels)
+    for b in range(B):
+        for g in range(G):
+            own = [features[b, m, cells.numbers[b, m, g]] for m in range(M)]
+            torch.testing.assert_close(total[b, g], sum(w * f for w, f in zip(weights[b, :, g], own, strict=True)))
+            of_voxel = reference[b, 0, voxels.numbers[b, 0, g]]
+            torch.testing.assert_close(products[b, :, g], torch.stack([f @ of_voxel for f in own]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_is_off_by_its_own_rounding_alone(dtype):
+    cells = TokenCells.of(torch.randint(3, (B, M, G)), 3, torch.float32)
+    tokens, weights = torch.randn(B, G, D).to(dtype), torch.rand(B, M, G).to(dtype)
+    features = torch.randn(*cells.occupied.shape, D).to(dtype)
+    for compute, inputs in ((cells.mean, [tokens]), (cells.weighted_sum, [features, weights])):
+        found, expected = compute(*inputs), compute(*(values.float() for values in inputs))
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), expected, atol=4 * torch.finfo(dtype).eps, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, G), (1, 1, G)])
+def test_a_mean_in_half_precision_does_not_overflow(shape):
+    cells = TokenCells.of(torch.zeros(1, 1, G, dtype=torch.long), 1, torch.float16)
+    assert (cells.mean(torch.full((*shape, D), 60000.0).half()) == torch.tensor(60000.0).half()).all()
+
+
+def test_the_mask_lets_tokens_of_a_cell_see_each_other():
+    mask = same_cell_mask(torch.tensor([[[7, 7, 3]]]), torch.bfloat16)
+    assert mask.dtype == torch.bfloat16
+    hidden = -torch.inf
+    assert mask.tolist() == [[[[0, 0, hidden], [0, 0, hidden], [hidden, hidden, 0]]]]

@@ -1,1 +1,0 @@
-"""The adapter's aggregation again, with the same numbers and less memory or time."""
