@@ -21,6 +21,7 @@ from torch import nn
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments, default_data_collator
 
 from ..modeling.errors import Any2PointError, ConfigurationError, DatasetError
+from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
 from ..processing_any2point import Any2PointProcessor
 from .batches import BatchAugmentation, TrainingClouds
 from .recipe import Recipe, changed
@@ -151,6 +152,7 @@ def make_trainer(
     recipe = changed(recipe or Recipe(), **changes)
     _check(model, dataset, recipe, loggers)
     recipe = recipe.sized(len(dataset["train"]))
+    keep_freed_memory()
     arguments = TrainingArguments(
         output_dir=os.fspath(output_dir),
         num_train_epochs=recipe.epochs,

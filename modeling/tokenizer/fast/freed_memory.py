@@ -12,8 +12,8 @@ def keep_freed_memory() -> bool:
     """Tells glibc's malloc to reuse large blocks instead of giving them back to the system; elsewhere does nothing.
 
     A training step makes and frees gigabytes of tensors of the same sizes; having the system clear their pages anew
-    at every step takes longer than the arithmetic (measured: half of a step). The first training step on a CPU calls
-    this by itself; it holds for the whole process.
+    at every step may take as long as the arithmetic. `make_trainer` and the commands that train call this; in a
+    training loop of your own, call it before the first step. It holds for the whole process.
 
     Returns:
         Whether malloc took it.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..geometry_encoding import GeometryEncoder, geometry_encoding
+from .sine_table import GeometryEncoder
 
 # Values of one block. On a CPU 1 M float32 values are 4 MiB: a block and what is made of it stay in the cache.
 _CPU_BLOCK = 1 << 20
@@ -92,10 +92,7 @@ class NeighborRows(NamedTuple):
 
     def all(self) -> Tensor:
         """All rows at once, [G·K, 2C], for autograd and compilers."""
-        if torch.compiler.is_compiling() or self.offsets.requires_grad:
-            geometry = geometry_encoding(self.offsets, self.channels)
-        else:  # the very sines of the other ways
-            geometry = self.encoder().encode(slice(None))
+        geometry = self.encoder().encode(slice(None))  # the very sines of the other ways
         gathered = self.features.index_select(0, self.neighbors.flatten()).view(*self.neighbors.shape, -1)
         rows = torch.cat([gathered, self.centers.unsqueeze(1).expand_as(gathered)], dim=-1)
         return (rows + geometry.to(rows.dtype)).flatten(0, 1)

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from ...numerics.batch_norm import BatchNorm1d
 from ...numerics.precision import compute_dtype, without_autocast
-from ..geometry_encoding import GeometryEncoder
 from .neighbor_rows import NeighborRows
+from .sine_table import GeometryEncoder
 
 if TYPE_CHECKING:
     from ..point_tokenizer import ResidualBottleneck

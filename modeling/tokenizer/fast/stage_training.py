@@ -10,7 +10,6 @@ bottleneck in batches of ordinary size. A tie's gradient goes to one of its neig
 - The gradient of the gathered features is summed by point before it goes through the first product, not after.
 """
 
-import functools
 import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,6 @@ from torch.nn import functional as F
 
 from ...numerics.precision import compute_dtype, without_autocast
 from .bottleneck_training import TrainedBottleneck, parameters_of
-from .freed_memory import keep_freed_memory
 from .neighbor_rows import NeighborRows
 from .row_gradients import DenseGradient, WinnersGradient, sum_by_point
 
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
     from ..point_tokenizer import ResidualBottleneck
 
 _MOST_KEPT_VALUES = 1 << 27  # of the last bottleneck's input, 512 MiB in float32: to make it anew took 8 % of a step
-
-_keep_freed_memory = functools.cache(keep_freed_memory)
 
 
 def train_stage(rows: NeighborRows, bottlenecks: Sequence["ResidualBottleneck"]) -> Tensor:
@@ -46,8 +42,6 @@ def train_stage(rows: NeighborRows, bottlenecks: Sequence["ResidualBottleneck"])
     """
     parameters = [parameter for bottleneck in bottlenecks for parameter in parameters_of(bottleneck)]
     dtype = compute_dtype(rows.features)
-    if rows.features.device.type == "cpu":
-        _keep_freed_memory()  # or the system clears the pages of every step's tensors anew: half of its time
     return _TrainedStage.apply(
         rows.features.to(dtype), rows.centers.to(dtype), rows.neighbors, rows.offsets, bottlenecks, *parameters
     )

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from any2point_hf.modeling.tokenizer import geometry_encoding
-from any2point_hf.modeling.tokenizer.fast import neighbor_rows
+from any2point_hf.modeling.tokenizer.fast import neighbor_rows, sine_table
 from any2point_hf.modeling.tokenizer.fast.stage_inference import fold_batch_norm
 from any2point_hf.modeling.tokenizer.point_tokenizer import (
     PointTokenizer,
@@ -161,10 +160,8 @@ def test_inference_in_blocks_is_the_plain_way(make, monkeypatch, plainly, block,
 @pytest.mark.parametrize(("normalization", "per_block"), [("extent", 0), ("deviation", 1)])
 def test_a_sine_outside_the_table_is_computed_once(make, monkeypatch, normalization, per_block):
     tokenizer = make.randomize(PointTokenizer(48, 5, normalization)).eval()
-    calls, formula = [], geometry_encoding.geometry_encoding
-    monkeypatch.setattr(
-        geometry_encoding, "geometry_encoding", lambda *arguments: calls.append(0) or formula(*arguments)
-    )
+    calls, formula = [], sine_table.geometry_encoding
+    monkeypatch.setattr(sine_table, "geometry_encoding", lambda *arguments: calls.append(0) or formula(*arguments))
     with torch.no_grad():
         tokenizer(make.points(3, 64))
     assert len(calls) == 3 * per_block
