@@ -124,18 +124,13 @@ class Any2PointModel(Any2PointPreTrainedModel):
         aggregates = config.aggregation != "none" and len(self.adapted_blocks) > 0
         self.local_attention = LocalAttention.of(config, hidden_size) if aggregates else None
         for index in self.adapted_blocks:
-            self.bottlenecks[str(index)] = Bottleneck(
-                hidden_size, config.adapter_dim, config.adapter_dropout, config.adapter_scale
-            )
+            self.bottlenecks[str(index)] = Bottleneck.of(config, hidden_size)
             if aggregates:
                 self.aggregations[str(index)] = aggregation = GuidedAggregation.of(config, hidden_size)
                 if config.released_compatibility:
                     num_cells = self.projection.num_cells
                     aggregation.view_norm = released.ReleasedCellNorm(hidden_size, config.num_views, num_cells)
-        self.final_norm = None
-        if self.spec.final_norm is not None:
-            eps = config.final_norm_eps or norm_eps(backbone_config)
-            self.final_norm = make_final_norm(self.spec, hidden_size, eps)
+        self.final_norm = make_final_norm(self.spec, hidden_size, config.final_norm_eps or norm_eps(backbone_config))
 
         across_batch = config.released_compatibility and self.modality == "1d"
         self.call_block = released.call_block_across_batch if across_batch else call_block
@@ -201,8 +196,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             self_test(self.backbone, self.spec)
         blocks = find(self.backbone, self.spec.blocks)
         for index in self.adapted_blocks:
-            bottleneck: Any = self.bottlenecks[str(index)]
-            insert_bottleneck(blocks[index], self.spec, bottleneck, self.config.adapter_placement)
+            insert_bottleneck(blocks[index], self.spec, self.bottlenecks[str(index)], self.config.adapter_placement)
         self.ignore_backbone_on_save()
 
     def encode_positions(self, centers: Tensor, coordinates: Tensor) -> Tensor | None:
@@ -302,10 +296,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
             for index, block in enumerate(blocks):
                 hidden = self._run_block(block, hidden + positions if inject else hidden, arguments(index))
                 if str(index) in self.aggregations:
-                    aggregation = self.aggregations[str(index)]
-                    cls, tokens = hidden[:, :1], hidden[:, 1:]
-                    tokens = aggregation(tokens, neighborhoods, self.local_attention)
-                    hidden = torch.cat([cls, tokens], dim=1)
+                    tokens = self.aggregations[str(index)](hidden[:, 1:], neighborhoods, self.local_attention)
+                    hidden = torch.cat([hidden[:, :1], tokens], dim=1)
                 if wants_states:
                     states.append(hidden)
         if self.final_norm is not None:
@@ -331,10 +323,10 @@ class Any2PointModel(Any2PointPreTrainedModel):
         value = 2 if halved or not blocks else min(4, block_dtype(blocks[0]).itemsize)
         row = num_tokens * self.cls_token.shape[-1] * value
         keeps_blocks = keeps and not (self.gradient_checkpointing and self.training)
+        num_rows = len(blocks) if keeps else ROWS_AT_ONCE
         if keeps_blocks:
-            trunk = (ROWS_KEPT * len(blocks) + Bottleneck.ROWS_KEPT * len(self.bottlenecks)) * row
-        else:
-            trunk = (len(blocks) if keeps else ROWS_AT_ONCE) * row
+            num_rows = ROWS_KEPT * len(blocks) + Bottleneck.ROWS_KEPT * len(self.bottlenecks)
+        trunk = num_rows * row
         if self.local_attention is not None:
             num_kept = len(self.aggregations) if keeps_blocks else 0
             trunk += aggregation_bytes(self.config, num_tokens, value, num_kept)

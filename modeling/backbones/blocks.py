@@ -81,8 +81,10 @@ def _ask_for_attentions(_: nn.Module, inputs: tuple, arguments: dict) -> tuple[t
     return inputs, {**arguments, "output_attentions": True}
 
 
-def make_final_norm(spec: BackboneSpec, width: int, eps: float) -> nn.Module:
-    """The trained norm after the last block, of the backbone's own kind."""
+def make_final_norm(spec: BackboneSpec, width: int, eps: float) -> nn.Module | None:
+    """The trained norm after the last block, of the backbone's own kind; None where the backbone has none."""
+    if spec.final_norm is None:
+        return None
     return nn.RMSNorm(width, eps=eps) if spec.rms_norm else nn.LayerNorm(width, eps=eps)
 
 

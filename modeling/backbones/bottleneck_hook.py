@@ -5,7 +5,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..adapter.guided_adapter import Bottleneck
 from .spec import BackboneSpec, find
 
 
@@ -16,7 +15,7 @@ class BottleneckHook:
     to one block and holds no state between calls, as gradient checkpointing replays it.
     """
 
-    def __init__(self, bottleneck: Bottleneck) -> None:
+    def __init__(self, bottleneck: nn.Module) -> None:
         self.bottleneck = bottleneck
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | None = None) -> Any:
@@ -41,7 +40,7 @@ class ParallelBottleneckHook(BottleneckHook):
 
 
 def insert_bottleneck(
-    block: nn.Module, spec: BackboneSpec, bottleneck: Bottleneck, placement: str
+    block: nn.Module, spec: BackboneSpec, bottleneck: nn.Module, placement: str
 ) -> list[RemovableHandle]:
     """Hooks a bottleneck on a block's feed-forward branch, `"after"`, `"before"` or `"parallel"` to it."""
     first, last = (find(block, name) for name in spec.feed_forward)

@@ -3,10 +3,9 @@
 import warnings
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..adapter.guided_adapter import Bottleneck
 from .blocks import block_dtype, call_block, make_final_norm, start_final_norm
 from .bottleneck_hook import insert_bottleneck
 from .detector import unsupported
@@ -111,7 +110,9 @@ def _tolerance(backbone: PreTrainedModel, spec: BackboneSpec) -> float:
 def _norms_agree(backbone: PreTrainedModel, spec: BackboneSpec, outputs: Tensor) -> bool:
     assert spec.final_norm is not None
     own = find(backbone, spec.final_norm)
-    final_norm = make_final_norm(spec, outputs.shape[-1], norm_eps(backbone.config)).to(outputs.device)
+    final_norm = make_final_norm(spec, outputs.shape[-1], norm_eps(backbone.config))
+    assert final_norm is not None
+    final_norm = final_norm.to(outputs.device)
     start_final_norm(final_norm, backbone, spec)
     expected = own(outputs.to(own.weight.dtype)).float()
     return bool((final_norm(outputs) - expected).abs().max() <= _tolerance(backbone, spec) * expected.abs().max())
@@ -122,7 +123,8 @@ def _gradient_problem(backbone: PreTrainedModel, spec: BackboneSpec, tokens: Ten
     tokens = tokens.clone().requires_grad_()
     bottlenecks, handles = [], []
     for block in find(backbone, spec.blocks):
-        bottlenecks.append(Bottleneck(tokens.shape[-1], 4, 0.0, 1.0).to(tokens.device))
+        narrow = nn.Sequential(nn.Linear(tokens.shape[-1], 4), nn.Linear(4, tokens.shape[-1]))
+        bottlenecks.append(narrow.to(tokens.device, block_dtype(block)))
         handles += insert_bottleneck(block, spec, bottlenecks[-1], "after")
     try:
         _run(backbone, spec, tokens).square().sum().backward()
@@ -131,7 +133,8 @@ def _gradient_problem(backbone: PreTrainedModel, spec: BackboneSpec, tokens: Ten
             handle.remove()
     if tokens.grad is None or not (tokens.grad.abs().amax(dim=-1) > 0).all():
         return "gradients do not reach all tokens."
-    if not all(b.up.weight.grad is not None and b.up.weight.grad.abs().max() > 0 for b in bottlenecks):
+    gradients = [bottleneck[1].weight.grad for bottleneck in bottlenecks]
+    if not all(gradient is not None and gradient.abs().max() > 0 for gradient in gradients):
         return "gradients do not reach a bottleneck on its feed-forward branch."
     if any(parameter.grad is not None for parameter in backbone.parameters()):
         return "gradients reach its own weights."

@@ -61,8 +61,8 @@ def hub_calls(doing: str) -> Iterator[None]:
     Raises:
         HubError: the Hub does not answer, refuses, or breaks off.
     """
-    for name, limit in _XET_LIMITS.items():
-        os.environ.setdefault(name, limit)
+    own_limits = {name: limit for name, limit in _XET_LIMITS.items() if name not in os.environ}
+    os.environ.update(own_limits)
     limits = _Limits()
     hooks = get_session().event_hooks
     hooks["request"].append(limits.before_call)
@@ -79,6 +79,8 @@ def hub_calls(doing: str) -> Iterator[None]:
     finally:
         hooks["request"].remove(limits.before_call)
         hooks["response"].remove(limits.after_answer)
+        for name in own_limits:
+            os.environ.pop(name, None)
 
 
 def hub_trouble(repo_id: str, options: Mapping[str, Any]) -> HubError | None:

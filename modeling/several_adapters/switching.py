@@ -31,6 +31,10 @@ class SeveralAdapters:
     training: bool
     from_pretrained: Any
 
+    _adapters_by_name: dict[str, Any] | None = None  # made when first asked for
+    _known_backbones: set[tuple[str | None, str]] | None = None  # likewise
+    _checkpoint_record: tuple[str | None, str] | None = None  # of the files that this was loaded from
+
     # What an adapter is made of, and switching exchanges. All else stays: hooks, what accelerate has wrapped, gradient
     # checkpointing.
     adapter_attributes: ClassVar[tuple[str, ...]] = (
@@ -41,13 +45,17 @@ class SeveralAdapters:
     @property
     def _adapters(self) -> dict[str, Any]:
         """By name the waiting models, and None for the active adapter, which is this model itself."""
-        return vars(self).setdefault("_adapters_by_name", {DEFAULT_ADAPTER: None})
+        if self._adapters_by_name is None:
+            self._adapters_by_name = {DEFAULT_ADAPTER: None}
+        return self._adapters_by_name
 
     @property
     def _backbone_records(self) -> set[tuple[str | None, str]]:
         """Which ids (or folders) and revisions name the backbone in use: its own, and what adapters call it."""
-        own = backbone_record(self.config)
-        return vars(self).setdefault("_known_backbones", {own, getattr(self, "_checkpoint_record", own)})
+        if self._known_backbones is None:
+            own = backbone_record(self.config)
+            self._known_backbones = {own, self._checkpoint_record or own}
+        return self._known_backbones
 
     @property
     def adapter_names(self) -> list[str]:
