@@ -1,11 +1,15 @@
-"""Writing files whole or not at all, so that a kill leaves what was there before."""
+"""Writing files whole or not at all, so that a kill leaves what was there before; and reading records back."""
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
+
+from .errors import Any2PointError
 
 
 def write_whole(file: Path, text: str) -> None:
@@ -17,6 +21,25 @@ def write_whole(file: Path, text: str) -> None:
         os.replace(beside, file)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """What `write_whole` has written as a JSON object.
+
+    Raises:
+        Any2PointError: the file holds something else.
+    """
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(file, str(error)) from error
+    if not isinstance(record, dict):
+        raise _damaged(file, f"it holds a {type(record).__name__}")
+    return record
+
+
+def _damaged(file: Path, why: str) -> Any2PointError:
+    return Any2PointError(f"{file} must be a JSON object as it was written, and is damaged: {why}. Delete it to go on.")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from ..data.fingerprint import data_fingerprint
 from ..modeling.backbones.loading import load_backbone
 from ..modeling.configuration_any2point import recorded_path
 from ..modeling.errors import Any2PointError
-from ..modeling.files import write_whole
+from ..modeling.files import read_record, write_whole
 from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
 from ..training.recipe import Recipe
 from .folds import NUM_QUERIES, open_folds
@@ -120,7 +120,7 @@ def _record_file(output: Path, key: Key) -> Path:
 
 def _check_record(file: Path, asked: dict[str, Any]) -> None:
     """A measurement that is there must be of the same clouds, backbone and training."""
-    before = json.loads(file.read_text(encoding="utf-8"))["settings"] if file.is_file() else asked
+    before = read_record(file).get("settings", {}) if file.is_file() else asked
     different = [f"{name} was {before.get(name)!r}" for name in asked if before.get(name) != asked[name]]
     if different:
         raise Any2PointError(
@@ -135,8 +135,7 @@ def _accuracies(output: Path, keys: dict[Key, Any]) -> Accuracies:
     for key in keys:
         if (file := _record_file(output, key)).is_file():
             row, ways, shots, fold = key
-            record = json.loads(file.read_text(encoding="utf-8"))
-            done.setdefault((row, ways, shots), {})[fold] = record["result"]["accuracy"]
+            done.setdefault((row, ways, shots), {})[fold] = read_record(file)["result"]["accuracy"]
     return done
 
 

@@ -20,7 +20,7 @@ from datasets import DatasetDict
 from ..data import load_point_cloud_dataset
 from ..modeling.configuration_any2point import recorded_path
 from ..modeling.errors import Any2PointError, DatasetError
-from ..modeling.files import write_whole
+from ..modeling.files import read_record, write_whole
 from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
 from .markdown import write_table
 from .rows import FULL, PaperTable
@@ -209,7 +209,7 @@ def _check_folder(output: Path, folder: dict[str, Any]) -> None:
 
 def _earlier(output: Path) -> dict[str, Any]:
     file = output / FOLDER_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return read_record(file) if file.is_file() else {}
 
 
 def _joined(output: Path, folder: dict[str, Any]) -> dict[str, Any]:

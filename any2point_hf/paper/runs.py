@@ -19,6 +19,7 @@ from ..modeling.backbones.detector import backbone_spec
 from ..modeling.backbones.loading import load_backbone, record_backbone
 from ..modeling.backbones.spec import num_blocks
 from ..modeling.configuration_any2point import Any2PointConfig
+from ..modeling.files import read_record
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from ..modeling.presets import MODELNET, PRESETS, SCAN
 from ..modeling.projection_choice import make_projection
@@ -96,7 +97,7 @@ class Run:
 
     def record(self) -> dict[str, Any] | None:
         """What was measured, if it has been."""
-        return json.loads(self.file.read_text(encoding="utf-8"))["result"] if self.file.is_file() else None
+        return read_record(self.file)["result"] if self.file.is_file() else None
 
 
 class Runs:

@@ -18,7 +18,7 @@ from ..data.validation import hold_out_validation
 from ..modeling.batch_memory import batch_too_large, is_out_of_memory
 from ..modeling.configuration_any2point import Any2PointConfig
 from ..modeling.errors import Any2PointError, CheckpointError
-from ..modeling.files import write_whole
+from ..modeling.files import read_record, write_whole
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from ..modeling.publishing.model_card_text import Evaluation
 from ..modeling.publishing.model_description import describe
@@ -147,7 +147,7 @@ def train(
 def _choice(dataset: DatasetDict, output: Path, resume: bool) -> str:
     """The name of the recipe for data of this size; of a resumed run the one it had, whatever machine this is."""
     if resume and (output / RUN_FILE).is_file():
-        recorded = json.loads((output / RUN_FILE).read_text(encoding="utf-8")).get("recipe")
+        recorded = read_record(output / RUN_FILE).get("recipe")
         if recorded:
             return recorded
     return choose_recipe(len(dataset["train"]))
@@ -210,7 +210,7 @@ def _last_checkpoint(output: Path, config: Any2PointConfig, run: dict[str, Any],
         raise CheckpointError(
             f"--epochs must be at least the {checkpoints[newest]:g} that {newest} has trained, got {epochs:g}."
         )
-    recorded = Any2PointConfig.from_pretrained(newest).to_dict() | json.loads((output / RUN_FILE).read_text())
+    recorded = Any2PointConfig.from_pretrained(newest).to_dict() | read_record(output / RUN_FILE)
     wanted = {name: value for name, value in config.to_dict().items() if name in _RESUMED} | run
     different = [name for name, value in wanted.items() if recorded.get(name) != value]
     if different:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..modeling.errors import Any2PointError
-from ..modeling.files import write_whole
+from ..modeling.files import read_record, write_whole
 
 SEEDS_FILE = "seeds.json"
 
@@ -37,7 +37,7 @@ def train_with_seeds(
     runs: dict[str, dict[str, float]] = {}
     settings = json.loads(json.dumps(settings))
     if file.is_file():
-        earlier = json.loads(file.read_text(encoding="utf-8"))
+        earlier = read_record(file)
         changed = [name for name in settings if earlier["settings"].get(name) != settings[name]]
         if changed:
             raise Any2PointError(

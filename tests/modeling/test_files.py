@@ -3,6 +3,7 @@ import os
 import pytest
 
 from any2point_hf.modeling import files as whole_files
+from any2point_hf.modeling.errors import Any2PointError
 
 
 def test_a_file_and_its_folder_are_made(tmp_path):
@@ -50,3 +51,15 @@ def test_a_folder_stays_as_it_was_where_the_writing_fails(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         write()
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_a_record_is_read_back(tmp_path):
+    whole_files.write_whole(tmp_path / "run.json", '{"seed": 3}')
+    assert whole_files.read_record(tmp_path / "run.json") == {"seed": 3}
+
+
+@pytest.mark.parametrize("text", ["", '{"seed"', "[1]", "null"])
+def test_a_damaged_record_is_named(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(Any2PointError, match=r"run\.json must be a JSON object .* Delete it"):
+        whole_files.read_record(tmp_path / "run.json")
