@@ -86,7 +86,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
     )
     adapter_attributes = (
         *Any2PointPreTrainedModel.adapter_attributes,
-        *("spec", "modality", "adapted_blocks", "position_encoding", "call_block", "must_warn", "lora"),
+        *("spec", "modality", "used_blocks", "adapted_blocks", "position_encoding", "call_block", "must_warn", "lora"),
         *("learnable_encoding", "cls_position", "local_attention", "final_norm", "token_scale"),  # where they are None
     )
     start_seed: int
@@ -108,7 +108,8 @@ class Any2PointModel(Any2PointPreTrainedModel):
         hidden_size = backbone_config.hidden_size
         self.spec = backbone_spec(backbone_config)
         self.modality = config.modality or self.spec.modality
-        self.adapted_blocks = config.adapted_blocks(config.used_blocks(num_blocks(backbone_config)))
+        self.used_blocks = config.used_blocks(num_blocks(backbone_config))
+        self.adapted_blocks = config.adapted_blocks(self.used_blocks)
         self.position_encoding = choose_position_encoding(config, self.spec)
 
         tokenizer_class = released.ReleasedPointTokenizer if config.released_compatibility else PointTokenizer
@@ -337,8 +338,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
 
     def blocks(self) -> list[nn.Module]:
         """The backbone's blocks that tokens pass."""
-        blocks = list(find(self.backbone, self.spec.blocks))
-        return blocks[: self.config.used_blocks(len(blocks))]
+        return list(find(self.backbone, self.spec.blocks))[: self.used_blocks]
 
     def _run_block(self, block: nn.Module, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
         # The aggregation stays outside: recomputing it would update its running statistics twice.
