@@ -97,7 +97,7 @@ class TokenizerStage(nn.Module):
 
     def _choose_way(self, rows: NeighborRows) -> Callable[[NeighborRows, Any], Tensor]:
         """Three ways to the same numbers; the plain one alone is open to compilers and to gradients of the points."""
-        on_mps = rows.features.device.type == "mps"  # has no embedding bags
+        on_mps = rows.features.device.type == "mps"  # where the fast ways have never been tried
         if torch.compiler.is_compiling() or rows.offsets.requires_grad or on_mps:
             return plain_stage
         if not is_untouched(self.bottlenecks, nn.ModuleList, ResidualBottleneck, *_LAYERS):
