@@ -2,8 +2,8 @@
 
     numbers = diagnose(model, choose_clouds(load_point_cloud_dataset("shapes")["train"], processor))
 
-Unusual here: all is measured by hooks on two forwards, of the model and of the same model whose bottlenecks and
-aggregations add nothing. CLS is left out everywhere.
+Unusual here: hooks measure everything during two forwards, one of the model and one of the same model with bottlenecks
+and aggregations that add nothing. The CLS token is left out of every number.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,12 +28,12 @@ PARTS = ("feed_forward", "bottleneck", "aggregation")  # what is added to the to
 
 
 def choose_clouds(split: Dataset, processor: Any2PointProcessor, seed: int = 0) -> Tensor:
-    """As many as `NUM_CLOUDS` clouds of a split, the same for the same seed: [B, N, 3] float32.
+    """Chooses up to `NUM_CLOUDS` clouds of a split, [B, N, 3] float32; the same seed chooses the same clouds.
 
     Args:
-        split: column `points`.
-        processor: brings them to N points.
-        seed: of the choice.
+        split: has the column `points`.
+        processor: brings the clouds to N points.
+        seed: decides which clouds are chosen.
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(split))[:NUM_CLOUDS])
     return processor(list(split.select(chosen).with_format("numpy")["points"]))["points"]
@@ -43,20 +43,22 @@ def choose_clouds(split: Dataset, processor: Any2PointProcessor, seed: int = 0) 
 def diagnose(model: Any2PointPreTrainedModel, points: Tensor) -> dict[str, Any]:
     """Measures what a model does to the point tokens; nothing of the model is changed.
 
-    A model that was never trained is measured in train mode, by the statistics of this batch, since its running ones
-    still say nothing; a trained one in eval mode; both without dropout.
+    A model that was never trained is measured in train mode, which takes the batch norms' statistics from this batch,
+    because its running statistics still say nothing. A trained model is measured in eval mode. Dropout is off in both.
 
     Args:
         model: with or without a head.
         points: [B, N, 3] float, on the model's device.
 
     Returns:
-        `mode` ("train" or "eval"), `num_clouds`, `num_tokens` of a cloud; `tokens_rms` and `tokens_cosine` (between
-        tokens of a cloud) as the tokenizer leaves them, with the config's `token_scale`; `positions_rms` of the
-        encodings added to them, None if none are; `blocks`, a dict for each: `block`, its number; `stream_rms` of the
-        tokens that it and its aggregation give out; `feed_forward_rms`, `bottleneck_rms`, `aggregation_rms` of what
-        these add, and `..._share` of `stream_rms`, None where there is none; `effective_rank` of all tokens together;
-        `clean_cosine` to the same tokens of the model without what bottlenecks and aggregations add.
+        `mode` ("train" or "eval"), `num_clouds`, and `num_tokens`, the tokens of one cloud. `tokens_rms` and
+        `tokens_cosine` (the mean between two tokens of a cloud) are of the tokenizer's tokens, after the config's
+        `token_scale`. `positions_rms` is of the position encodings that are added to the tokens, None if none are.
+        `blocks` has a dict for each block: `block`, its number; `stream_rms` of the tokens after the block and its
+        aggregation; `feed_forward_rms`, `bottleneck_rms` and `aggregation_rms` of what each of these adds, and
+        `..._share`, the same divided by `stream_rms` (both None where the block has no such part); `effective_rank` of
+        the tokens of all clouds together; `clean_cosine`, the mean cosine to the same tokens of the model whose
+        bottlenecks and aggregations add nothing.
 
     Raises:
         PointCloudError: the points are not what the model takes.
@@ -99,7 +101,7 @@ def diagnose(model: Any2PointPreTrainedModel, points: Tensor) -> dict[str, Any]:
 
 @contextmanager
 def _measuring(base: Any2PointModel) -> Iterator[str]:
-    """Puts a model in the mode that it is measured in, and afterwards its modes and statistics back as they were."""
+    """Puts a model in the mode that it is measured in and yields its name; then restores modes and statistics."""
     modes = {module: module.training for module in base.modules()}
     buffers = [(value, value.clone()) for name, value in base.named_buffers() if not name.startswith("backbone.")]
     means = [value for name, value in base.tokenizer.named_buffers() if name.endswith("running_mean")]
@@ -120,12 +122,17 @@ def _measuring(base: Any2PointModel) -> Iterator[str]:
 def _run(
     base: Any2PointModel, points: Tensor
 ) -> tuple[Tensor, Tensor | None, dict[str, dict[int, float]], tuple[Tensor, ...]]:
-    """Tokens [B, G, D], encodings [B, G, D], RMS of what each part adds in each block, states as in the output."""
+    """Runs a model once and measures it.
+
+    Returns:
+        The tokens [B, G, D]; the position encodings added to them, [B, G, D] or None; the RMS of what each part adds
+        in each block; and the hidden states, as in the model's output.
+    """
     made: list[Tensor] = []  # tokens and centres
     added: dict[str, dict[int, float]] = {part: {} for part in PARTS}
 
     def inside(hidden: Tensor) -> Tensor:
-        """Point tokens of what a block computes with, which may be flattened: [B, G, D]."""
+        """The point tokens [B, G, D] of a block's activations, which may come flattened or with the tokens first."""
         tokens, width = made[0], hidden.shape[-1]
         if base.call_block is call_block_across_batch:
             hidden = hidden.reshape(-1, len(tokens), width).transpose(0, 1)
@@ -160,7 +167,7 @@ def _run(
 
 
 def _wide(values: Tensor) -> Tensor:
-    """In float64 on the CPU, so that what is equal gives exactly 0 or 1."""
+    """The values in float64 on the CPU, so that equal values give exactly 0 or 1."""
     return values.to("cpu", torch.float64)
 
 
@@ -172,7 +179,8 @@ def rms(values: Tensor) -> float:
 def effective_rank(tokens: Tensor) -> float:
     """How many directions tokens [B, G, D] spread in: exp of the entropy of their normalised singular values.
 
-    Roy and Vetterli 2007, of the tokens of all clouds together, centred on their mean; 1 for one direction.
+    As defined by Roy and Vetterli 2007. The tokens of all clouds are taken together and centred on their mean; tokens
+    that spread in one direction only give 1.
     """
     rows = _wide(tokens).flatten(0, 1)
     values = torch.linalg.svdvals(rows - rows.mean(dim=0))

@@ -1,7 +1,7 @@
 """Models as files that run without this library: `torch.export` programs and ONNX, sampling included (docs/export.md).
 
-Unusual here: no file is left unchecked. What was exported runs on clouds and batch sizes that the export has not seen,
-and its logits must be those of the model.
+Unusual here: every export is checked. It runs on clouds and batch sizes that the export has not seen, and its logits
+must be within 1e-4 of the model's; otherwise no file is put in place.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from .processing_any2point import Any2PointProcessor
 OPSET = 20  # the first with GELU; ONNX Runtime knows it since 1.17
 LARGEST_DIFFERENCE = 1e-4  # of a logit, from the model's own
 EXAMPLE_BATCH = 3
-CHECKED_BATCHES = (1, 5)  # others than the example's
+CHECKED_BATCHES = (1, 5)  # other sizes than the example's
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 METADATA_FILE = "any2point.json"  # in a .pt2
 
@@ -40,10 +40,10 @@ class ExportReport:
     Args:
         format: `"onnx"` or `"torch"`.
         files: paths; a second one holds the weights of an ONNX model above 1.5 GiB.
-        bytes: of all files.
+        bytes: size of all files together.
         opset: of ONNX, else None.
         num_points: N, the points of every cloud.
-        max_difference: the largest of a logit in the check, at most 1e-4.
+        max_difference: the largest difference of a logit from the model's in the check, at most 1e-4.
     """
 
     format: str
@@ -75,11 +75,11 @@ def export_program(
     Args:
         model: with its active adapter; it is left as it was.
         path: a file `.pt2` to write too, for `torch.export.load`; class names and processor are in it.
-        processor: gives the number of points N; by default one of the config's.
+        processor: gives the number of points N; by default it is the config's.
 
     Raises:
         Any2PointError: the model cannot be exported, or what was exported computes other logits.
-        OSError: the file cannot be written; what was there before is whole.
+        OSError: the file cannot be written; a file that was there before stays whole.
     """
     processor = processor or Any2PointProcessor(num_points=model.config.num_points)
     with _on_cpu_in_eval(model):
@@ -99,7 +99,7 @@ def export_onnx(
     Args:
         model: with its active adapter; it is left as it was.
         path: file to write, whole or not at all; weights above 1.5 GiB go beside it, to `<name>.data`.
-        processor: gives the number of points N, and is in the file's metadata; by default one of the config's.
+        processor: gives the number of points N, and is in the file's metadata; by default N is the config's.
 
     Raises:
         Any2PointError: a package is missing, the model cannot be exported, or ONNX Runtime computes other logits.
@@ -134,7 +134,7 @@ def export_file(
 
 
 def check_logits(model: nn.Module, run: Callable[[Tensor], Tensor], num_points: int) -> float:
-    """The largest difference of the logits of `run` from the model's, on fresh clouds, round and flat.
+    """The largest difference of the logits of `run` from the model's, on new random clouds, one of each batch flat.
 
     Raises:
         Any2PointError: it is above 1e-4, or not a number.
@@ -196,7 +196,7 @@ def _onnx_runtime(file: Path) -> Callable[[Tensor], Tensor]:
 
 @contextlib.contextmanager
 def _explained(tool: str) -> Iterator[None]:
-    """An error of an exporter, whatever its class, in one line; the whole is its cause."""
+    """Turns an error of an exporter, whatever its class, into an Any2PointError of one line; it is the cause."""
     try:
         yield
     except Exception as error:
@@ -209,7 +209,7 @@ def _explained(tool: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_known_noise() -> Iterator[None]:
-    """Without the exporter's word on a torchvision that nothing here needs, and torch's on its own deprecation."""
+    """Silences the exporter's message on torchvision, which nothing here needs, and torch's on its own deprecation."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -223,7 +223,7 @@ def _without_known_noise() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _on_cpu_in_eval(model: nn.Module) -> Iterator[None]:
-    """For as long as it is exported; then the model is put back."""
+    """Keeps the model on the CPU in eval mode while the block runs; then restores its device and mode."""
     device: Any = model.device
     training = model.training
     model.to("cpu").eval()

@@ -1,8 +1,8 @@
 """A linear probe in closed form: how well frozen features tell classes apart before anything is trained.
 
-Ridge regression of one-hot classes on standardised features. Its strength is the one of least squared error when each
-training cloud is left out in turn (Allen 1974's PRESS, exact from one decomposition), so that no choice is made on test
-clouds. All in float64 and without random numbers.
+Ridge regression of one-hot classes on standardised features. Its strength is the one that gives the least squared error
+when each training cloud is left out in turn (Allen 1974's PRESS, exact from one decomposition), so that no choice is
+made on test clouds. Everything is computed in float64 and without random numbers.
 """
 
 from typing import Any, NamedTuple
@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from .modeling.adapter.cell_norm import BATCH_NORM_MOMENTUM
 from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 
-STRENGTHS = tuple(10.0 ** (power / 2) for power in range(-8, 9))  # for each training cloud
-SMALLEST_DEVIATION = 1e-6  # of a feature's size; what is below is the rounding of a float32
+STRENGTHS = tuple(10.0 ** (power / 2) for power in range(-8, 9))  # of the ridge, for each training cloud
+SMALLEST_DEVIATION = 1e-6  # over a feature's largest size; less is the rounding of a float32
 
 
 class LinearProbe(NamedTuple):
@@ -26,7 +26,7 @@ class LinearProbe(NamedTuple):
         deviation: [F] of them; 1 where a feature does not change.
         weight: [F, C], of standardised features.
         bias: [C], the classes' shares of the training clouds.
-        strength: of the ridge, chosen among `STRENGTHS`.
+        strength: of the ridge for each training cloud, chosen among `STRENGTHS`.
     """
 
     mean: Tensor
@@ -60,7 +60,7 @@ def fit_linear_probe(features: Tensor, labels: Tensor, num_classes: int) -> Line
 
 
 def _left_out_error(left: Tensor, singular: Tensor, projected: Tensor, targets: Tensor, strength: float) -> float:
-    """Mean squared error of each row by a fit to all others: the residual over 1 − its leverage."""
+    """Mean squared error when each row is predicted by a fit to all others: its residual over 1 − its leverage."""
     kept = singular.square() / (singular.square() + strength)
     residuals = targets - left @ (kept.unsqueeze(1) * projected)
     leverage = 1 / len(targets) + left.square() @ kept  # the bias is fitted too
@@ -92,9 +92,9 @@ def set_statistics(
         model: untrained.
         points: [n, N, 3] float32, of the training split alone, n ≥ 2.
         batch_size: clouds at once, at least 2.
-        max_batches: of the first clouds; a few settle the statistics.
+        max_batches: how many batches of the first clouds are used; a few settle the statistics.
     """
-    batches = [batch for batch in points.split(batch_size) if len(batch) > 1][:max_batches]  # one has no statistics
+    batches = [batch for batch in points.split(batch_size) if len(batch) > 1][:max_batches]  # a lone one has none
     statistics = _statistics(model)
     for buffer in statistics.values():
         buffer.zero_()
@@ -103,9 +103,9 @@ def set_statistics(
         torch.manual_seed(0)
         for batch in batches:
             model(batch.to(model.device))
-    for buffer in statistics.values():  # moving averages from 0, corrected as Adam's are
+    for buffer in statistics.values():  # moving averages that began at 0, corrected as in Adam
         buffer.div_(1 - (1 - BATCH_NORM_MOMENTUM) ** len(batches))
-    model.eval()  # nothing else is put back: `probe_accuracy` does
+    model.eval()  # nothing else is restored: `probe_accuracy` does that
 
 
 @torch.no_grad()
@@ -148,7 +148,7 @@ def probe_accuracy(
     set_statistics(model, train_points, batch_size)
     features = [frozen_features(model, points, batch_size) for points in (train_points, test_points)]
     with torch.no_grad():
-        for name, buffer in model.named_buffers():  # so that a training after it is the one without it
+        for name, buffer in model.named_buffers():  # a later training is then as without the probe
             buffer.copy_(before[name])
     model.train(was_training)
     num_labels: Any = model.config.num_labels

@@ -67,7 +67,7 @@ class Any2PointProcessor(FeatureExtractionMixin):
                 [B, N, 3]. A cloud is a numpy array, torch tensor or nested list [N, 3], or the path of a file
                 that `read_point_cloud` reads.
             return_tensors: "pt" for a torch tensor, "np" or None for a numpy array.
-            names: what errors call the clouds that are no files; `point_clouds[0]` and so on by default.
+            names: by which errors call the clouds that are not files; by default `point_clouds[0]` and so on.
 
         Returns:
             A batch with `points`, [B, num_points, 3] float32.
@@ -103,7 +103,7 @@ class Any2PointProcessor(FeatureExtractionMixin):
         return BatchFeature({"points": points}, tensor_type=return_tensors)
 
     def _normalize(self, cloud: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Checks a cloud -> what the model sees and the cloud in the unit sphere, both [n, 3] float32."""
+        """Checks and centres a cloud -> as the model sees it, and scaled to the unit sphere, both [n, 3] float32."""
         is_file = isinstance(cloud, (str, os.PathLike))
         points = read_point_cloud(cloud, seed=self.seed) if is_file else _array(cloud)
         exact = check_points(points, name, minimum_distinct=MINIMUM_DISTINCT_POINTS).astype(np.float64)
@@ -112,7 +112,7 @@ class Any2PointProcessor(FeatureExtractionMixin):
         return (unit if self.scale_to_unit_sphere else exact.astype(np.float32)), unit
 
     def _sample(self, group: list[tuple[int, np.ndarray, np.ndarray]], points: np.ndarray) -> None:
-        """Reduces clouds of one size, each a (row of points, cloud, cloud in the unit sphere)."""
+        """Reduces clouds of one size, each a (row, cloud, cloud in the unit sphere), into the rows of `points`."""
         # sampled in the unit sphere, where no squared distance leaves the range of float32
         planes = torch.from_numpy(np.stack([unit.T for _, _, unit in group]))  # contiguous x, y, z: faster
         chosen = farthest_point_sampling(planes.transpose(1, 2), self.num_points).numpy()
@@ -123,7 +123,7 @@ class Any2PointProcessor(FeatureExtractionMixin):
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
     ) -> Any:
-        """As in transformers, of a folder, Hub id or bare name.
+        """Loads a processor as in transformers, from a folder, Hub id or bare name.
 
         Args:
             pretrained_model_name_or_path: see `pulled_folder` in `hub/names.py`.
@@ -149,7 +149,7 @@ class Any2PointProcessor(FeatureExtractionMixin):
             kwargs: of `push_to_hub`.
 
         Returns:
-            The path of the settings.
+            The path of the settings' file, in a list.
         """
         paths = super().save_pretrained(save_directory)
         gitignore = Path(save_directory, ".gitignore")
@@ -179,7 +179,7 @@ class Any2PointProcessor(FeatureExtractionMixin):
         return push_files(files, repo_id, commit_message=commit_message, **kwargs)
 
     def to_json_file(self, json_file_path: str | os.PathLike) -> None:
-        """Writes the settings to a JSON file: beside it, then in its place, so that no half file can be left.
+        """Writes the settings to a JSON file, whole or not at all: another file is written and then takes its place.
 
         Args:
             json_file_path: the file, replaced if it exists.
@@ -204,7 +204,7 @@ def _as_list(point_clouds: Any) -> list[Any]:
 
 
 def depth(item: Any) -> int:
-    """How many indices lead to a number: 2 in a cloud [N, 3], for which a path may stand."""
+    """How many indices lead to a number: 2 for a cloud [N, 3], and for a path, which stands for a cloud."""
     if isinstance(item, (str, os.PathLike)):
         return 2
     if isinstance(item, (np.ndarray, Tensor)):
@@ -215,7 +215,7 @@ def depth(item: Any) -> int:
 
 
 def _array(cloud: Any) -> Any:
-    """Tensors, also as the rows of a list, as numpy arrays; anything else unchanged."""
+    """Turns tensors into numpy arrays, also those in lists; leaves anything else unchanged."""
     if isinstance(cloud, Tensor):
         cloud = cloud.detach().cpu()
         return (cloud.float() if cloud.dtype == torch.bfloat16 else cloud).numpy()  # numpy knows no bfloat16

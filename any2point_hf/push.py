@@ -31,14 +31,14 @@ def push(
 ) -> dict[str, Any]:
     """Pushes an adapter's folder to the Hub in one commit: config, tensors, processor, card and its pictures.
 
-    The folder is checked before any call. Its README.md is pushed; without one, the model's card is, unless the
-    repository has a card.
+    The folder is checked before the Hub is called. Its README.md is pushed; if it has none, a generated model card is
+    pushed, unless the repository has a card.
 
     Args:
-        folder: what `any2point train` or the two `save_pretrained` have left.
+        folder: what `any2point train`, or `save_pretrained` of the model and of the processor, have written.
         name: `user/name`, or a bare name for the namespace `ANY2POINT_NAMESPACE` or the logged-in user's; by default
             the folder's.
-        private: whether a new repository is; by default what its owner has set.
+        private: whether a new repository is private; by default what its owner has set.
         token: of the Hub; by default the logged-in user's.
         revision: branch to push to, made if it is not there.
         create_pr: open a pull request instead of committing.
@@ -74,7 +74,7 @@ def push(
 
 
 def checked_adapter(folder: Path) -> Any2PointPreTrainedModel:
-    """An adapter that has all it needs, on a backbone without weights.
+    """Loads an adapter from a folder that has all it needs, on a backbone without weights.
 
     Raises:
         CheckpointError: config, tensors or processor are missing, damaged or another model's, or the card is no UTF-8.
@@ -104,7 +104,7 @@ def checked_adapter(folder: Path) -> Any2PointPreTrainedModel:
     with torch.device("meta"):
         backbone = build_backbone(config.backbone_config)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*to a meta parameter")  # a LoRA's, whose shapes are checked before
+        warnings.filterwarnings("ignore", message=".*to a meta parameter")  # of a LoRA's tensors, already checked
         model = model_class.from_pretrained(folder, backbone=backbone)
     model.config.backbone, model.config.backbone_revision = config.backbone, config.backbone_revision
     return model

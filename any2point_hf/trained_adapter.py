@@ -48,17 +48,18 @@ def evaluate(
 ) -> dict[str, Any]:
     """`accuracy`, `mean_class_accuracy`, `per_class` (class name to accuracy) and `num_clouds` of a split.
 
-    Besides them `confusion`: a row of counts for each class in the order of `per_class`, a column for each answer.
+    There is also `confusion`, a matrix of counts: a row for each class in the order of `per_class`, a column for each
+    answer.
 
     Args:
         model: folder or Hub id of the adapter.
-        data: of `load_point_cloud_dataset`; its classes must be among the model's, in any order.
+        data: what `load_point_cloud_dataset` takes; its classes must be among the model's, in any order.
         backbone: Hub id or folder instead of the recorded one.
         split: of the dataset.
         batch_size: clouds at a time; the result does not depend on it.
 
     Raises:
-        Any2PointError: whatever of the input does not fit, such as classes that the model does not know.
+        Any2PointError: something in the input does not fit, such as classes that the model does not know.
     """
     dataset = load_point_cloud_dataset(data)
     if split not in dataset:
@@ -95,11 +96,11 @@ def predict(
         model: folder or Hub id of the adapter.
         files: paths of point clouds or meshes.
         backbone: Hub id or folder instead of the recorded one.
-        top: how many classes of each.
+        top: how many classes to list for each file.
         batch_size: clouds at a time; the result does not depend on it.
 
     Raises:
-        Any2PointError: whatever of the input does not fit.
+        Any2PointError: something in the input does not fit.
     """
     loaded, processor = load(model, backbone)
     points = processor(list(files))["points"]
@@ -126,12 +127,12 @@ def info(model: str | None, backbone: str | None, config_fields: dict[str, Any])
 
     Args:
         model: an adapter, or None for a new one.
-        backbone: the backbone of a new one, or instead of the recorded one.
-        config_fields: of a new one, which is counted without its weights: only the backbone's config is loaded, or
-            nothing where `backbone_config` is among the fields.
+        backbone: Hub id or folder: the backbone of a new adapter, or one to use instead of the recorded one.
+        config_fields: the config of a new adapter, which is counted without loading weights: only the backbone's config
+            is loaded, and nothing where `backbone_config` is among the fields.
 
     Raises:
-        Any2PointError: whatever of the input does not fit.
+        Any2PointError: something in the input does not fit.
     """
     if model is not None:
         loaded = Any2PointForPointCloudClassification.from_pretrained(model, backbone=backbone)

@@ -1,1 +1,1 @@
-"""One script a source checkpoint; each ends by checking its own output."""
+"""One script for each source checkpoint; each ends with a check of its own output."""

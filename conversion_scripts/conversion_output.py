@@ -51,8 +51,11 @@ def _check_replaceable(output: Path, written: Path) -> None:
 def save_checked(model: PreTrainedModel, output: Path, inputs: dict[str, Tensor], expected: Tensor) -> float:
     """Writes a model's folder if the model loaded from it gives the expected last hidden states, [B, T, D].
 
+    Returns:
+        The largest difference from the expected values, relative to the largest of these.
+
     Raises:
-        CheckpointError: the largest difference, which is returned relative to the largest value, is more than 1e-4.
+        CheckpointError: the difference is more than 1e-4.
     """
     with whole_folder(output) as folder:
         model.save_pretrained(folder)
@@ -69,7 +72,7 @@ def save_checked(model: PreTrainedModel, output: Path, inputs: dict[str, Tensor]
 
 
 def exit_code(convert: Callable[[], None]) -> int:
-    """Runs a conversion: 0, or 2 with one line on standard error where the user's input is at fault."""
+    """Runs a conversion. Returns 0, or 2 with one line on standard error where the user's input is at fault."""
     try:
         convert()
     except (Any2PointError, StrictDataclassError, OSError) as error:

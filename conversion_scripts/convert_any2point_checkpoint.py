@@ -51,10 +51,10 @@ def convert(checkpoint: Path, backbone: str, output: Path, setting: str | None =
         checkpoint: the authors' `.pth`.
         backbone: Hub id or folder of the backbone that it was trained on.
         output: folder for config, adapter, processor, model card and report.
-        setting: the preset that the file must be of; by default what its names say.
+        setting: the preset that the file must belong to; by default the one that its tensors' names tell.
 
     Raises:
-        Any2PointError: whatever does not fit, before anything is written.
+        Any2PointError: something does not fit; raised before anything is written.
     """
     original = read_original_checkpoint(checkpoint)
     state = original.tensors
@@ -86,7 +86,7 @@ def convert(checkpoint: Path, backbone: str, output: Path, setting: str | None =
 
 
 def frozen_tensors(state: dict[str, Tensor], setting: str, backbone: PreTrainedModel) -> dict[str, Tensor]:
-    """The original names of the frozen tensors, to the backbone's tensors that they must equal.
+    """Maps the original names of the frozen tensors to the backbone's tensors that they must equal.
 
     Raises:
         CheckpointError: the backbone is of another family or depth than the file.
@@ -140,7 +140,7 @@ def check_frozen(state: dict[str, Tensor], frozen: dict[str, Tensor]) -> float:
 
 
 def trained_tensors(state: dict[str, Tensor], setting: str) -> dict[str, Tensor]:
-    """Our names to the trained tensors and running statistics of a state dict, views stacked."""
+    """Maps our names to the trained tensors and running statistics of a state dict; those of views are stacked."""
     views: dict[str, list[Tensor]] = {}
     converted: dict[str, Tensor] = {}
     for name, (own, view) in trained_names(setting, depth_of(setting, state)).items():
@@ -159,7 +159,10 @@ def trained_tensors(state: dict[str, Tensor], setting: str) -> dict[str, Tensor]
 
 
 def _is_count_of_views(name: str) -> bool:
-    """Our cell norms do not count batches; the count is not used at inference, nor in training with a momentum."""
+    """Whether a tensor of this name is the count of batches of a cell norm, which ours do not have.
+
+    The count is used neither at inference nor in training with a momentum.
+    """
     return name.endswith("num_batches_tracked") and ".aggregations." in name
 
 
@@ -216,7 +219,7 @@ def _report(
 
 @torch.no_grad()
 def _check_reloaded(folder: Path, model: Any2PointForPointCloudClassification, backbone: PreTrainedModel) -> str:
-    """Loads what was written and runs one cloud: the class that it gets.
+    """Loads what was written, runs it on one cloud and returns the class that the cloud gets, as text.
 
     Raises:
         CheckpointError: the logits are not finite, or not those of the model that was saved.
@@ -232,7 +235,7 @@ def _check_reloaded(folder: Path, model: Any2PointForPointCloudClassification, b
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; 2 where the user's input is at fault."""
+    """Runs the command line. Returns 0, or 2 where the user's input is at fault."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, required=True, help="the original .pth")
     parser.add_argument("--backbone", required=True, help="Hub id or folder of the frozen backbone")

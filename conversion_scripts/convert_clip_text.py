@@ -2,10 +2,10 @@
 
     python -m any2point_hf.conversion_scripts.convert_clip_text --checkpoint ViT-L-14.pt --output clip-text
 
-The published file is a TorchScript archive, whose code is never run; a plain state dict does as well, with the text
+The published file is a TorchScript archive, whose code is never run. A plain state dict works as well, of the text
 tower alone or with the image tower. Half precision becomes float32. The folder appears only when the model loaded from
-it computes what plain torch computes from the original tensors. Only OpenAI's own activation, x·σ(1.702 x), is meant:
-no weight tells another one.
+it computes what plain torch computes from the original tensors. The activation is taken to be OpenAI's own,
+x·σ(1.702 x), because no weight would show that it is another one.
 """
 
 import argparse
@@ -77,10 +77,10 @@ def text_tower(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
 
 
 def clip_text_config(tower: dict[str, Tensor], depth: int) -> CLIPTextConfig:
-    """The config of the model a text tower is of.
+    """The config of the model that a text tower's tensors belong to.
 
     Raises:
-        CheckpointError: its width is no multiple of a head's, or it has no words or positions.
+        CheckpointError: the width is no multiple of a head's, or there are fewer than two words or no positions.
     """
     vocabulary, width = tower["token_embedding.weight"].shape
     positions = len(tower["positional_embedding"])
@@ -137,7 +137,7 @@ def convert(checkpoint: Path, output: Path) -> None:
     """Converts one file; see the module's docstring.
 
     Raises:
-        CheckpointError: whatever does not fit, before anything is written.
+        CheckpointError: something does not fit; raised before anything is written.
     """
     read = read_torchscript_archive if is_torchscript_archive(checkpoint) else read_original_checkpoint
     original = read(checkpoint)
@@ -163,7 +163,7 @@ def convert(checkpoint: Path, output: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; 2 where the user's input is at fault."""
+    """Runs the command line. Returns 0, or 2 where the user's input is at fault."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, required=True, help="the original .pt or .pth")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")

@@ -44,7 +44,7 @@ RENAMED = {
     ".attention.qkv.": ".attn.in_proj_",
     ".attention.": ".attn.",
 }
-# Config fields, to the tensor and the axis that tell them.
+# Config fields, to the tensor and the axis whose size they are.
 SIZES = {
     "hidden_size": (f"{STEM}.cls_token", 2),
     "intermediate_size": (f"{BLOCKS}.0.mlp.fc1.weight", 0),
@@ -80,7 +80,7 @@ def logit_scale(audio: dict[str, Tensor]) -> float:
 
 
 def count_heads(width: int) -> int:
-    """Heads of an encoder, which no tensor tells: 64 wide each, or else the published twelve.
+    """The number of heads of an encoder, which no tensor tells: as many as are 64 wide, or else the published twelve.
 
     Raises:
         CheckpointError: the width is neither a multiple of 64 nor of 12.
@@ -201,7 +201,7 @@ def check_written(folder: Path, audio: dict[str, Tensor]) -> float:
         outputs, expected = model(spectrograms), plain_outputs(audio, spectrograms)
     pairs = zip((outputs.last_hidden_state, outputs.pooler_output), expected, strict=True)
     differences = [float((actual - plain).abs().max() / plain.abs().max()) for actual, plain in pairs]
-    if not all(difference <= LARGEST_RELATIVE_DIFFERENCE for difference in differences):  # NaN is not
+    if not all(difference <= LARGEST_RELATIVE_DIFFERENCE for difference in differences):  # NaN fails too
         raise CheckpointError(
             f"the converted model must compute what the file's tensors do to {LARGEST_RELATIVE_DIFFERENCE} of the "
             f"values' size; its tokens and joint embedding differ by {differences}. Use the file as it was released."
@@ -213,7 +213,7 @@ def convert(checkpoint: Path, output: Path) -> None:
     """Converts one file; see the module's docstring.
 
     Raises:
-        CheckpointError: whatever does not fit, before anything is written.
+        CheckpointError: something does not fit; raised before anything is written.
     """
     tensors, other = read_original_checkpoint(checkpoint)
     audio = {name: tensor.float() for name, tensor in tensors.items() if AUDIO.match(name)}
@@ -238,7 +238,7 @@ def convert(checkpoint: Path, output: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; 2 where the user's input is at fault."""
+    """Runs the command line. Returns 0, or 2 where the user's input is at fault."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, required=True, help="imagebind_huge.pth or an extract of it")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")

@@ -57,10 +57,11 @@ def ssast_layout(depth: int) -> Layout:
 
 
 def spectrogram_grid(tensors: dict[str, Tensor], rows: int) -> tuple[int, int, int]:
-    """(mel bins, frames, stride of the patches) of the spectrograms that a table of so many positions is of.
+    """The (mel bins, frames, stride of the patches) of spectrograms with as many patches as the table has positions.
 
     Raises:
-        CheckpointError: the file's own size is no size, or no stride gives so many patches at it or at 128 × 1024.
+        CheckpointError: the file's size of spectrograms is invalid, or no stride gives this many patches at that size
+            (128 × 1024 if the file has none).
     """
     sizes = [tensors.get(name, torch.tensor(usual)) for name, usual in (("p_input_fdim", 128), ("p_input_tdim", 1024))]
     if any(size.numel() != 1 or size.dtype != torch.int64 or size.item() < PATCH_SIZE for size in sizes):
@@ -69,7 +70,7 @@ def spectrogram_grid(tensors: dict[str, Tensor], rows: int) -> tuple[int, int, i
             f"{[size.flatten()[:4].tolist() for size in sizes]}. Pass the original file."
         )
     mel_bins, frames = (int(size) for size in sizes)
-    for stride in range(PATCH_SIZE, 0, -1):  # pre-training is at 16, without overlap: the first where several fit
+    for stride in range(PATCH_SIZE, 0, -1):  # pre-training uses 16, without overlap, which comes first here
         if ((mel_bins - PATCH_SIZE) // stride + 1) * ((frames - PATCH_SIZE) // stride + 1) == rows:
             return mel_bins, frames, stride
     raise CheckpointError(
@@ -79,7 +80,7 @@ def spectrogram_grid(tensors: dict[str, Tensor], rows: int) -> tuple[int, int, i
 
 
 def ast_config(tensors: dict[str, Tensor], depth: int) -> ASTConfig:
-    """The config of the model that a checkpoint is of.
+    """The config of the model that a checkpoint's tensors belong to.
 
     Raises:
         CheckpointError: its patches, width or positions are not those of a patch checkpoint.
@@ -143,7 +144,7 @@ def convert(checkpoint: Path, output: Path) -> None:
     """Converts one file; see the module's docstring.
 
     Raises:
-        CheckpointError: whatever does not fit, before anything is written.
+        CheckpointError: something does not fit; raised before anything is written.
     """
     original = read_original_checkpoint(checkpoint)
     indices = {match[1] for name in original.tensors if (match := re.match(r"v\.blocks\.(\d+)\.", name))}
@@ -176,7 +177,7 @@ def convert(checkpoint: Path, output: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; 2 where the user's input is at fault."""
+    """Runs the command line. Returns 0, or 2 where the user's input is at fault."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, required=True, help="the original .pth")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")

@@ -41,8 +41,8 @@ def read_original_checkpoint(path: Path) -> OriginalCheckpoint:
     """Reads a file that `torch.save` wrote, with `weights_only=True`.
 
     Raises:
-        CheckpointError: missing, not a checkpoint, truncated, with pickled objects other than tensors and numbers, or
-            with weights that are not finite or in half precision.
+        CheckpointError: the file is missing, truncated or not a checkpoint, holds pickled objects other than tensors
+            and numbers, names a tensor twice, or has no tensors.
     """
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "is not there"

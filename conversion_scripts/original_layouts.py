@@ -25,7 +25,8 @@ class Layout:
         model_type: of the backbone.
         blocks: name of the list of blocks.
         views: name of the norms of the views' cells.
-        frozen: names inside a block of the file, to those inside a block of the backbone (several are stacked).
+        frozen: maps names inside a block of the file to those inside a block of the backbone (the rows of several are
+            joined).
     """
 
     model_type: str
@@ -35,7 +36,7 @@ class Layout:
 
 
 def _with_bias(names: dict[str, tuple[str, ...]], separator: str = ".") -> dict[str, tuple[str, ...]]:
-    """Each module's weight and bias."""
+    """The names of each module's weight and bias, made from a map of modules' names."""
     return {
         f"{old}{separator}{kind}": tuple(f"{name}.{kind}" for name in new)
         for old, new in names.items()
@@ -101,7 +102,7 @@ SETTINGS = tuple(f"{backbone}-{dataset}" for dataset in _HEADS for backbone in L
 
 
 class Destination(NamedTuple):
-    """Where a tensor of a file goes: our name, and the view that it is of (None for a whole tensor)."""
+    """Where a tensor of a file goes: our name, and the view that it belongs to (None for a whole tensor)."""
 
     name: str
     view: int | None = None
@@ -158,7 +159,7 @@ def _blocks(layout: Layout, depth: int) -> Iterator[Module]:
 
 
 def frozen_names(setting: str, depth: int) -> dict[str, tuple[int, tuple[str, ...]]]:
-    """Every frozen tensor of a setting's file: its block, and its names inside the backbone's block."""
+    """Maps every frozen tensor of a setting's file to its block and its names inside the backbone's block."""
     layout, prefix = layout_of(setting)
     return {
         f"{prefix}{layout.blocks}.{index}.{name}": (index, parts)
@@ -183,10 +184,10 @@ def differences(setting: str, state: dict[str, Tensor]) -> tuple[list[str], list
 
 
 def recognize_setting(state: dict[str, Tensor]) -> str:
-    """The setting that a state dict is of, by its names.
+    """The setting that a state dict belongs to, as its names tell.
 
     Raises:
-        CheckpointError: it is of none; the first differences from the nearest one are named.
+        CheckpointError: it belongs to none; the first differences from the nearest one are named.
     """
     nearest = min(SETTINGS, key=lambda setting: sum(map(len, differences(setting, state))))
     missing, unexpected = differences(nearest, state)

@@ -1,4 +1,4 @@
-"""From the names of an original transformer to those of transformers' model, with every shape checked on the way."""
+"""Renames the tensors of an original transformer to those of transformers' model, and checks every shape."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ Layout = dict[str, tuple[str, ...]]
 
 
 def needed_tensors(tensors: dict[str, Tensor], layout: Layout, dimensions: dict[str, int]) -> dict[str, Tensor]:
-    """The tensors of a layout in float32, after which sizes can be read from those whose dimensions are given.
+    """The tensors of a layout in float32, checked so that sizes can be read from those in `dimensions`.
 
     Raises:
         CheckpointError: names are missing, or a tensor holds integers or has another number of dimensions.

@@ -1,8 +1,8 @@
 """Reading the tensors of a TorchScript archive (`torch.jit.save`), of which nothing is ever run.
 
-`torch.jit.load` compiles the archive's code, and a plain unpickler calls whatever a file names. Here the code is not
-looked at, the archive's classes are one inert class, and the few other names that such files need stand for methods
-below. Sizes and offsets are checked against the bytes that are there.
+`torch.jit.load` compiles the archive's code, and a plain unpickler calls whatever a file names. Here the code is never
+read, one inert class stands for all of the archive's classes, and methods below stand for the few other names that such
+files need. Sizes and offsets are checked against the bytes that are there.
 """
 
 import io
@@ -110,7 +110,7 @@ class _Unpickler(pickle.Unpickler):
         )
 
     def persistent_load(self, identifier: Any) -> Tensor:
-        """The storage that an identifier tells the type, record and length of, as a flat tensor."""
+        """A storage as a flat tensor; the identifier tells its type, its record and its length."""
         types = [type(part) for part in identifier]
         kind, dtype, name, _device, length = identifier
         if types != [str, torch.dtype, str, str, int] or kind != "storage":
@@ -141,7 +141,7 @@ class _Unpickler(pickle.Unpickler):
         _requires_grad: bool,
         _hooks: None,
     ) -> Tensor:
-        """A tensor in a flat storage; repeated elements could be many more than the file has bytes."""
+        """A tensor in a flat storage, of no more elements: repeated ones could be many more than the file has bytes."""
         if not all(type(number) is int and number >= 0 for number in (offset, *size, *stride)):
             raise CheckpointError("tensors of the archive must be described by whole numbers. The file is damaged.")
         if len(size) != len(stride) or math.prod(size) > len(storage):
@@ -157,11 +157,11 @@ class _Unpickler(pickle.Unpickler):
         return storage.as_strided(size, stride, offset)
 
     def _value(self, value: object, *_type: object) -> object:
-        """A list or dictionary, whose type is named beside it."""
+        """Returns a list or dictionary as it is; the type that is named beside it is not needed."""
         return value
 
     def _no_hooks(self) -> None:
-        """The empty dictionary of hooks that follows every tensor."""
+        """Stands for the empty dictionary of hooks that follows every tensor."""
 
 
 def _dotted_attributes(root: object) -> OriginalCheckpoint:

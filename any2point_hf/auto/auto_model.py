@@ -1,4 +1,4 @@
-"""The Auto class of point cloud classification, which transformers lacks, of its own kind."""
+"""An Auto class for point cloud classification, built like those of transformers, which has none for it."""
 
 import os
 from collections import OrderedDict
@@ -15,10 +15,10 @@ from ..modeling.modeling_any2point_classification import Any2PointForPointCloudC
 
 
 class AutoModelForPointCloudClassification(_BaseAutoModelClass):
-    """The point cloud classification model that a checkpoint or config is of.
+    """Makes the point cloud classification model that a checkpoint or config belongs to.
 
-    As the Auto classes of transformers: `from_pretrained(name)` and `from_config(config)`; `register(config class,
-    model class)` adds a model of your own. Never made directly.
+    It is used like the Auto classes of transformers: `from_pretrained(name)` and `from_config(config)`;
+    `register(config class, model class)` adds a model of your own. It cannot be instantiated itself.
     """
 
     _model_mapping: Any = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
@@ -31,13 +31,13 @@ class AutoModelForPointCloudClassification(_BaseAutoModelClass):
 
         Args:
             pretrained_model_name_or_path: folder, Hub id or bare name (`hub/names.py`).
-            model_args: of the class' `from_pretrained`.
-            kwargs: the same, such as `backbone` or `dtype`.
+            model_args: further arguments of the class' `from_pretrained`.
+            kwargs: keyword arguments of it, such as `backbone` or `dtype`.
 
         Raises:
             CheckpointError: no such checkpoint, or one of another kind of model.
         """
-        kwargs.pop("code_revision", None)  # of remote code; pipelines pass it
+        kwargs.pop("code_revision", None)  # it is for remote code; pipelines pass it
         config = kwargs.get("config")
         if config is None:
             folder = pulled_folder(pretrained_model_name_or_path, ("config.json",), **pull_options(kwargs))

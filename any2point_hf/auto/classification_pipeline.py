@@ -10,7 +10,7 @@ from ..modeling.modeling_any2point_classification import Any2PointForPointCloudC
 from .auto_model import AutoModelForPointCloudClassification
 from .point_cloud_pipeline import PointCloudPipeline
 
-_AS_BEFORE: Any = object()  # None is a value of top_k
+_AS_BEFORE: Any = object()  # top_k was not given; None would mean all classes
 
 
 class PointCloudClassificationPipeline(PointCloudPipeline):

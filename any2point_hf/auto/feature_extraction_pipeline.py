@@ -16,7 +16,7 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
 
     A cloud's result is its pooled feature, a list of 2D numbers. A call takes `return_tensors=True` for float32 tensors
     on the CPU in place of lists, and `return_tokens=True` for a dict of `features` [2D], `tokens` [G, D] and their
-    `centers` [G, 3], in the unit of what the processor gives.
+    `centers` [G, 3], in the unit of the processor's output.
     """
 
     model_classes = (Any2PointModel, Any2PointForPointCloudClassification)

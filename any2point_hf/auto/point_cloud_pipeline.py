@@ -40,7 +40,7 @@ class PointCloudPipeline(Pipeline, ABC):
     _load_image_processor: Any = False
     _load_video_processor: Any = False
     _load_tokenizer: Any = False
-    _load_feature_extractor = None  # if there is one; else `__init__` says how to make it
+    _load_feature_extractor = None  # loaded if there is one; else `__init__` says how to make it
 
     model_classes: tuple[type[PreTrainedModel], ...] = ()
     feature_extractor: Any  # an Any2PointProcessor
@@ -77,7 +77,7 @@ class PointCloudPipeline(Pipeline, ABC):
             The result of a cloud; a list of them, nested as the lists of clouds are; or an iterator for a stream.
 
         Raises:
-            PointCloudError: a cloud cannot be used; of a list, before the model has run.
+            PointCloudError: a cloud cannot be used; for a list it is raised before the model runs.
             ConfigurationError: an option is out of range.
         """
         num_workers = self._num_workers or 0 if num_workers is None else num_workers
@@ -95,7 +95,7 @@ class PointCloudPipeline(Pipeline, ABC):
         return _nested_as(inputs, results)
 
     def preprocess(self, input_: Any) -> BatchFeature:  # type: ignore[override]
-        """One cloud of a stream through the processor; what has been through it stays as it is."""
+        """Runs the processor on one cloud of a stream; what has already been processed stays as it is."""
         if isinstance(input_, BatchFeature):
             return input_
         return self.feature_extractor([_points(input_.cloud, input_.name)], names=[input_.name])
@@ -111,7 +111,7 @@ class PointCloudPipeline(Pipeline, ABC):
 
 
 class _Named(NamedTuple):
-    """A cloud and what errors call it."""
+    """A cloud, and the name that errors call it by."""
 
     name: str
     cloud: Any
@@ -144,7 +144,7 @@ class _Chunks(Dataset):
         try:
             points = [_points(cloud, name) for name, cloud in clouds]
             return self.processor(points, names=[name for name, _ in clouds])["points"]
-        except PointCloudError as error:  # told, not raised: a reading process would add its traceback
+        except PointCloudError as error:  # returned, not raised: a reading process would add its traceback
             return str(error)
 
 

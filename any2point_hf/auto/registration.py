@@ -1,7 +1,7 @@
 """Makes transformers' Auto classes and `pipeline` know ours, without importing them.
 
-Unusual here: importing these takes seconds, so `import any2point_hf` only leaves word of what to do when
-somebody imports them; what is imported already is told at once.
+Unusual here: importing those modules takes seconds, so `import any2point_hf` only installs a finder that registers
+our classes when somebody imports them. With modules that are already imported they are registered at once.
 """
 
 import importlib

@@ -1,8 +1,8 @@
 """The command line: `any2point COMMAND`, each command a file of this folder.
 
 A command's file has `HELP` (a line), `DESCRIPTION` (a paragraph), `EXAMPLES`, `add_arguments(parser)` and
-`run(options)`, which prints what people read, or with `--json` hands back one value instead. Every error that a user
-can cause is one line on standard error and exit code 2, without a traceback.
+`run(options)`, which prints text for people, or with `--json` returns one value instead. Every error that a user can
+cause gives one line on standard error and exit code 2, without a traceback.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from . import convert, demo, embed, evaluate, export, few_shot, info, predict, p
 from .interrupts import noting
 from .parser import FAULT_OF_INPUT, Parser
 
-# as in --help
+# in the order of --help
 COMMANDS = (train, evaluate, predict, embed, info, push, export, convert, reproduce, few_shot, visualize, demo)
 EPILOG = """
 examples:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with noting(interrupts):
             _run(options)
     except (Exception, KeyboardInterrupt) as error:
-        if interrupts or isinstance(error, KeyboardInterrupt):  # libraries may turn it into an error of their own
+        if interrupts or isinstance(error, KeyboardInterrupt):  # libraries may raise another error for it
             return _fault(getattr(options, "interrupted", "interrupted."))
         if isinstance(error, StrictDataclassError):  # transformers' wrapper; the rule is in its cause
             return _fault(str(error.__cause__ or error))
@@ -65,14 +65,14 @@ def _run(options: argparse.Namespace) -> None:
     if not getattr(options, "json", False):
         options.run(options)
         return
-    with contextlib.redirect_stdout(sys.stderr):  # what libraries print on the way
+    with contextlib.redirect_stdout(sys.stderr):  # libraries may print too
         result = options.run(options)
-    if result is not None:  # one process of many: the first one says it
+    if result is not None:  # of several processes, only the first one has a result
         print(json.dumps(result))
 
 
 def _fault(message: str) -> int:
-    if "tqdm" in sys.modules:  # an open progress bar would have the error on its own line
+    if "tqdm" in sys.modules:  # a plain print would land on the line of an open progress bar
         from tqdm import tqdm
 
         tqdm.write(f"error: {message}", file=sys.stderr)

@@ -10,7 +10,7 @@ from .options import add_backbone, add_batch_size, add_json, add_model, complete
 
 
 def add_batch_job(parser: argparse.ArgumentParser, out_required: bool) -> None:
-    """How a large collection is worked through."""
+    """Adds the options that say how a large collection is worked through."""
     add_model(parser)
     add_backbone(parser)
     add_batch_size(parser)
@@ -32,7 +32,7 @@ def add_batch_job(parser: argparse.ArgumentParser, out_required: bool) -> None:
 
 
 def run_batch_job(what: str, source: str, options: argparse.Namespace, **settings: Any) -> dict[str, Any] | None:
-    """Runs or goes on with a `BatchJob`; says how many clouds were written, or hands it back for `--json`."""
+    """Runs a `BatchJob` or goes on with it; prints how many clouds were written, or returns it for `--json`."""
     from accelerate import PartialState
 
     from ..large_collections.batch_inference import run_job

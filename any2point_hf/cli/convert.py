@@ -24,7 +24,7 @@ EXAMPLES = """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Adds the options of this command."""
     complete_with(
         parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE.pth", help="the original .pth"),
         shtab.FILE,
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
-    """Calls one function, which says what it did, and hands its report back for `--json`."""
+    """Calls one function, which prints what it did, and returns its report for `--json`."""
     from ..conversion_scripts import convert_any2point_checkpoint as script
 
     script.convert(options.checkpoint, options.backbone, options.output, options.setting)

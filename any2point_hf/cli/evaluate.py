@@ -17,7 +17,7 @@ EXAMPLES = """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Adds the options of this command."""
     add_model(parser)
     add_data(parser)
     add_backbone(parser)
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
-    """Calls one function and prints or hands back what it returns."""
+    """Calls one function and prints what it returns, or returns it for `--json`."""
     from .. import trained_adapter
 
     result = trained_adapter.evaluate(options.model, options.data, options.backbone, options.split, options.batch_size)

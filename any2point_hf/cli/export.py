@@ -20,7 +20,7 @@ EXAMPLES = """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Adds the options of this command."""
     add_model(parser)
     parser.add_argument(
         "--format", choices=("onnx", "torch"), required=True, help="onnx; torch for torch.export.load (.pt2)"
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
-    """Calls one function and prints or hands back what it returns."""
+    """Calls one function and prints what it returns, or returns it for `--json`."""
     from ..export import export_file
     from ..modeling.errors import Any2PointError
     from ..trained_adapter import load

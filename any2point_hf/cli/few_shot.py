@@ -25,7 +25,7 @@ EXAMPLES = """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Adds the options of this command."""
     complete_with(
         parser.add_argument(
             "--data",
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
-    """Calls one function and prints or hands back what it returns."""
+    """Calls one function and prints what it returns, or returns it for `--json`."""
     from ..few_shot.protocol import few_shot
 
     options.interrupted = f"interrupted. What is done is in {options.output}; the same command goes on with the rest."

@@ -24,7 +24,7 @@ EXAMPLES = """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Adds the options of this command."""
     add_model(parser, required=False)
     add_json(parser)
     add_setting(parser)
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
-    """Calls one function and prints or hands back what it returns."""
+    """Calls one function and prints what it returns, or returns it for `--json`."""
     from .. import trained_adapter
     from ..modeling.errors import Any2PointError
 

@@ -13,10 +13,11 @@ _SOON = 0.05  # seconds until a dropped interrupt comes again
 
 @contextlib.contextmanager
 def noting(interrupts: list[int]) -> Iterator[None]:
-    """Within it, Ctrl-C is noted in the list and raises KeyboardInterrupt; libraries may make another error of that.
+    """While the block runs, Ctrl-C is noted in the list and raises KeyboardInterrupt.
 
-    Where an exception cannot be raised, such as inside pyarrow, Python drops it: the interrupt comes again, but never
-    after the command's end. Nothing is done where Ctrl-C is handled or ignored by someone else.
+    The list tells of an interrupt even where a library turns the exception into another one. Where an exception cannot
+    be raised, such as inside pyarrow, Python drops it; the interrupt then comes again, but never after the command's
+    end. Nothing is done where something else handles or ignores Ctrl-C.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:

@@ -12,18 +12,18 @@ from ..modeling.presets import PRESETS, find_preset
 
 
 def complete_with(action: argparse.Action, kind: dict[str, Any]) -> None:
-    """Says what a shell completes an option's value with: one of shtab's kinds."""
+    """Sets how a shell completes an option's value: `kind` is one of shtab's."""
     action.complete = kind  # type: ignore[attr-defined]  # shtab looks for it there
 
 
 def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """`--model`."""
+    """Adds `--model`."""
     action = parser.add_argument("--model", required=required, metavar="ADAPTER", help="folder or Hub id of an adapter")
     complete_with(action, shtab.DIRECTORY)
 
 
 def add_backbone(parser: argparse.ArgumentParser) -> None:
-    """`--backbone` of an adapter."""
+    """Adds `--backbone`, for commands that take an adapter."""
     action = parser.add_argument(
         "--backbone", metavar="BACKBONE", help="folder or Hub id to put it on (default: the one it was trained on)"
     )
@@ -31,17 +31,17 @@ def add_backbone(parser: argparse.ArgumentParser) -> None:
 
 
 def add_batch_size(parser: argparse.ArgumentParser) -> None:
-    """`--batch-size` of inference."""
+    """Adds `--batch-size` for inference."""
     parser.add_argument("--batch-size", type=positive(int), default=32, metavar="N", help="clouds at once (default 32)")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """`--json`."""
+    """Adds `--json`."""
     parser.add_argument("--json", action="store_true", help="print one JSON value and nothing else")
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """`--data`."""
+    """Adds `--data`."""
     complete_with(
         parser.add_argument(
             "--data",
@@ -55,7 +55,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def add_setting(parser: argparse.ArgumentParser) -> None:
-    """What decides the model: `--preset`, `--backbone` and the fields of its config."""
+    """Adds the options that decide the model: `--preset`, `--backbone` and the fields of its config."""
     group = parser.add_argument_group("the model")
     group.add_argument("--preset", metavar="NAME", help=f"a published setting: {', '.join(PRESETS)}")
     complete_with(
@@ -85,7 +85,7 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
-    """What decides how it is trained; `None` stands for the recipe's own value."""
+    """Adds the options that decide how the model is trained; `None` stands for the recipe's own value."""
     names = ", ".join(sorted(file.stem for file in (Path(__file__).parents[1] / "training" / "recipes").glob("*.yaml")))
     group = parser.add_argument_group("the training")
     complete_with(
@@ -149,7 +149,7 @@ def _add_augmentation(group: argparse._ArgumentGroup) -> None:
 
 
 def positive(kind: type) -> Any:
-    """Reads a number above 0."""
+    """Makes a function that reads a finite number above 0."""
 
     def parse(text: str) -> Any:
         value = kind(text)
@@ -236,7 +236,7 @@ def recipe(options: argparse.Namespace) -> Any:
 
 
 def recipe_changes(options: argparse.Namespace, base: Any) -> dict[str, Any]:
-    """What the options change of a recipe (None: of one that the data's size chooses), as `changed` takes it."""
+    """What the options change in the recipe `base`, as `changed` takes it; None is one that the data's size chooses."""
     names = ("epochs", "batch_size", "gradient_accumulation", "learning_rate", "precision")
     changes = {name: getattr(options, name) for name in names}
     changes["scale_to_unit_sphere"] = None if options.keep_scale is None else not options.keep_scale

@@ -1,4 +1,4 @@
-"""How the command line is read: argparse whose errors are one line with the word that was probably meant."""
+"""Reads the command line with argparse; errors are one line and suggest the word that was probably meant."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ FAULT_OF_INPUT = 2
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Fills paragraphs, but keeps the lines of those with indented lines, such as examples."""
+    """Fills paragraphs, but keeps the line breaks of those that have indented lines, such as examples."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         paragraphs = text.strip("\n").split("\n\n")
@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"formatter_class": HelpFormatter} | kwargs)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Refuses unknown options first, or argparse would ask for those that are missing because of a misspelling."""
+        """Refuses unknown options first; otherwise argparse would ask for an option that was given, but misspelt."""
         args = sys.argv[1:] if args is None else args
         for text in args:
             name = text.partition("=")[0]

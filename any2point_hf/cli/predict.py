@@ -22,7 +22,7 @@ EXAMPLES = """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Adds the options of this command."""
     complete_with(
         parser.add_argument(
             "files",
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> list[dict[str, Any]] | dict[str, Any] | None:
-    """Calls one function and prints or hands back what it returns."""
+    """Calls one function and prints what it returns, or returns it for `--json`."""
     from .. import trained_adapter
     from ..modeling.errors import Any2PointError
 

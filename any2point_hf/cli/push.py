@@ -22,7 +22,7 @@ EXAMPLES = """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Adds the options of this command."""
     complete_with(parser.add_argument("folder", metavar="FOLDER", help="what `any2point train` left"), shtab.DIRECTORY)
     parser.add_argument(
         "name",
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
-    """Calls one function and prints or hands back what it returns."""
+    """Calls one function and prints what it returns, or returns it for `--json`."""
     from ..push import push
 
     with warnings.catch_warnings(record=True) as caught:

@@ -30,7 +30,7 @@ OF_TABLES: tuple[str, ...] = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Adds the options of this command."""
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--table", type=int, metavar="1…10", help="number of the table")
     what.add_argument("--figures", action="store_true", help="figures 5, 6 and 7, of the adapters given with --model")
@@ -99,7 +99,7 @@ def _add_budget(group: argparse._ArgumentGroup) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
-    """Calls one function and prints or hands back what it returns."""
+    """Calls one function and prints what it returns, or returns it for `--json`."""
     from ..modeling.errors import Any2PointError
 
     command = shlex.join(["any2point", *sys.argv[1:]])

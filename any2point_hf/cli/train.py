@@ -38,7 +38,7 @@ EXAMPLES = """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Adds the options of this command."""
     add_data(parser)
     complete_with(
         parser.add_argument(
@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
-    """Calls one function and prints or hands back what it returns."""
+    """Calls one function and prints what it returns, or returns it for `--json`."""
     from ..data import load_point_cloud_dataset
     from ..data.fingerprint import data_fingerprint
     from ..modeling.errors import Any2PointError
@@ -116,7 +116,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
             raise Any2PointError("--seeds trains in one process, got several. Launch one training with each --seed.")
         dataset = load_point_cloud_dataset(options.data)
         given = {"data_fingerprint": data_fingerprint(dataset), "backbone": frozen}
-        given |= {"validation_share": options.validation_share, "start": "by name"}  # earlier runs do not pair
+        given |= {"validation_share": options.validation_share, "start": "by name"}  # runs without it do not pair
         used = base or read_recipe(choose_recipe(len(dataset["train"])))
         given |= {"config": {**used.config, **fields}} | changed(used, **changes).settings()
         summary = train_with_seeds(options.seeds, options.output, given, train_once)
@@ -132,7 +132,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         print(f"seeds {seeds}: accuracy on the test split {values}, written to {options.output}")
         return None
     metrics = train_once(options.seed, options.output)
-    if "adapter_megabytes" not in metrics:  # one process of many: the first one says it
+    if "adapter_megabytes" not in metrics:  # of several processes, only the first one reports
         return None
     if options.json:
         return {"output": str(options.output), **metrics}

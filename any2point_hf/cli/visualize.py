@@ -24,7 +24,7 @@ BUILT_IN_POINTS = 8192
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Its options."""
+    """Adds the options of this command."""
     complete_with(
         parser.add_argument(
             "cloud",
@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
-    """Calls one function and prints or hands back what it returns."""
+    """Calls one function and prints what it returns, or returns it for `--json`."""
     from dataclasses import replace
 
     from .. import trained_adapter
@@ -99,7 +99,7 @@ _block.__name__ = "block"  # what argparse calls it
 
 
 def _cloud(text: str) -> tuple[str, Any]:
-    """A name, and a built-in shape's points or the path of a file."""
+    """The cloud's name, and either a built-in shape's points or the path of a file."""
     if not text.startswith(BUILT_IN):
         return Path(text).stem, text
     from ..data.shapes import SHAPE_NAMES, make_cloud

@@ -12,7 +12,7 @@ from any2point_hf.modeling.errors import ConfigurationError
 
 _ROTATED_PLANES = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}
 _JITTER_LIMIT = 5  # in deviations, as in PointNet's 0.01 clipped at 0.05
-# What random numbers are for; each has its own.
+# What random numbers are drawn for; each purpose has its own numbers.
 _SUBSET, _SCALE, _SHIFT, _ANGLE, _JITTER, _DROP_SHARE, _DROP = range(7)
 
 
@@ -59,7 +59,7 @@ class Augmentation:
 
         Args:
             points: [B, N, 3] floating.
-            keys: [B] int64, what the draws of each cloud follow from.
+            keys: [B] int64; a cloud's key decides all of its draws.
         """
         if self.jitter:
             noise = normal(keys, _JITTER, points[0].numel()).clamp(-_JITTER_LIMIT, _JITTER_LIMIT)

@@ -41,7 +41,7 @@ def uniform(keys: Tensor, purpose: int, count: int) -> Tensor:
 
 
 def normal(keys: Tensor, purpose: int, count: int) -> Tensor:
-    """Numbers of a standard normal (Box and Muller 1958); arguments and result as of `uniform`."""
+    """Numbers of a standard normal (Box and Muller 1958); arguments and result as in `uniform`."""
     first, second = uniform(keys, purpose, 2 * count).chunk(2, dim=1)
     return (-2 * (1 - first).log()).sqrt() * (2 * math.pi * second).cos()
 

@@ -1,4 +1,4 @@
-"""What a data set holds, in sixteen letters: records of a training can tell whether it is still the same."""
+"""A data set's contents as 16 hexadecimal digits, by which a training's record tells whether they are the same."""
 
 import hashlib
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ _ROWS = 256  # read at once
 
 
 def data_fingerprint(dataset: Mapping[str, Dataset]) -> str:
-    """Of the points, labels and class names of all splits, wherever they are stored.
+    """A hash of the points, labels and class names of all splits; it does not depend on where they are stored.
 
     Args:
         dataset: splits with columns `points` and `label`.

@@ -15,7 +15,7 @@ _LAYOUTS = "<class>/<split>/<file> or <split>/<class>/<file>, splits named train
 
 
 def read_folder(root: Path, *, seed: int = 0) -> tuple[dict[str, tuple[Iterable[np.ndarray], list[int]]], list[str]]:
-    """Finds the clouds of a folder; the layout is told by the folders' names.
+    """Finds the clouds of a folder; the folders' names tell which layout it has.
 
     Files without a point-cloud extension, hidden files, README and LICENSE are passed over. Clouds come
     sorted by class, then by file name.
@@ -29,7 +29,8 @@ def read_folder(root: Path, *, seed: int = 0) -> tuple[dict[str, tuple[Iterable[
         and the sorted class names.
 
     Raises:
-        DatasetError: neither layout, no clouds, no clouds of a class to train on or none at all to test on.
+        DatasetError: the folder has neither layout or no clouds, a class has no clouds to train on, or there are none
+            at all to test on.
         PointCloudError: (while iterating) a file cannot be read.
     """
     files = _find_files(root)
@@ -112,7 +113,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _name(path: Path) -> str:
-    return path.name  # whole paths would sort without regard to case on Windows alone
+    return path.name  # sorts the same everywhere: Windows ignores case in whole paths
 
 
 def _extensions() -> str:

@@ -100,7 +100,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, KeyError, RuntimeError) as error:  # what h5py makes of bytes that are damaged or of another format
+    except (OSError, KeyError, RuntimeError) as error:  # raised by h5py for damaged bytes or another format
         raise DatasetError(
             f"{path} is truncated, damaged or not an HDF5 file: {error}. Unpack or copy it again."
         ) from error

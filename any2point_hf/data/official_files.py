@@ -14,7 +14,7 @@ from any2point_hf.modeling.errors import Any2PointError, DatasetError, PointClou
 from any2point_hf.point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points
 
 _CLOUDS_IN_MEMORY = 100
-_CACHE_VERSION = 1  # to be raised whenever a reader makes other rows of the same files
+_CACHE_VERSION = 1  # raise it whenever a reader makes other rows of the same files
 _NAMES_IN_MESSAGE = 5
 
 
@@ -23,7 +23,7 @@ def require_files(paths: Sequence[Path], source: str) -> None:
 
     Args:
         paths: of the files.
-        source: the dataset's name, and where it is officially had.
+        source: the dataset's name, and where it is officially available.
 
     Raises:
         DatasetError: some are missing; the message names the first of them.
@@ -87,7 +87,7 @@ def read_table(path: Path, num_columns: int, delimiter: str | None = None) -> np
         [N, num_columns] float32, N ≥ 1.
 
     Raises:
-        DatasetError: no such table.
+        DatasetError: the file is not such a table.
     """
     rule = f"{path} must have rows of {num_columns} numbers separated by {repr(delimiter) if delimiter else 'spaces'}"
     try:
@@ -123,14 +123,14 @@ def cached_dataset(
     """Writes clouds to an Arrow file once, and opens it memory-mapped ever after.
 
     Args:
-        clouds: makes an iterator over the rows; called only where the cache has none.
+        clouds: makes an iterator over the rows; called only if the cache does not have them.
         features: of the rows.
         split: name of the split.
-        files: all that the rows are made of; a new size or time of one of them makes a new cache.
+        files: all files that the rows are made of; if the size or time of one changes, a new cache is made.
         cache_dir: None for the cache of `datasets` (HF_DATASETS_CACHE).
 
     Raises:
-        DatasetError: of `clouds`.
+        DatasetError: the one that `clouds` raises.
     """
     states = [(str(path.resolve()), (state := path.stat()).st_size, state.st_mtime_ns) for path in files]
     fingerprint = hashlib.sha256(repr((_CACHE_VERSION, split, features, states)).encode()).hexdigest()[:16]

@@ -47,7 +47,7 @@ def load_scanobjectnn(
     """Loads one variant of ScanObjectNN.
 
     Args:
-        folder: what holds `h5_files`, or `h5_files` itself, or the folder of one split alone.
+        folder: the folder that holds `h5_files`, or `h5_files` itself, or the folder of one split alone.
         variant: a key of `SCANOBJECTNN_VARIANTS`.
         split: "main_split" or "split1" … "split4"; with "_nobg", the perturbed variants without background.
         cache_dir: of the Arrow files; None for the cache of `datasets`.

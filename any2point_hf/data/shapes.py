@@ -40,7 +40,7 @@ def make_shapes(num_train: int = 2000, num_test: int = 500, num_points: int = 10
     Raises:
         DatasetError: a count below 1 or a negative seed.
     """
-    from any2point_hf.data import build_dataset_dict  # here, because the package's front imports this module
+    from any2point_hf.data import build_dataset_dict  # here, because any2point_hf/data/__init__.py imports this module
 
     for name, count in (("num_train", num_train), ("num_test", num_test), ("num_points", num_points)):
         if count < 1:
@@ -153,7 +153,7 @@ def _legs(spread_x: float, spread_y: float, height: float, width: float) -> list
     return [(x * spread_x, y * spread_y, height / 2, width, width, height) for x in (-1, 1) for y in (-1, 1)]
 
 
-# Every shape stands upright, z up; its arguments are the proportions that `_SHAPES` gives the intervals of.
+# Every shape stands upright, z up; its arguments are proportions, whose intervals are in `_SHAPES`.
 
 
 def _bottle(radius: float, body_top: float, shoulder: float, neck: float) -> list[_Part]:

@@ -1,4 +1,4 @@
-"""Few-shot folds: a few classes with a few training clouds each, and clouds to ask for.
+"""Few-shot folds: a few classes with a few training clouds each, and query clouds to be classified.
 
 `ways` classes have `shots` support clouds each, and are tested on 20 query clouds each (Sharma and Kaul 2020, "Self-
 supervised few-shot learning on point clouds"). A fold is a data set of its own, with splits `train` and `test`.
@@ -23,13 +23,13 @@ DrawFold = Callable[[int, int, int], DatasetDict]
 
 
 def open_folds(data: str) -> DrawFold:
-    """Where folds come from: the field's published files if `data` is their folder, the training split otherwise.
+    """Opens what folds come from: the field's published files if `data` is their folder, else the training split.
 
     Args:
-        data: of `load_point_cloud_dataset`, or the folder of `5way_10shot/0.pkl` and so on.
+        data: what `load_point_cloud_dataset` takes, or the folder of `5way_10shot/0.pkl` and so on.
 
     Returns:
-        Gives the fold of ways, shots and a number, always the same one.
+        A function of ways, shots and a fold's number that returns the fold, always the same one.
 
     Raises:
         Any2PointError: there is no such data set, or it has no training split.
@@ -45,8 +45,8 @@ def open_folds(data: str) -> DrawFold:
 def draw_fold(split: Dataset, ways: int, shots: int, fold: int) -> DatasetDict:
     """Draws classes, then each one's query and support clouds, all different; the test split is never touched.
 
-    The number of the fold is the seed. Folds of more shots have the same classes and queries, and further support
-    clouds, as long as all classes have as many.
+    The number of the fold is the seed. A fold with more shots has the same classes and queries and further support
+    clouds, as long as every class has enough clouds.
 
     Args:
         split: columns `points` and `label`.
@@ -55,7 +55,7 @@ def draw_fold(split: Dataset, ways: int, shots: int, fold: int) -> DatasetDict:
         fold: number of the fold, from 0.
 
     Returns:
-        Splits `train` (the support) and `test` (the queries) with the drawn classes only, in the order of their names'.
+        Splits `train` (the support) and `test` (the queries) with the drawn classes only, in the order of their labels.
 
     Raises:
         DatasetError: fewer than `ways` classes have `shots` + 20 clouds.

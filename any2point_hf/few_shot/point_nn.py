@@ -72,7 +72,7 @@ def aggregate(centers: Tensor, features: Tensor, neighbors: Tensor, neighbor_fea
 
 
 def _standardized(differences: Tensor) -> Tensor:
-    """Differences [B, ...] over their spread in each cloud."""
+    """Differences [B, ...] divided by their spread in each cloud."""
     rows = differences.flatten(1)
     deviations = rows - rows.mean(dim=1, keepdim=True)
     spread = torch.linalg.vector_norm(deviations, dim=1) / math.sqrt(rows.shape[1] - 1)  # faster than torch.std
@@ -133,17 +133,17 @@ def class_scores(similarities: Tensor, labels: Tensor, num_classes: int, gamma: 
         similarities: [m, n] cosines of m clouds to the n of the bank.
         labels: [n] int64 of the bank.
         num_classes: C.
-        gamma: sharpness; large is the nearest cloud alone, 0 counts the clouds of each class.
+        gamma: sharpness; if it is large, the nearest cloud alone decides; 0 counts the clouds of each class.
 
     Returns:
         [m, C], rows that sum to 1.
     """
-    weights = (gamma * (similarities - 1)).softmax(dim=-1)  # the sum to 1 leaves the order of the classes
+    weights = (gamma * (similarities - 1)).softmax(dim=-1)  # a sum of 1 does not change the order of the classes
     return weights @ F.one_hot(labels, num_classes).to(weights.dtype)
 
 
 def choose_gamma(features: Tensor, labels: Tensor, num_classes: int) -> float:
-    """The sharpness at which most training clouds are told by all the others; the smallest of equals.
+    """The sharpness at which the most training clouds are classified right by all the others; the smallest of equals.
 
     Args:
         features: [n, 1152] unit features of the bank.

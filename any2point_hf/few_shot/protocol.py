@@ -2,9 +2,9 @@
 
     few_shot("modelnet40/", "google-bert/bert-base-uncased", "few-shot", ways=(5, 10), shots=(10, 20), folds=10)
 
-All rows see the same clouds of a fold, and the rows that train have its number as their seed, so that rows are compared
-fold by fold. Every measurement is `OUTPUT/folds/5way_10shot/0/ROW.json`; one that is there is never repeated, one that
-was interrupted starts anew. `OUTPUT/few_shot.md` is written after each.
+All rows see the same clouds of a fold, and the rows that train use the fold's number as their seed, so that rows can be
+compared fold by fold. Every finished measurement has a record, `OUTPUT/folds/5way_10shot/0/ROW.json`, and is never
+repeated; an interrupted one starts anew. `OUTPUT/few_shot.md` is written after each measurement.
 """
 
 import json
@@ -36,7 +36,7 @@ Key = tuple[str, int, int, int]  # row, ways, shots, fold
 
 
 def make_recipe(data: str) -> Recipe:
-    """How the rows train: for two CPU cores; the built-in shapes are turned about z, because their heading is random.
+    """The recipe of the rows that train, fit for two CPU cores; built-in shapes, whose heading is random, turn about z.
 
     Args:
         data: what the folds are drawn from.
@@ -57,25 +57,25 @@ def few_shot(
     command: str = "",
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Measures what is not done of the protocol, and writes the table.
+    """Measures what is still missing of the protocol, and writes the table.
 
     Args:
-        data: of `load_point_cloud_dataset`, whose training split folds are drawn from, or the folder of the field's
-            published folds.
+        data: what `load_point_cloud_dataset` takes (folds are drawn from its training split), or the folder of the
+            field's published folds.
         backbone: Hub id or folder.
         output: folder of the table and of what was measured.
         ways: numbers of classes, at least 2 each.
         shots: numbers of support clouds of each class, at least 1 each.
         folds: how many of each; they are numbered from 0.
         recipe: of the rows that train; by default `make_recipe`.
-        command: what was typed, for the table.
-        say: told a line after each measurement.
+        command: what was typed; the table shows it.
+        say: called with a line of text after each measurement.
 
     Returns:
         The file of the table.
 
     Raises:
-        Any2PointError: whatever does not fit, before anything is trained.
+        Any2PointError: something does not fit; raised before anything is trained.
     """
     output, backbone, recipe = Path(output), recorded_path(backbone), recipe or make_recipe(data)
     if min(ways, default=0) < 2 or min(shots, default=0) < 1 or folds < 1:
@@ -87,7 +87,7 @@ def few_shot(
     draw = open_folds(data)
     settings = [(way, shot) for way in ways for shot in shots]
     wanted: dict[Key, dict[str, Any]] = {}
-    for fold in range(folds):  # all folds are drawn now, so that one that cannot be costs nothing
+    for fold in range(folds):  # draws all folds, so that one that cannot be drawn fails before any work
         for way, shot in settings:
             shared = {"ways": way, "shots": shot, "fold": fold, "data": data_fingerprint(draw(way, shot, fold))}
             shared |= {"backbone": backbone, "steps": NUM_STEPS, "config": dict(recipe.config)} | recipe.settings()
@@ -119,7 +119,7 @@ def _record_file(output: Path, key: Key) -> Path:
 
 
 def _check_record(file: Path, asked: dict[str, Any]) -> None:
-    """A measurement that is there must be of the same clouds, backbone and training."""
+    """Checks that a recorded measurement is of the same clouds, backbone and training."""
     before = read_record(file).get("settings", {}) if file.is_file() else asked
     different = [f"{name} was {before.get(name)!r}" for name in asked if before.get(name) != asked[name]]
     if different:
@@ -130,7 +130,7 @@ def _check_record(file: Path, asked: dict[str, Any]) -> None:
 
 
 def _accuracies(output: Path, keys: dict[Key, Any]) -> Accuracies:
-    """What is done by now."""
+    """The accuracies that have been measured by now."""
     done: dict[tuple[str, int, int], dict[int, float]] = {}
     for key in keys:
         if (file := _record_file(output, key)).is_file():

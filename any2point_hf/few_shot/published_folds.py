@@ -101,8 +101,8 @@ def _read_split(
 
 
 def _whole(value: Any, what: str) -> int:
-    """An integer, also as a scalar or an array of one."""
-    is_plain = isinstance(value, (int, np.generic, np.ndarray))  # numpy would spread out a list that holds itself often
+    """The value as an integer; it may come as a numpy scalar or an array of one element."""
+    is_plain = isinstance(value, (int, np.generic, np.ndarray))  # numpy would expand a list that holds itself often
     array = np.asarray(value) if is_plain else None
     if array is None or array.dtype.kind not in "iu" or array.size != 1:
         raise DatasetError(f"{what} must have integers as label and class, got {_shortly(value)}.")
@@ -115,7 +115,7 @@ def _shortly(value: Any) -> str:
 
 
 def read_plain_pickle(path: Path) -> Any:
-    """A pickle of containers, numbers, strings and arrays of numbers; arrays come as stand-ins with `array()`.
+    """Reads a pickle of containers, numbers, strings and arrays of numbers; arrays come as stand-ins with `array()`.
 
     Memory is bounded by the size of the file.
 
@@ -123,7 +123,7 @@ def read_plain_pickle(path: Path) -> Any:
         path: of the pickle.
 
     Raises:
-        DatasetError: damaged, or it names anything else; the message says what, which was not run.
+        DatasetError: the pickle is damaged, or names anything else; the message tells this name, which was not run.
     """
     content = path.read_bytes()
     try:
@@ -140,7 +140,7 @@ def read_plain_pickle(path: Path) -> Any:
 class _PlainUnpickler(pickle.Unpickler):
     def __init__(self, content: bytes) -> None:
         super().__init__(io.BytesIO(content))
-        self.num_left = len(content)  # characters that may become bytes: a pickle may name one text any number of times
+        self.num_left = len(content)  # characters that may yet become bytes; a pickle may repeat a text at no cost
 
     def find_class(self, module: str, name: str) -> Any:
         """What a name in the pickle stands for here; nothing is imported."""
@@ -152,9 +152,9 @@ class _PlainUnpickler(pickle.Unpickler):
             return _Named(_reconstruct if name == "_reconstruct" else _scalar)
         if module in _NUMERIC and name == "_frombuffer":
             return _Named(_from_buffer)
-        if (module, name) == ("_codecs", "encode"):  # how bytes are written by old protocols
+        if (module, name) == ("_codecs", "encode"):  # how old protocols write bytes
             return _Named(self._encode)
-        if name == "bytes" and module in ("builtins", "__builtin__"):  # and none at all
+        if name == "bytes" and module in ("builtins", "__builtin__"):  # and how they write b""
             return _Named(_no_bytes)
         raise DatasetError(
             f"a pickle of folds must name only arrays of numbers, and it names {f'{module}.{name}'!r}, which was not "
@@ -162,7 +162,7 @@ class _PlainUnpickler(pickle.Unpickler):
         )
 
     def persistent_load(self, identifier: object) -> Any:
-        """Nothing is kept elsewhere."""
+        """Refuses objects that are kept outside the pickle."""
         raise DatasetError("a pickle of folds must hold its arrays itself, and it points to others.")
 
     def _encode(self, text: str, encoding: str) -> bytes:
@@ -175,7 +175,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 class _Named:
-    """Stands for a function: a pickle may call it, and set nothing of it."""
+    """Stands for a function: a pickle may call it, but may not set any of its state."""
 
     __slots__ = ("_function",)
 
@@ -202,7 +202,7 @@ class _Type:
         self.order = state[1] if state[1] in ("<", ">") else "<"
 
     def read(self, data: Any, shape: Sequence[int], order: Literal["C", "F"]) -> np.ndarray:
-        """An array of this shape of exactly these bytes, which it does not copy."""
+        """An array of this shape over exactly these bytes, which are not copied."""
         dtype = np.dtype(self.order + self.code)
         if min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize != len(data):
             raise DatasetError(f"an array of {dtype} {list(shape)} must have as many bytes, got {len(data)}.")

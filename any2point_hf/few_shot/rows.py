@@ -37,7 +37,7 @@ def row_accuracy(row: str, fold: DatasetDict, backbone: PreTrainedModel, name: s
     """Accuracy of a row on the query clouds of a fold, after the last step.
 
     Args:
-        row: of `ROWS`.
+        row: a key of `ROWS`.
         fold: splits `train` (the support) and `test` (the queries).
         backbone: the pretrained one, which stays as it is.
         name: its Hub id or folder.
@@ -58,7 +58,7 @@ def row_accuracy(row: str, fold: DatasetDict, backbone: PreTrainedModel, name: s
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(model, processor, fold, folder, recipe, seed=seed)
         trainer.args.max_steps = NUM_STEPS
-        trainer.args.save_strategy = trainer.args.eval_strategy = "no"  # the queries are asked once, at the end
+        trainer.args.save_strategy = trainer.args.eval_strategy = "no"  # the queries are classified once, at the end
         trainer.train()
         return trainer.evaluate()["eval_accuracy"]
 

@@ -27,7 +27,7 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
         second: the other's.
 
     Returns:
-        None without a common fold; the half width is None with one.
+        None if they have no fold in common; the half width is None if they have only one.
     """
     differences = [first[fold] - second[fold] for fold in first if fold in second]
     if not differences:
@@ -44,10 +44,10 @@ def write_few_shot_table(
 
     Args:
         file: to write.
-        accuracies: what was measured, of 1.
+        accuracies: what was measured, from 0 to 1.
         settings: (ways, shots), a column each.
-        facts: lines for below the tables.
-        command: that makes them.
+        facts: lines to write below the tables.
+        command: the one that makes them.
     """
     headings = [f"{ways}-way {shots}-shot" for ways, shots in settings]
     lines = ["# Few-shot classification", "", *([f"`{command}`", ""] if command else [])]

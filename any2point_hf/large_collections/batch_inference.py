@@ -1,8 +1,8 @@
 """Embeddings and predictions of collections larger than memory: shard by shard, in any number of processes.
 
-A shard is `shard_size` clouds in the order of the source; whatever process takes it, `run_shard` makes it, and what is
-finished is never made again. No scheduler of our own: the processes of accelerate share the shards out here, Ray Data
-gives them to its actors in `ray_engine.py`.
+A shard is `shard_size` clouds in the order of the source. Whichever process takes a shard, `run_shard` makes it, and a
+finished shard is never made again. There is no scheduler of our own: here the processes of accelerate divide the shards
+among themselves, and in `ray_engine.py` Ray Data gives them to its actors.
 """
 
 from datetime import timedelta
@@ -18,7 +18,7 @@ from .job import BatchJob, open_job
 from .shard_inference import run_shard
 
 ENGINES = ("accelerate", "ray")
-_LONGEST_WAIT = timedelta(days=7)  # of a process that has no more shards for the others
+_LONGEST_WAIT = timedelta(days=7)  # for which a process without further shards waits for the others
 
 
 def run_job(job: BatchJob, engine: str = "accelerate") -> dict[str, int]:
@@ -30,12 +30,12 @@ def run_job(job: BatchJob, engine: str = "accelerate") -> dict[str, int]:
             cluster of Ray.
 
     Returns:
-        `clouds` in the output and `skipped` bad ones. The output has the columns `id`, for "embed" `embedding`
-        (float32 [2D]) and maybe `label`, for "predict" `label`, `probability`, `top` (label and probability of each)
-        and maybe `true_label`.
+        The number of `clouds` in the output and of `skipped` bad ones. The output has the column `id`; for "embed" also
+        `embedding` (float32 [2D]) and, if the source has labels, `label`; for "predict" also `label`, `probability`,
+        `top` (label and probability of each) and, if the source has labels, `true_label`.
 
     Raises:
-        Any2PointError: whatever of the input does not fit, or other settings than those of the finished shards.
+        Any2PointError: something in the input does not fit, or the finished shards were made with other settings.
     """
     if engine not in ENGINES:
         raise Any2PointError(f"--engine must be one of {', '.join(ENGINES)}, got {engine!r}.")
@@ -47,8 +47,8 @@ def run_job(job: BatchJob, engine: str = "accelerate") -> dict[str, int]:
 
 
 def run_with_accelerate(job: BatchJob) -> dict[str, int]:
-    """Runs a job in the processes of accelerate: each takes every n-th of the missing shards, the first joins them."""
-    # told that there is no GPU, or it would take the processes of torchrun on a CPU for single ones
+    """Runs a job in the processes of accelerate: each of n takes every n-th missing shard, the first joins them."""
+    # without a GPU it must be told so, or it would take each process of torchrun for a single one
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=_LONGEST_WAIT)
     collection, shards = open_job(job)
     if state.is_main_process:

@@ -23,7 +23,7 @@ class CloudCollection(ABC):
     Attributes:
         source: absolute path, Hub id or "shapes".
         split: of a data set; None for a folder of files.
-        fingerprint: another one for other files or other contents (told by sizes and times of the files).
+        fingerprint: changes with the files and their contents (told by the files' sizes and times).
     """
 
     source: str
@@ -36,11 +36,11 @@ class CloudCollection(ABC):
 
     @abstractmethod
     def ids(self) -> list[str]:
-        """What names each cloud in the results; not meant for a whole collection but for a `part`."""
+        """The name of each cloud in the results. Meant to be called on a `part`, not on a whole collection."""
 
     @abstractmethod
     def labels(self) -> list[str | None] | None:
-        """The name of each cloud's class; None if the source has no labels. Also meant for a `part`."""
+        """The name of each cloud's class; None if the source has no labels. Meant to be called on a `part` too."""
 
     @abstractmethod
     def part(self, start: int, stop: int) -> "CloudCollection":
@@ -58,7 +58,7 @@ class CloudCollection(ABC):
             [N, 3] float32, finite, of enough distinct points.
 
         Raises:
-            PointCloudError: no such cloud; the message names it and the rule.
+            PointCloudError: the cloud cannot be read, or is not like this; the message names it and the rule.
         """
 
 
@@ -68,7 +68,7 @@ class FolderOfClouds(CloudCollection):
     split = None
 
     def __init__(self, folder: Path, names: pa.ChunkedArray, fingerprint: str) -> None:
-        """Keeps the relative paths as one Arrow column, a third of the memory of as many Python strings."""
+        """Keeps the relative paths as one Arrow column, which takes a third of the memory of as many Python strings."""
         self.source, self._names, self.fingerprint = str(folder), names, fingerprint
 
     def __len__(self) -> int:
@@ -113,7 +113,7 @@ class DatasetOfClouds(CloudCollection):
         return [str(self._first + row) for row in range(len(self))]
 
     def labels(self) -> list[str | None] | None:
-        """The column `label`, its numbers as names where they have them; −1 and empty entries are None."""
+        """The column `label`: a ClassLabel's names (None below 0), or other values as text; empty entries are None."""
         if "label" not in self._dataset.column_names:
             return None
         feature, values = self._dataset.features["label"], self._dataset["label"][:]
@@ -125,7 +125,7 @@ class DatasetOfClouds(CloudCollection):
         """The rows start … stop − 1, mapped anew where they are on the disk."""
         rows = self._dataset.select(range(start, stop))
         if rows.cache_files:
-            rows = pickle.loads(pickle.dumps(rows))  # our own object; a pickle of a mapping names the file
+            rows = pickle.loads(pickle.dumps(rows))  # safe: our own object; its pickle names the mapped file
         return DatasetOfClouds(rows, self.source, self.split, self.fingerprint, self._first + start)
 
     def read(self, index: int, seed: int = 0) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A batch job: what to compute of which clouds into which file, and what decides whether it may go on."""
+"""A batch job: what to compute, of which clouds, into which file; and the check whether an earlier one may go on."""
 
 import hashlib
 import math
@@ -26,14 +26,14 @@ class BatchJob:
     Args:
         task: "embed" (`pooler_output`) or "predict" (classes and their probabilities).
         model: folder or Hub id of the adapter.
-        source: of `open_collection`.
+        source: what `open_collection` takes.
         out: the .parquet file to make.
         backbone: Hub id or folder instead of the recorded one.
-        split: of `open_collection`.
+        split: as in `open_collection`.
         top: classes to list with each prediction.
-        shard_size: clouds a shard, which is what a kill can cost each process.
+        shard_size: clouds in a shard; a kill costs each process one unfinished shard at most.
         batch_size: clouds at once; the results do not depend on it.
-        workers: further processes that read and sample for each that computes.
+        workers: further processes that read and sample clouds, for each process that computes.
         skip_bad: whether a cloud that cannot be used is listed and skipped; else it ends the run.
 
     Raises:
@@ -71,8 +71,8 @@ def open_job(job: BatchJob) -> tuple[CloudCollection, ShardFiles]:
     """Opens the clouds of a job and what is already finished of it.
 
     Raises:
-        Any2PointError: no such adapter or source; what is finished was made with other settings, or skipped bad clouds
-            that this job must not skip.
+        Any2PointError: there is no such adapter or source, or the output lies in the source's folder; or the finished
+            shards were made with other settings, or skipped bad clouds, which this job must not skip.
     """
     collection = open_collection(job.source, job.split)
     if job.out.is_relative_to(collection.source):
@@ -96,7 +96,7 @@ def open_job(job: BatchJob) -> tuple[CloudCollection, ShardFiles]:
 
 
 def _fingerprint(model: str) -> str:
-    """Of all that an adapter is: the name of its backbone is in its config."""
+    """A hash of an adapter's config, processor and tensors; the config also has the name of its backbone."""
     digest = hashlib.sha256()
     for name in _ADAPTER_FILES:
         try:

@@ -1,7 +1,7 @@
 """The shards of a job dealt out to the actors of a Ray cluster, on one machine or many (the extra `ray`).
 
-Ray Data gives the shards to the actors, starts an actor that died anew and gives it its shards again. All of a job's
-paths must mean the same on every machine: sources, adapter, backbone and output lie on a shared file system.
+Ray Data gives the shards to the actors; it restarts an actor that died and gives it its shards again. All paths of a
+job must mean the same on every machine: source, adapter, backbone and output lie on a shared file system.
 """
 
 import os
@@ -25,10 +25,10 @@ class ShardWorker:
         self.loaded: Any = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Makes one shard, and tells what a user can mend; Ray would wrap an error in its own traceback."""
+        """Makes one shard. An error that a user can mend is returned as text, or Ray would wrap it in its traceback."""
         index = int(row["item"])
         fault = ""
-        if not self.shards.is_finished(index):  # an actor started anew is given all of its shards again
+        if not self.shards.is_finished(index):  # a restarted actor is given all of its shards again
             try:
                 self.loaded = self.loaded or load(self.job.model, self.job.backbone)
                 model, processor = self.loaded
@@ -70,9 +70,9 @@ def run_with_ray(job: BatchJob, worker: type[ShardWorker] = ShardWorker) -> dict
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), 1 + job.workers
         size = gpus or max(int(resources.get("CPU", 0)) // cpus, 1)
-        ray.data.DataContext.get_current().enable_progress_bars = False  # of blocks; ours is of shards
+        ray.data.DataContext.get_current().enable_progress_bars = False  # they count blocks; ours counts shards
         needs: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": cpus}
-        # one block a shard: what an actor takes, and what is repeated if it dies
+        # one block for each shard: a block is what an actor takes, and what is repeated if it dies
         results = ray.data.from_items(missing, override_num_blocks=len(missing)).map(
             worker,  # type: ignore[arg-type]  # a class is called as a function is
             fn_constructor_args=(job, collection, shards),

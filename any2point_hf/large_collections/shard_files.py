@@ -1,8 +1,8 @@
 """The finished shards of a long run: one file each beside the output, joined when all are there.
 
 `OUT.shards` holds `run.json` (the settings that decide the result) and for each finished shard `00000.parquet`, with
-`00000.bad.jsonl` where clouds were skipped. Every file is written beside its place and then put there, so a kill at any
-moment leaves whole shards only. The joined file has the settings in its schema's metadata.
+`00000.bad.jsonl` where clouds were skipped. Every file is written under another name and then renamed, so a kill at any
+moment leaves only whole shards. The joined file has the settings in its schema's metadata.
 """
 
 import json
@@ -23,7 +23,7 @@ _METADATA = b"any2point_run"
 
 
 class ShardFiles:
-    """Where the shards of a run are, and which are there.
+    """Knows where the shards of a run are, and which of them are finished.
 
     Args:
         out: the parquet file that the run makes.
@@ -63,15 +63,15 @@ class ShardFiles:
         self._put(RUN_FILE, (json.dumps(self.settings, indent=2) + "\n").encode())
 
     def is_finished(self, index: int) -> bool:
-        """Whether a shard is there."""
+        """Whether a shard's file is there."""
         return self._path(index).is_file()
 
     def missing(self) -> list[int]:
-        """The shards that are not there, in order; none once the output is."""
+        """The numbers of the unfinished shards, in order; none once the output is there."""
         return [] if self.out.exists() else [i for i in range(self.num_shards) if not self.is_finished(i)]
 
     def first_bad(self) -> dict[str, str] | None:
-        """An entry of the finished shards' bad clouds, if they have one."""
+        """The first entry of the finished shards' reports of bad clouds; None if there is none."""
         for report in sorted(self.folder.glob("*.bad.jsonl")):
             return json.loads(report.read_text(encoding="utf-8").splitlines()[0])
         return None
@@ -82,7 +82,8 @@ class ShardFiles:
         Args:
             index: of the shard.
             table: its results.
-            bad: `id` and `reason` of each skipped cloud; written before the table, which says that all is done.
+            bad: `id` and `reason` of each skipped cloud; written before the table, because a shard with a table counts
+                as finished.
 
         Raises:
             OSError: the folder cannot be written, or the disk is full.
@@ -132,7 +133,7 @@ class ShardFiles:
         os.replace(beside, self.out)
 
     def counts(self) -> dict[str, int]:
-        """`clouds` in the output and `skipped` bad ones."""
+        """The number of `clouds` in the output and of `skipped` bad ones."""
         with pq.ParquetFile(self.out) as file:
             rows = file.metadata.num_rows
         return {"clouds": rows, "skipped": self.settings["clouds"] - rows}

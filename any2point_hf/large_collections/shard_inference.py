@@ -1,4 +1,4 @@
-"""One shard of a batch job: reads its clouds, runs the model on them, writes its file. Every engine comes here."""
+"""One shard of a batch job: reads its clouds, runs the model on them, writes its file. Every engine calls it."""
 
 import math
 import warnings
@@ -38,7 +38,7 @@ def run_shard(
         index: of the shard.
 
     Raises:
-        PointCloudError: a cloud cannot be used, and the job does not skip such.
+        PointCloudError: a cloud cannot be used, and the job does not skip bad clouds.
     """
     start = index * job.shard_size
     clouds = collection.part(start, min(start + job.shard_size, len(collection)))
@@ -87,12 +87,12 @@ class _Batches(Dataset):
         for row in range(start, min(start + self.batch_size, len(self.clouds))):
             try:
                 read[row] = self.clouds.read(row, self.processor.seed)
-            except PointCloudError as error:  # told, not raised: a reading process would add its traceback
+            except PointCloudError as error:  # returned, not raised: a reading process would add its traceback
                 faults[row] = str(error)
         if not read:
             return [], torch.empty(0, self.processor.num_points, 3), faults
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*repeats are added")  # once for each small cloud is too often
+            warnings.filterwarnings("ignore", message=".*repeats are added")  # it would come for each small cloud
             points = self.processor(list(read.values()))["points"]
         return list(read), points, faults
 

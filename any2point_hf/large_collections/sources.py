@@ -26,10 +26,10 @@ def open_collection(source: str | os.PathLike[str], split: str | None = None) ->
     """Opens a collection of clouds; only lists, columns and names are read.
 
     Args:
-        source: a folder of point-cloud files in any nesting; whatever `load_point_cloud_dataset` takes but such a
-            folder ("shapes" and .npz files are held in memory); a folder that `save_to_disk` of `datasets` wrote; a
+        source: a folder of point-cloud files in any nesting; whatever else `load_point_cloud_dataset` takes
+            ("shapes" and .npz files are held in memory); a folder that `save_to_disk` of `datasets` wrote; a
             .parquet file or a folder of them with a column `points`; or a data set's id on the Hub.
-        split: of a data set; None for the only one, or for "test".
+        split: of a data set; None for "test", or for the only split of a data set that has no "test".
 
     Raises:
         DatasetError: no such source or split, no clouds in it, or no column `points`.
@@ -78,7 +78,7 @@ def _is_official(folder: Path) -> bool:
 
 
 def _find_clouds(root: Path) -> Iterator[pa.Array]:
-    """The point-cloud files of each folder in turn, by name, as paths in the root with forward slashes."""
+    """Yields the point-cloud files of one folder after another, by name, as paths in the root with forward slashes."""
     for folder, names in _walk(root):
         inside = "" if folder == root else folder.relative_to(root).as_posix() + "/"
         clouds = [inside + name for name in names if _is_cloud(name) and not (folder / name).is_dir()]
@@ -117,13 +117,13 @@ def _files(path: Path) -> Iterator[Path]:
 def _fingerprint(root: Path, files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        state = file.stat() if file.exists() else file.lstat()  # a link to nowhere is a bad cloud
+        state = file.stat() if file.exists() else file.lstat()  # a link to nowhere is reported later, as a bad cloud
         digest.update(f"{os.path.relpath(file, root)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode(errors="replace"))
     return digest.hexdigest()[:16]
 
 
 def _revision(loaded: Dataset | DatasetDict) -> str:
-    """Of a data set of the Hub: the names of its Arrow files, which have its commit as their folder."""
+    """A hash of the names of a Hub data set's Arrow files and of their folder, which is named by the commit."""
     parts = loaded.values() if isinstance(loaded, DatasetDict) else [loaded]
     names = sorted(Path(*Path(entry["filename"]).parts[-2:]).as_posix() for part in parts for entry in part.cache_files)
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
@@ -135,7 +135,7 @@ def _is_saved(path: Path) -> bool:
 
 
 def _load(source: str, path: Path) -> Dataset | DatasetDict:
-    """A data set on the disk that names its own layout."""
+    """Loads a data set from the disk by the layout that its files show."""
     if _is_saved(path):
         return _ask_datasets(source, load_from_disk, str(path))
     if path.is_file() and path.suffix.lower() == ".parquet":
@@ -151,7 +151,7 @@ def _load(source: str, path: Path) -> Dataset | DatasetDict:
 def _ask_datasets(
     source: str, load: Callable[..., Dataset | DatasetDict], *arguments: Any, **options: Any
 ) -> Dataset | DatasetDict:
-    """What `datasets` loads, its errors in our words."""
+    """Calls a loader of `datasets` and turns its errors into a DatasetError."""
     try:
         return load(*arguments, **options)
     except (OSError, ValueError, DatasetsError) as error:

@@ -1,8 +1,8 @@
-"""Backbones that know nothing, to tell what pretraining brings: the same family, width and depth with other weights.
+"""Control backbones of the same family, width and depth whose weights know nothing, to tell what pretraining brings.
 
-Unusual here: random weights of a family's own start values are hardly a backbone at all, as their feed-forward branches
-add little to the tokens. Permuted weights keep every matrix' entries, and with them how much each layer adds, and lose
-what was learned.
+Unusual here: a backbone with its family's own start values is hardly one at all, because its feed-forward branches add
+little to the tokens. Permuted weights keep the entries of every matrix, and so how much each layer adds, but lose what
+was learned.
 """
 
 import copy
@@ -23,17 +23,17 @@ def permuted_weights(backbone: PreTrainedModel, seed: int) -> PreTrainedModel:
     """A copy of a backbone whose blocks' matrices have their entries in random order.
 
     Args:
-        backbone: pretrained; it is left as it is. Norms, biases and tables of positions are copied, those inside blocks
-            too, and so is what is not the backbone in a larger model (of an encoder-decoder the decoder).
+        backbone: pretrained; it is left as it is. The copy has its norms, biases and tables of positions (also those
+            inside blocks) unchanged, and also the parts of a larger model that are not the backbone, such as a decoder.
         seed: of the order.
     """
     permuted = copy.deepcopy(backbone)
     same_tensors = share_backbone(permuted)
     spec = backbone_spec(same_tensors.config)
-    freeze_backbone(same_tensors, spec, None)  # which finds the blocks of layers that are shared
+    freeze_backbone(same_tensors, spec, None)  # it also unrolls blocks that share a layer
     generator = torch.Generator().manual_seed(seed)
     layers = [module for module in find(same_tensors, spec.blocks).modules() if isinstance(module, nn.Linear | Conv1D)]
-    for weight in {id(layer.weight): layer.weight for layer in layers}.values():  # of a shared layer once
+    for weight in {id(layer.weight): layer.weight for layer in layers}.values():  # a shared weight once
         order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
         weight.copy_(weight.flatten()[order].view_as(weight))
     return permuted

@@ -3,7 +3,7 @@
     reproduce_figures("ScanObjectNN", ["virtual", "sinusoidal", "learnable"], "reproduced")
 
 Figures 5 and 6 have a row for each cloud and a column for each model: the paper's columns differ in one setting, and
-each is an adapter trained with it. Figure 7 has a column for each view, and rows for each backbone.
+each column is an adapter trained with one value of it. Figure 7 has a column for each view, and rows for each backbone.
 """
 
 import os
@@ -47,8 +47,9 @@ class PaperFigure:
     Args:
         title: what it shows.
         caption: what its rows and columns are, and what the paper saw.
-        variants: names of columns by the setting that a model is to be trained with; the paper's, and those without.
-        columns: the heading of each model and its pictures, one a cloud.
+        variants: maps the setting that a model is trained with to the name of its column: the paper's columns, and the
+            setting "none".
+        columns: for each model its heading and its pictures, one for each cloud.
         notes: which models it does not show, and why.
     """
 
@@ -65,7 +66,7 @@ def reproduce_figures(
     """Draws the figures as `figure-5.png`, `figure-5.html`, … and writes `figures.md`, which says what each shows.
 
     Args:
-        data: of `load_point_cloud_dataset`; clouds of its test split are drawn, of as many classes as there are.
+        data: what `load_point_cloud_dataset` takes; clouds of its test split are drawn, evenly from all classes.
         models: folders or Hub ids of trained adapters.
         output: folder, made if it is missing.
         num_clouds: rows of a figure.
@@ -75,7 +76,7 @@ def reproduce_figures(
         The path of `figures.md`.
 
     Raises:
-        Any2PointError: no model is given, or whatever of the input does not fit.
+        Any2PointError: no model is given, or something in the input does not fit.
     """
     if not models:
         raise Any2PointError("the figures show trained adapters, and none is given. Train one and name its folder.")
@@ -123,7 +124,7 @@ def _figures() -> dict[int, PaperFigure]:
 
 
 def _test_clouds(data: str, count: int) -> list[tuple[str, np.ndarray]]:
-    """Names and points of test clouds, evenly of all classes."""
+    """Class names and points of `count` test clouds, taken evenly from all classes."""
     dataset = load_point_cloud_dataset(data)
     if "test" not in dataset:
         raise DatasetError(f"the dataset must have a split test, got {', '.join(dataset)}.")
@@ -134,7 +135,7 @@ def _test_clouds(data: str, count: int) -> list[tuple[str, np.ndarray]]:
 
 
 def _add_model(name: str, clouds: Sequence[tuple[str, np.ndarray]], figures: Mapping[int, PaperFigure]) -> None:
-    """Draws what the figures show of one model."""
+    """Adds one model's pictures to the figures, or a note on why a figure does not show it."""
     model, processor = load(name)
     config: Any = model.config
     last_block = len(model.any2point.blocks()) - 1
@@ -164,7 +165,7 @@ def _add_model(name: str, clouds: Sequence[tuple[str, np.ndarray]], figures: Map
 
 
 def _variant(config: Any2PointConfig, variants: Mapping[str, str]) -> str:
-    """The paper's name of a model's setting: the last that it has, since the first is what it has by default."""
+    """The paper's name of a model's setting: the last of the variants that it has, since the first is the default."""
     found = [name for setting, name in variants.items() if _has(config, setting)]
     return found[-1] if found else "other settings"
 
@@ -186,7 +187,7 @@ def _models_side_by_side(figure: PaperFigure, clouds: Sequence[str]) -> Picture:
 
 
 def _views_side_by_side(figure: PaperFigure, clouds: Sequence[str]) -> Picture:
-    """All on one scale, from the least similarity to 1."""
+    """Puts all panels on one colour scale, from the lowest similarity to 1."""
     pictures = [picture for _, of_model in figure.columns for picture in of_model]
     names = [f"{cloud}, {heading}" for heading, of_model in figure.columns for cloud in clouds]
     lowest = min(panel.limits[0] for picture in pictures for panel in picture.panels)

@@ -11,7 +11,7 @@ from .rows import PaperTable
 
 MISSING = "\N{EN DASH}"
 Cell = tuple[int, str]  # a row's number and the heading of an accuracy
-Records = Mapping[Cell, Mapping[int, dict[str, Any]]]  # of each seed
+Records = Mapping[Cell, Mapping[int, dict[str, Any]]]  # a record by seed
 
 _DIFFERENCE = (
     "Difference: in points, to the full Any2Point on the same backbone, mean over the seeds that both were trained "
@@ -35,13 +35,14 @@ def write_table(
 
     Args:
         file: to write.
-        number: of the paper.
+        number: the table's number in the paper.
         table: the paper's, with control rows.
-        records: what was measured, by seed: `accuracy` of 1, `trained_without_head`, `minutes`.
-        full: the same of the full Any2Point that a cell is compared with; no entry where the cell is that one.
-        scaled: of what was fitted to a smaller backbone, the paper's cell to ours.
-        command: that makes the table.
-        facts: lines for below it.
+        records: what was measured for each cell and seed: `accuracy` (from 0 to 1), `trained_without_head`, `minutes`.
+        full: the same for the full Any2Point that a cell is compared with; a cell that is itself the full Any2Point has
+            no entry.
+        scaled: for each cell, maps the paper's values that were fitted to a backbone of another size to ours.
+        command: the one that makes the table.
+        facts: lines to write below the table.
     """
     headings = [*table.columns, "#P paper (M)", "#P ours (M)"]
     for heading in table.figures:
@@ -70,13 +71,13 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _with_ours(cell: str, scaled: Mapping[str, Mapping[str, str]]) -> str:
-    """A cell of the paper, with what it became on our backbones."""
+    """A cell of the paper, followed by what it became on our backbones in brackets."""
     ours = [f"{heading}: {values[cell]}" for heading, values in scaled.items() if cell in values]
     return f"{cell} ({', '.join(ours)})" if ours else cell
 
 
 def _accuracy(records: Mapping[int, dict[str, Any]]) -> str:
-    """In percent: the mean over seeds."""
+    """The mean accuracy over seeds, in percent."""
     if not records:
         return MISSING
     mean = f"{100 * statistics.fmean(record['accuracy'] for record in records.values()):.1f}"
@@ -84,7 +85,7 @@ def _accuracy(records: Mapping[int, dict[str, Any]]) -> str:
 
 
 def _difference(records: Mapping[int, dict[str, Any]], full: Mapping[int, dict[str, Any]]) -> str:
-    """In points, or how many seeds there are still to train."""
+    """The paired difference in points, or how many seeds are still to be trained for it."""
     first, second = ({seed: 100 * run["accuracy"] for seed, run in runs.items()} for runs in (records, full))
     missing = FEWEST_SEEDS - len(common_seeds(first, second))
     if missing > 0:
@@ -94,6 +95,6 @@ def _difference(records: Mapping[int, dict[str, Any]], full: Mapping[int, dict[s
 
 
 def _means(measured: Mapping[str, Mapping[int, dict[str, Any]]], name: str, unit: float, digits: int) -> str:
-    """A number of every accuracy's runs, one after the other."""
+    """The mean over seeds of one recorded number, for the runs of each accuracy in turn, separated by slashes."""
     means = [statistics.fmean(run[name] for run in runs.values()) * unit for runs in measured.values() if runs]
     return " / ".join(f"{mean:.{digits}f}" for mean in means) or MISSING

@@ -29,7 +29,7 @@ def t_quantile(degrees: int, probability: float = 0.975) -> float:
 
 
 def common_seeds(first: Mapping[int, float], second: Mapping[int, float]) -> list[int]:
-    """The seeds of both, ascending."""
+    """The seeds that both have, ascending."""
     return sorted(first.keys() & second.keys())
 
 

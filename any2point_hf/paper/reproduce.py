@@ -2,9 +2,9 @@
 
     reproduce(3, "ScanObjectNN", {"1d": clip, "2d": dinov2}, "reproduced", budget=make_budget(quick=True))
 
-Every training is `OUTPUT/runs/<hash of its settings>.json`, which rows of several tables may share; one that is there
-is never repeated, one that was interrupted starts anew. `OUTPUT/table-N.md` is written after each. Below the paper's
-rows stand controls of our own (`rows.py`).
+Every finished training has a record, `OUTPUT/runs/<hash of its settings>.json`, which rows of several tables may share.
+A training with a record is never repeated; an interrupted one starts anew. `OUTPUT/table-N.md` is written after each
+training. Below the paper's rows stand controls of our own (`rows.py`).
 """
 
 import json
@@ -49,21 +49,22 @@ def reproduce(
 
     Args:
         table: 1…10.
-        data: of `load_point_cloud_dataset`.
+        data: what `load_point_cloud_dataset` takes.
         backbones: Hub id or folder by modality, `"1d"`, `"2d"`, `"audio"`; None for none.
         output: folder of the table and of the records; one folder has one data set, budget and set of backbones.
         budget: by default the published one (`make_budget`).
-        seeds: every row is trained with each, all rows with the first one first; differences are shown from three on.
-        settings: further fields of Any2PointConfig by modality, under those of the rows.
+        seeds: every row is trained with each seed, all rows with the first seed first; from three seeds on, the table
+            shows differences.
+        settings: further fields of Any2PointConfig by modality; a row's own fields take precedence.
         modalities: train only these now; the table still shows what is done of the others.
-        command: what was typed, for the table.
-        say: told a line after each training.
+        command: what was typed; the table shows it.
+        say: called with a line of text after each training.
 
     Returns:
         The file of the table.
 
     Raises:
-        Any2PointError: whatever does not fit, before anything is trained.
+        Any2PointError: something does not fit; raised before anything is trained.
     """
     paper_table, output, budget = find_table(table), Path(output), budget or Budget()
     given = {name: recorded_path(backbone) for name, backbone in backbones.items() if backbone}
@@ -108,7 +109,7 @@ def _write(
     runs: Runs,
     command: str,
 ) -> None:
-    """The table with what is done by now; of the full Any2Point also what other tables have trained."""
+    """Writes the table with what is done by now; its full Any2Point may have been trained for another table."""
     records: dict[tuple[int, str], dict[int, dict[str, Any]]] = {}
     full: dict[tuple[int, str], dict[int, dict[str, Any]]] = {}
     for (row, heading, modality, seed), run in plans.items():
@@ -147,10 +148,10 @@ def _facts(runs: Runs, seeds: Sequence[int]) -> list[str]:
 
 
 def balanced_choice(labels: Sequence[int] | np.ndarray, count: int, seed: int = 0) -> list[int]:
-    """Row numbers of `count` clouds, as evenly from all classes as these have clouds; the same for the same seed."""
+    """Row numbers of `count` clouds, as evenly from all classes as their sizes allow; the same for the same seed."""
     labels = np.asarray(labels)
     order = np.random.default_rng(seed).permutation(len(labels))
-    turns = np.empty(len(labels), dtype=np.int64)  # how many of its class come before a cloud
+    turns = np.empty(len(labels), dtype=np.int64)  # for each cloud, how many of its class come before it
     for label in np.unique(labels):
         members = order[labels[order] == label]
         turns[members] = np.arange(len(members))
@@ -170,7 +171,11 @@ def _load(data: str, train_clouds: int | None) -> DatasetDict:
 
 
 def _check_backbones(number: int, table: PaperTable, backbones: Mapping[str, str]) -> None:
-    """Tables of one row a modality take what there is, the others compare modalities and need both."""
+    """Checks that a table has the backbones that it needs.
+
+    A table whose rows are each about one modality needs one backbone at least; the others compare modalities and need
+    the backbones of all.
+    """
     wanted = table.modalities()
     missing = [name for name in wanted if name not in backbones]
     if missing and (len(missing) == len(wanted) or table.rows[0].modality is None):
@@ -182,7 +187,7 @@ def _check_backbones(number: int, table: PaperTable, backbones: Mapping[str, str
 def _check_asked(
     modalities: Sequence[str], settings: Mapping[str, Mapping[str, Any]], backbones: Mapping[str, str]
 ) -> None:
-    """What is asked of a modality needs its backbone."""
+    """Checks that every modality that --only or --set names has a backbone."""
     asked = {f"--only {name}": name for name in modalities} | {
         f"--set-{name}": name for name in settings if settings[name]
     }
@@ -192,7 +197,7 @@ def _check_asked(
 
 
 def _check_folder(output: Path, folder: dict[str, Any]) -> None:
-    """Tables of one folder are to be comparable, so they have one data set, budget and set of backbones."""
+    """Checks that the folder's earlier tables had the same data, budget and backbones, so that all are comparable."""
     if output.exists() and not output.is_dir():
         raise Any2PointError(f"--output must be a folder, and {output} is a file.")
     earlier, changed = _earlier(output) if any(output.glob("runs/*.json")) else {}, []
@@ -213,7 +218,7 @@ def _earlier(output: Path) -> dict[str, Any]:
 
 
 def _joined(output: Path, folder: dict[str, Any]) -> dict[str, Any]:
-    """What a folder's runs share, with the backbones of earlier tables."""
+    """What a folder's runs share, together with the backbones and settings of earlier tables."""
     earlier = _earlier(output)
     return folder | {name: earlier.get(name, {}) | folder[name] for name in ("backbones", "settings")}
 

@@ -1,7 +1,7 @@
 """What a row of a table is, the control rows of our own, and fitting a row to a backbone of another size.
 
-A row is never a fork of the code: it is fields of Any2PointConfig on top of the setting that its whole table shares;
-in Table 2 also the name of a tuning method (`tuning_baselines.py`), in the controls which weights the backbone has.
+A row is never a fork of the code: it is fields of Any2PointConfig on top of the setting that its whole table shares. A
+row of Table 2 also names a tuning method (`tuning_baselines.py`), and a control row the weights that the backbone has.
 """
 
 import math
@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-PAPER_BLOCKS = 12  # of the backbones of Table 7, whose depths are scaled to others
-PAPER_CELL = 26  # pixels of a cell on the plane, of which Table 9 tries 16 and 34
+PAPER_BLOCKS = 12  # blocks of the backbones in Table 7; its depths are scaled to other numbers
+PAPER_CELL = 26  # pixels of a cell on the plane; Table 9 also tries 16 and 34
 Weights = Literal["pretrained", "permuted", "random"]
 CONTROLS: tuple[tuple[str, dict[str, Any], Weights, str], ...] = (  # name, fields, weights, note
     (
@@ -40,8 +40,8 @@ class Row:
         parameters: the paper's #P in millions, if it gives one.
         fields: of Any2PointConfig, in place of the setting's own.
         method: how the backbone is tuned, a name of `tuning_baselines.METHODS`.
-        modality: of a row about one kind of backbone (Tables 1 and 6); otherwise its columns tell.
-        note: what has to be known to compare, for below the table.
+        modality: the kind of backbone that the row is about (Tables 1 and 6); None where the columns tell it.
+        note: what a reader must know to compare; written below the table.
         weights: of the backbone, `"pretrained"`, or what `control_backbones.py` makes of them.
     """
 
@@ -63,7 +63,7 @@ class PaperTable:
         title: of the paper.
         columns: headings of the rows' cells.
         rows: from top to bottom.
-        figures: headings of the accuracies, `"1D"` and `"2D"` or data sets.
+        figures: headings of the accuracies: `"1D"` and `"2D"`, or names of data sets.
     """
 
     title: str
@@ -76,9 +76,9 @@ class PaperTable:
         return list(dict.fromkeys(kind for row in self.rows for kind in self.trained_for(row, True).values()))
 
     def trained_for(self, row: Row, on_scans: bool) -> dict[str, str]:
-        """Heading of an accuracy to the modality that is trained to compare with it, on scans or on CAD models.
+        """Maps the heading of each accuracy to the modality that is trained for it, on scans or on CAD models.
 
-        A row without figures of the paper is trained for all columns.
+        A row without accuracies from the paper, such as a control, is trained for all columns.
         """
         if row.modality is None:
             return {heading: heading.lower() for heading in row.accuracy or self.figures}
@@ -91,7 +91,8 @@ FULL = Row(("Any2Point",), {})  # the setting itself, which all rows are compare
 def with_controls(table: PaperTable) -> PaperTable:
     """The table with rows of our own below the paper's, which tell what the backbone and its knowledge bring.
 
-    No backbone at all, and the full Any2Point on weights that know nothing; in tables of one row a modality, for each.
+    These rows are no backbone at all, and the full Any2Point on permuted and on random weights. A table whose rows are
+    each about one modality has them for every modality.
     """
     kinds = {row.modality: row.cells[1:] for row in table.rows}
     if None in kinds:
@@ -111,7 +112,8 @@ def fit_row(fields: Mapping[str, Any], modality: str, num_blocks: int, cell_size
         fields: of the row.
         modality: `"1d"`, `"2d"` or `"audio"`.
         num_blocks: of the backbone; a depth d of the paper's 12 blocks becomes ⌈d · num_blocks / 12⌉.
-        cell_size: the setting's own; on a plane it stands for the paper's 26, and others keep their proportion to it.
+        cell_size: the setting's own; on a plane it takes the place of the paper's 26, and a row's cell size keeps its
+            ratio to 26.
     """
     fitted = dict(fields)
     if "adapter_blocks" in fitted:

@@ -1,4 +1,4 @@
-"""A row of a table as a training: which config and recipe it is on a backbone, and what is measured of it."""
+"""Turns a row of a table into a training: its config and recipe on a backbone, and what is measured of it."""
 
 import hashlib
 import json
@@ -30,14 +30,14 @@ from .control_backbones import permuted_weights, random_weights
 from .rows import Row, fit_row
 from .tuning_baselines import apply_method, check_method
 
-PUBLISHED = {"1d": "clip-text", "2d": "dinov2", "audio": "imagebind-audio"}  # whose presets a modality starts from
+PUBLISHED = {"1d": "clip-text", "2d": "dinov2", "audio": "imagebind-audio"}  # by modality: whose presets are the start
 WEIGHTS = {"permuted": permuted_weights, "random": random_weights}
-OF_PUBLISHED_CANVAS = ("plane", "cell_size")  # defaults give the same on the published backbones, and fit others
+OF_PUBLISHED_CANVAS = ("plane", "cell_size")  # left to defaults: equal on published backbones, fit for others
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long and on what rows are trained; None is what is published for the kind of data.
+    """How long, and on what data, the rows are trained; None stands for what is published for the kind of data.
 
     Args:
         epochs: passes over the training split.
@@ -75,7 +75,7 @@ QUICK = Budget(
 
 
 def make_budget(quick: bool = False, **overrides: Any) -> Budget:
-    """The published budget, or the one for a CPU, with whatever is not None in its place."""
+    """The published budget, or the quick one for a CPU; overrides that are not None replace its values."""
     return changed(QUICK if quick else Budget(), **overrides)
 
 
@@ -84,10 +84,10 @@ class Run:
     """One training: a row, on a modality, with a seed.
 
     Args:
-        settings: all that decides its result, as JSON has it; the same in whatever table the row stands.
+        settings: all that decides its result, as JSON values; the same in whichever table the row stands.
         config: of the model.
         file: where its record is kept.
-        scaled: of what was fitted to the backbone's size, the paper's value to ours.
+        scaled: maps the paper's values that were fitted to the backbone's size to ours.
     """
 
     settings: dict[str, Any]
@@ -96,7 +96,7 @@ class Run:
     scaled: dict[str, str]
 
     def record(self) -> dict[str, Any] | None:
-        """What was measured, if it has been."""
+        """What was measured, or None if nothing has been yet."""
         return read_record(self.file)["result"] if self.file.is_file() else None
 
 
@@ -107,9 +107,9 @@ class Runs:
         data: what the data set was loaded from.
         dataset: splits `train`, cut to the budget, and `test`.
         backbones: Hub id or folder by modality.
-        extra_fields: of Any2PointConfig by modality, under those of the rows.
+        extra_fields: fields of Any2PointConfig by modality; a row's own fields take precedence.
         budget: of every row.
-        folder: of the records.
+        folder: where the records are kept.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Runs:
         self.fields = {name: base_fields(name, self.on_scans, budget) | extra_fields[name] for name in backbones}
 
     def _recipe(self) -> Recipe:
-        """The published one of the kind of data at this budget; the built-in shapes are turned about z."""
+        """The published recipe for the kind of data, changed to this budget; the built-in shapes are turned about z."""
         budget, recipe = self.budget, read_recipe((SCAN if self.on_scans else MODELNET).recipe)
         axis = "z" if self.data == "shapes" else None
         augmentation = changed(recipe.augmentation, scale=budget.scale, shift=budget.shift, rotation_axis=axis)
@@ -162,7 +162,7 @@ class Runs:
             "train_clouds": len(self.dataset["train"]),
             "recipe": self.recipe.settings(),
             "seed": seed,
-            "start": "by name",  # runs from before start values were drawn so do not pair with these
+            "start": "by name",  # earlier runs drew start values otherwise and do not pair with these
         }
         if row.weights != "pretrained":
             settings["weights"] = row.weights
@@ -178,9 +178,9 @@ class Runs:
         return record_backbone(Any2PointConfig(backbone=self.backbones[modality], **self.labels, **fields), None)
 
     def train(self, run: Run) -> dict[str, Any]:
-        """Trains, and measures the last epoch on the whole test split: what a record holds."""
+        """Trains a run, measures its last epoch on the whole test split, and returns what its record holds."""
         start, seed = time.monotonic(), run.settings["seed"]
-        backbone = _backbone(run)  # before the seed is set: what it draws changes no start value
+        backbone = _backbone(run)  # before the seed is set, so that its draws change no start value
         set_seed(seed)
         model = Any2PointForPointCloudClassification(run.config, backbone=backbone)
         apply_method(model, run.settings["method"])
@@ -203,7 +203,7 @@ class Runs:
 
 
 def _backbone(run: Run) -> PreTrainedModel | None:
-    """The backbone of weights that know nothing, or None for the pretrained one, which the model loads itself."""
+    """A run's control backbone, or None for the pretrained one, which the model loads itself."""
     weights = run.settings.get("weights")
     if weights is None:
         return None

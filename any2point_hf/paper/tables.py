@@ -16,7 +16,7 @@ def _of_modality(modality: str, cells: tuple[str, ...], parameters: float, **acc
 
 
 def _placed(placement: str, *accuracies: tuple[float, float]) -> list[Row]:
-    """Rows of Table 7: a bottleneck placed so, in the first 3, 6, 9 and 12 blocks."""
+    """Rows of Table 7: a bottleneck at this place, in the first 3, 6, 9 and 12 blocks."""
     ticks = tuple(YES if placement == name else NO for name in ("after", "before", "parallel"))
     return [
         Row((*ticks, str(depth)), _both(*pair), fields={"adapter_placement": placement, "adapter_blocks": depth})

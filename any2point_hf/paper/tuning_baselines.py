@@ -1,11 +1,11 @@
 """The other ways of tuning a backbone that Table 2 compares with: full fine-tuning, prompt tuning and LoRA.
 
 Each is put on a built model that has no adapters of its own (`adapter_blocks=0`); tokenizer, virtual positions and head
-are the method's. Adapter tuning needs nothing here: it is our bottleneck with `aggregation="none"`. Prompt tuning and
+stay Any2Point's. Adapter tuning needs nothing here: it is our bottleneck with `aggregation="none"`. Prompt tuning and
 LoRA use the `peft` library, which is needed for these two alone.
 
-Unusual here: nothing becomes a PeftModel, because the backbone's forward is never run; LoRA's layers stand in the
-blocks, and prompts enter and leave by hooks on them. Checkpoints know nothing of a full fine-tuning or of prompts.
+Unusual here: nothing becomes a PeftModel, because the backbone's forward is never run. LoRA's layers stand in the
+blocks; hooks on the blocks insert and remove prompts. Checkpoints hold neither fully fine-tuned weights nor prompts.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ _OF_PEFT = ("prompt", "lora")
 
 
 def check_method(method: str, spec: BackboneSpec | None = None) -> None:
-    """Finds out before any training whether a method can be used (on backbones of a family).
+    """Checks before any training that a method can be used; with `spec`, also on backbones of that family.
 
     Raises:
         Any2PointError: peft is needed and not installed.
@@ -44,10 +44,11 @@ def check_method(method: str, spec: BackboneSpec | None = None) -> None:
 
 
 def apply_method(model: Any2PointForPointCloudClassification, method: str) -> None:
-    """Makes a built model one that is tuned by a method; `"any2point"` leaves it as it is.
+    """Prepares a built model for tuning by a method; `"any2point"` leaves it as it is.
 
     Args:
-        model: for the other three, of a config with `adapter_blocks=0`. Its backbone's tensors are trained in place.
+        model: its config must have `adapter_blocks=0` for the other three methods. Its backbone's tensors are trained
+            in place.
         method: one of `METHODS`.
 
     Raises:
@@ -61,7 +62,7 @@ def apply_method(model: Any2PointForPointCloudClassification, method: str) -> No
 
 
 def unfreeze_backbone(model: Any2PointForPointCloudClassification) -> None:
-    """Full fine-tuning: trains the blocks and the norm before them, all that a cloud passes besides the positions."""
+    """Full fine-tuning: trains the blocks and the norm before them, all that tokens pass apart from the positions."""
     spec = model.any2point.spec
     for path in filter(None, (spec.blocks, spec.input_norm)):
         find(model.backbone, path).requires_grad_(True)

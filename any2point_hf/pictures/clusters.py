@@ -27,5 +27,5 @@ def clusters(values: np.ndarray) -> np.ndarray:
     num_cuts = min(NUM_CLUSTERS, len(places)) - 1
     cuts = np.array(list(itertools.combinations(range(1, len(places)), num_cuts)), np.int64)
     bounds = np.pad(cuts, ((0, 0), (1, 1)), constant_values=((0, 0), (0, len(places))))
-    between = (np.diff(sums[bounds]) ** 2 / np.diff(sizes[bounds])).sum(axis=1)  # most between them is least within
+    between = (np.diff(sums[bounds]) ** 2 / np.diff(sizes[bounds])).sum(axis=1)  # the most between is the least within
     return np.searchsorted(cuts[between.argmax()], where.reshape(-1), side="right")

@@ -14,7 +14,7 @@ from ..modeling.files import write_whole
 from .picture import BACKGROUND_COLOR, CATEGORY_COLORS, COLOR_SCALE, MARK_COLOR, Panel, Picture
 
 POINT_SIZE = 4
-FEW_POINTS = 512  # of so many or fewer, each is drawn larger
+FEW_POINTS = 512  # a cloud of at most this many has larger points
 CAMERA = {"eye": {"x": 0.9, "y": -1.5, "z": 0.7}, "up": {"x": 0, "y": 0, "z": 1}}
 FONT = "system-ui, -apple-system, 'Segoe UI', sans-serif"
 
@@ -82,7 +82,7 @@ def write_html(picture: Picture, path: Path) -> None:
 
 
 def _traces(picture: Picture, panel: Panel) -> list[go.Scatter3d]:
-    """The coloured points, what lies behind them, and marks."""
+    """The traces of a panel: its coloured points, the grey points behind them, and the marks."""
     names, values = picture.categories, panel.values
     texts = panel.hover or [names[value] if names else f"{value:.4g} {picture.label}" for value in values.tolist()]
     marker = {"size": 2 * POINT_SIZE if len(values) <= FEW_POINTS else POINT_SIZE, **_colors(picture, panel)}

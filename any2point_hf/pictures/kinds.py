@@ -47,7 +47,7 @@ def draw_attention(
 
     Raises:
         PointCloudError: the cloud cannot be used.
-        UnsupportedBackboneError: the backbone's attention weights cannot be had.
+        UnsupportedBackboneError: the backbone's attention weights cannot be obtained.
         Any2PointError: there is no such block.
     """
     chosen = _blocks(model, block)
@@ -86,13 +86,13 @@ def draw_clusters(
 
 
 def draw_similarity(model: PreTrainedModel, processor: Any2PointProcessor, cloud: Cloud, *, token: int = 0) -> Picture:
-    """How alike the positional encodings of one token and of all are: averaged, and in each view (figure 7).
+    """How alike one token's positional encoding is to every token's: averaged over views, and in each view (figure 7).
 
     Args:
         model: an Any2Point model.
         processor: the model's.
         cloud: [n, 3], or a file that `read_point_cloud` reads.
-        token: which, 0…G − 1; it is marked.
+        token: number of the one token, 0…G − 1; the picture marks it.
 
     Raises:
         PointCloudError: the cloud cannot be used.
@@ -145,7 +145,7 @@ def draw_tokens(model: PreTrainedModel, processor: Any2PointProcessor, cloud: Cl
 
 
 def prepare(processor: Any2PointProcessor, cloud: Cloud) -> PreparedCloud:
-    """Centres and scales a cloud, and samples it for the model, and more densely for the picture."""
+    """Centres and scales a cloud, and samples it twice: for the model, and more densely for the picture."""
     if isinstance(cloud, (str, os.PathLike)):
         cloud = read_point_cloud(cloud, seed=processor.seed)
     points = processor([cloud], return_tensors="np")["points"][0]

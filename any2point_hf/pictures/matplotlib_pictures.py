@@ -15,7 +15,7 @@ from .picture import BACKGROUND_COLOR, CATEGORY_COLORS, COLOR_SCALE, MARK_COLOR,
 
 PANEL_INCHES = 2.6
 DOTS_PER_INCH = 110
-FEW_POINTS = 512  # of so many or fewer, each is drawn larger
+FEW_POINTS = 512  # a cloud of at most this many has larger points
 ELEVATION, AZIMUTH = 20, -60  # degrees
 
 
@@ -33,7 +33,7 @@ def draw_point_clouds(
         clouds: arrays [N, 3].
         titles: one a cloud, such as its predicted class and probability.
         path: .png, .svg or .pdf.
-        colors: of each title; black by default.
+        colors: one for each title; black by default.
         columns: clouds a row.
     """
     figure, all_axes = _figure(len(clouds), columns)
@@ -45,7 +45,7 @@ def draw_point_clouds(
 
 
 def write_png(picture: Picture, path: Path) -> None:
-    """Draws all panels of a picture; one colour bar for all where they share its limits, else one each."""
+    """Draws all panels of a picture, with one colour bar if they share its limits, and otherwise one for each."""
     figure, all_axes = _figure(len(picture.panels), picture.columns)
     colors = [_colors(picture, panel) for panel in picture.panels]
     for axes, panel, own in zip(all_axes, picture.panels, colors, strict=True):
@@ -110,7 +110,7 @@ def _finish(axes: Any, points: np.ndarray, title: str, color: str) -> None:
 
 
 def _add_bar(figure: Figure, picture: Picture, colors: dict[str, Any], axes: Any, **options: Any) -> Any:
-    """A colour bar; of categories, with their names."""
+    """Adds a colour bar; where the values are categories, it shows their names."""
     ticks = range(len(picture.categories)) if picture.categories else None
     bar = figure.colorbar(ScalarMappable(**colors), ax=axes, ticks=ticks, **options)
     bar.ax.tick_params(labelsize=8, length=2)

@@ -1,7 +1,8 @@
 """What the pictures of a model show, as arrays: the paper's figures 5, 6 and 7. Nothing is drawn here.
 
-Unusual here: a measure leaves the model as it found it. Attention weights are returned by the eager implementation
-alone, which is set for one forward and then put back; a lock keeps two such measures of a web server apart.
+Unusual here: a measure leaves the model as it found it. Only the eager implementation of attention returns weights, so
+it is set for one forward, after which the former one is set again; a lock keeps a web server from doing this twice at
+the same time.
 """
 
 import threading
@@ -66,7 +67,7 @@ def attention_on_points(model: PreTrainedModel, points: np.ndarray | Tensor) -> 
 
     Raises:
         PointCloudError: points of another shape, too few or not finite.
-        UnsupportedBackboneError: the backbone's attention weights cannot be had.
+        UnsupportedBackboneError: the backbone's attention weights cannot be obtained.
     """
     centers, weights = cls_attention(model, points)
     return on_points(points, centers, weights)
@@ -84,7 +85,7 @@ def cls_attention(model: PreTrainedModel, points: np.ndarray | Tensor) -> tuple[
 
     Raises:
         PointCloudError: points of another shape, too few or not finite.
-        UnsupportedBackboneError: the backbone's attention weights cannot be had.
+        UnsupportedBackboneError: the backbone's attention weights cannot be obtained.
     """
     with _eager_attention(_base(model)):
         outputs: Any = _forward(model, points, output_attentions=True)
@@ -128,20 +129,21 @@ def cls_similarity(model: PreTrainedModel, points: np.ndarray | Tensor) -> tuple
 def position_similarity(model: PreTrainedModel, points: np.ndarray | Tensor, token: int) -> PositionSimilarity:
     """Cosine similarity of one token's positional encoding with that of every token.
 
-    Rotary positions turn pairs of channels: their similarity is the mean cosine of the angles between two tokens. In a
-    single view every channel turns by that view's position, on average each by its own view's, as in the model.
+    Rotary positions turn pairs of channels, so their similarity is the mean cosine of the angles between two tokens.
+    For a single view, that view's position turns every channel; for the average, each channel is turned by the position
+    in one of the views, as in the model.
 
     Args:
         model: an Any2Point model, with or without a head.
         points: [N, 3], as the processor returns them.
-        token: which, 0…G − 1.
+        token: number of the one token, 0…G − 1.
 
     Returns:
-        Of the encodings averaged over views, and of each view's alone.
+        The similarities of the encodings averaged over views, and those of each view alone.
 
     Raises:
         PointCloudError: points of another shape, too few or not finite.
-        UnsupportedBackboneError: the backbone has no positions, or they are biases between tokens.
+        UnsupportedBackboneError: the model has no position encodings, or they are biases between tokens.
         Any2PointError: there is no such token.
     """
     base = _base(model)
@@ -238,7 +240,10 @@ def _centers(base: Any2PointModel, points: np.ndarray | Tensor) -> Tensor:
 
 
 def _virtual_encodings(base: Any2PointModel, coordinates: Tensor) -> Tensor:
-    """What tells a token's position at coordinates [B, M, G, A], averaged over the views: [B, G, any]."""
+    """The position encodings at coordinates [B, M, G, A], averaged over the views: [B, G, C].
+
+    They are rows of the backbone's table, or the cosines and sines of rotary positions.
+    """
     in_blocks = base.spec.in_blocks
     if in_blocks is None:
         return base.projection.encode(coordinates, base.spec.table(base.backbone))
@@ -250,12 +255,12 @@ def _virtual_encodings(base: Any2PointModel, coordinates: Tensor) -> Tensor:
     positions = base.projection.positions(coordinates)
     arguments = in_blocks.arguments(base.backbone, positions, base.projection.extent, torch.float32)(0)
     turns = torch.cat(arguments["position_embeddings"], dim=-1)  # cosines and sines
-    return turns.flatten(1, -2)[:, -coordinates.shape[2] :]  # without CLS, where it is turned too
+    return turns.flatten(1, -2)[:, -coordinates.shape[2] :]  # leaves CLS out, where it is turned too
 
 
 @contextmanager
 def _evaluating(base: Any2PointModel) -> Iterator[None]:
-    """In eval mode, without dropout and without updates of running statistics."""
+    """Runs the block in eval mode, without dropout and updates of running statistics; then restores the modes."""
     modes = {module: module.training for module in base.modules()}
     base.eval()
     try:
@@ -267,7 +272,7 @@ def _evaluating(base: Any2PointModel) -> Iterator[None]:
 
 @contextmanager
 def _eager_attention(base: Any2PointModel) -> Iterator[None]:
-    """With the one implementation that returns attention weights."""
+    """Runs the block with the one implementation that returns attention weights; then sets the former one again."""
     backbone = base.backbone
     before = backbone.config._attn_implementation
     with _SWITCHING:

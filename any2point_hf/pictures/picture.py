@@ -1,7 +1,7 @@
 """A picture before it is drawn: clouds side by side, the numbers on them and what the numbers are.
 
-It is drawn twice, by matplotlib (`matplotlib_pictures.py`) and by plotly (`interactive_pictures.py`), which take all
-they show from here.
+Matplotlib (`matplotlib_pictures.py`) and plotly (`interactive_pictures.py`) can both draw it, and take all they show
+from here.
 """
 
 import os
@@ -66,7 +66,8 @@ class Picture:
         label: what the numbers are, with their unit.
         panels: at least one.
         categories: what the values 0, 1, … stand for, where they are categories.
-        columns: panels a row where they stand side by side; by default as fills the rows.
+        columns: how many panels stand in a row of the still picture; by default a number that fills every row, if 4, 3
+            or 5 does, else 4.
     """
 
     title: str

@@ -1,8 +1,9 @@
 """Reads one point cloud from a file: meshes are sampled, clouds are taken as they are.
 
-The readers below take a file's bytes and give vertices [N, 3] and triangles [F, 3] (None for a cloud). They
-raise whatever they like; `read_point_cloud` turns it into a `PointCloudError` with the file's name. PCD and
-OFF are read here: trimesh knows no PCD and, of OFF, neither polygons of over four corners nor files cut off.
+The readers below take a file's bytes and return vertices [N, 3] and triangles [F, 3] (None for a cloud). They
+may raise any error; `read_point_cloud` turns it into a `PointCloudError` with the file's name. PCD and OFF are
+read here, because trimesh does not know PCD, and in OFF it neither reads polygons of more than four corners nor
+notices that a file is cut off.
 """
 
 import io
@@ -97,7 +98,7 @@ def _read_ply(data: bytes) -> _Geometry:
     header = data.partition(b"end_header")[0]
     declared = {name: int(count) for name, count in re.findall(rb"element\s+(vertex|face)\s+(\d+)", header)}
     found = {b"vertex": len(vertices), b"face": 0 if triangles is None else len(triangles)}
-    for name, count in declared.items():  # trimesh reads a text file, or faces, cut off as if it ended there
+    for name, count in declared.items():  # trimesh takes a cut-off text file or list of faces for a whole one
         if found[name] < count:
             raise ValueError(f"its header says {count} of {name.decode()}, {found[name]} follow: it is cut off")
     return vertices, triangles

@@ -1,6 +1,7 @@
 """Fine-tuning with the stock Trainer: how to train (recipe.py), what a step is fed (batches.py), one run and several.
 
-The names of `trainer.py` are found here too, when they are first used: this was one module once.
+The names of `trainer.py` can be imported from here too, because this was once a single module; they are loaded when
+first used.
 """
 
 import importlib

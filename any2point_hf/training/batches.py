@@ -1,8 +1,8 @@
 """What a training step is fed: rows from the loader, random points and augmentation on the model's device.
 
-Unusual here: the loader hands over whole rows and each row's number; a hook before the model's forward does the rest
-for the batch at once, where the model is. So loader processes have next to nothing to do, and the Trainer is the stock
-one.
+Unusual here: the loader hands over whole rows and each row's number; a hook before the model's forward then draws and
+augments the points of the whole batch on the model's device. So loader processes have next to nothing to do, and the
+Trainer is the stock one.
 """
 
 import itertools
@@ -29,7 +29,7 @@ class TrainingClouds(torch.utils.data.Dataset):
     """The training split as rows `points` [S, 3] float32, `labels` [] and `cloud` [], the row's number.
 
     Args:
-        clouds: of `process_split`, with surplus points.
+        clouds: what `process_split` returns, with S points a cloud, from which each step draws its own.
     """
 
     def __init__(self, clouds: Dataset) -> None:
@@ -44,7 +44,7 @@ class TrainingClouds(torch.utils.data.Dataset):
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Tensor]]:
         """A batch at once, as torch's loader asks for it."""
-        if len(indices) == 1:  # one cloud has no batch statistics, so another joins it
+        if len(indices) == 1:  # a lone cloud has no batch statistics, so the next one joins it
             indices = [indices[0], (indices[0] + 1) % len(self)]
         rows = self.clouds[indices]
         columns = (rows["points"], rows["labels"], torch.tensor(indices))
@@ -54,19 +54,19 @@ class TrainingClouds(torch.utils.data.Dataset):
 class BatchAugmentation(TrainerCallback):
     """Draws each cloud's points and augments them, anew in every epoch, while a Trainer trains.
 
-    A callback that puts itself before the model's forward as a hook, and learns the epoch from the Trainer. It acts on
-    batches with the column `cloud` alone.
+    The callback registers itself as a hook before the model's forward, and learns the epoch from the Trainer. It
+    changes only batches that have the column `cloud`.
 
     Args:
-        augmentation: of a batch of clouds.
-        num_points: points that go into the model.
-        seed: of all draws; with epoch and row number it decides them, whatever the batch or the number of processes.
+        augmentation: applied to the drawn points of a batch.
+        num_points: how many points of each cloud go into the model.
+        seed: together with epoch and row number it decides every draw, whatever the batch or the number of processes.
     """
 
     def __init__(self, augmentation: Augmentation, num_points: int, seed: int) -> None:
         self.augmentation, self.num_points, self.seed = augmentation, num_points, seed
         self.epoch, self.step, self.process = 0, 0, 0
-        self.forwards = itertools.count()  # of one step, of which gradients may be accumulated
+        self.forwards = itertools.count()  # counts the forwards of a step: several if gradients are accumulated
 
     def on_train_begin(self, *_: Any, model: nn.Module, **kwargs: Any) -> None:  # type: ignore[override]
         """Attaches the hook, in place of one that an interrupted training left."""
@@ -76,17 +76,17 @@ class BatchAugmentation(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Takes the epoch, also one that a resumption starts in the middle."""
+        """Notes the epoch, also where a resumed training starts in the middle of one."""
         self.epoch = int(state.epoch or 0)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Takes the step, which dropout's masks follow from."""
+        """Notes the step and the process, which decide dropout's masks."""
         self.step, self.process, self.forwards = state.global_step, args.process_index, itertools.count()
 
     def on_train_end(self, *_: Any, model: nn.Module, **kwargs: Any) -> None:  # type: ignore[override]
-        """Takes the hook away."""
+        """Removes the hook."""
         detach(model)
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], batch: dict[str, Any]) -> Any:
@@ -102,7 +102,7 @@ class BatchAugmentation(TrainerCallback):
 
 
 def detach(model: nn.Module) -> None:
-    """Takes the hook of a `BatchAugmentation` off a model, if there is one, and the keys of its dropout."""
+    """Removes the hook of a `BatchAugmentation` from a model, if there is one, and the keys of its dropout."""
     handle = _ATTACHED.pop(model, None)
     if handle is not None:
         handle.remove()

@@ -63,13 +63,13 @@ def training_facts(
     """What the card says of a training.
 
     Args:
-        trainer: when it is done.
-        dataset: that was trained and tested on.
+        trainer: after it has trained.
+        dataset: the one that it trained and tested on.
         recipe: how it was trained.
         run: `data`, `data_fingerprint`, `seed`, `validation_share` and `linear_probe_accuracy` (None without a probe).
         evaluations: rows of the table of results.
         confusion: matrix of the test split, [classes, classes].
-        command: arguments of the command line, or None for one in Python.
+        command: arguments of the command line, or None for a training from Python.
     """
     seed, share, processes = run["seed"], run["validation_share"], trainer.args.world_size
     model: Any = trainer.model

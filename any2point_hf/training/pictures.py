@@ -52,16 +52,16 @@ def draw_training_curves(history: Sequence[Mapping[str, Any]], path: str | os.Pa
 
 
 def _names(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, str]:
-    """Split to the name it has in the history, of the splits that were evaluated."""
+    """Maps each split that was evaluated to the name of its metric in the history."""
     names = {"validation": f"eval_validation_{metric}", "test": f"eval_test_{metric}"}
-    if not any(names["test"] in entry for entry in history):  # the only evaluated split has no name
+    if not any(names["test"] in entry for entry in history):  # a lone evaluated split is logged without its name
         names["test"] = f"eval_{metric}"
     return {split: name for split, name in names.items() if any(name in entry for entry in history)}
 
 
 def _draw_curves(axes: Axes, names: Mapping[str, str], history: Sequence[Mapping[str, Any]]) -> None:
     for split, name in names.items():
-        points = {entry["epoch"]: entry[name] for entry in history if name in entry}  # of each epoch the last one
+        points = {entry["epoch"]: entry[name] for entry in history if name in entry}  # the last entry of each epoch
         axes.plot(
             list(points), list(points.values()), label=split, markevery=-(-len(points) // _MOST_MARKERS) or 1,
             markersize=4, linewidth=1.5, clip_on=False, zorder=3, **_STYLES[split],
@@ -109,7 +109,7 @@ def draw_confusion_matrix(matrix: np.ndarray, class_names: Sequence[str], path: 
 
 
 def _save(figure: Figure, path: str | os.PathLike) -> None:
-    """Writes a .png whose bytes depend on what is drawn alone."""
+    """Writes a .png whose bytes depend only on what is drawn."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # of class names in other scripts
         figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""What a linear probe reaches before a training: how much of the result will be the training's own."""
+"""The accuracy of a linear probe before a training: it shows how much of the result the training itself will add."""
 
 import sys
 from typing import Any
@@ -14,17 +14,18 @@ MOST_CLOUDS = 500  # of each split, so that the probe takes less than an epoch
 
 
 def probe_before_training(trainer: Trainer, num_points: int) -> float | None:
-    """Accuracy of a linear probe on the untrained model, said in a line on standard error; nothing is changed.
+    """Returns the accuracy of a linear probe on the untrained model, and prints it in a line on standard error.
 
-    Every process computes it, as a batch norm takes the statistics of all of them, and the first one says it. A model
-    that is in parts (FSDP, DeepSpeed) is not probed, which is said too.
+    Nothing of the model is changed. Every process computes the accuracy, because batch norms take their statistics over
+    all processes, and the first one prints it. A model whose weights are held in parts (FSDP, DeepSpeed) is not probed,
+    and the line says so.
 
     Args:
-        trainer: of `make_trainer`, before it trains.
-        num_points: of each cloud that the model takes.
+        trainer: what `make_trainer` returns, before it has trained.
+        num_points: how many points of each cloud the model takes.
 
     Returns:
-        The share of right test clouds, or None where there was no probe.
+        The share of test clouds that are classified right, or None where there was no probe.
     """
     test = trainer.eval_dataset["test"] if isinstance(trainer.eval_dataset, dict) else trainer.eval_dataset
     line, accuracy = "linear probe before training: skipped, as this model's weights are held in parts", None
@@ -45,7 +46,7 @@ def probe_before_training(trainer: Trainer, num_points: int) -> float | None:
 
 
 def _even_choice(split: Dataset, num_points: int) -> tuple[Tensor, Tensor]:
-    """Points [n, num_points, 3] and labels [n] of at most `MOST_CLOUDS` rows, evenly from first to last."""
+    """Points [n, num_points, 3] and labels [n] of at most `MOST_CLOUDS` rows, evenly spaced over the split."""
     chosen = torch.arange(len(split))
     if len(split) > MOST_CLOUDS:
         chosen = torch.linspace(0, len(split) - 1, MOST_CLOUDS, dtype=torch.float64).round().long()

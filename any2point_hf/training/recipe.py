@@ -24,17 +24,19 @@ class Recipe:
 
     Args:
         epochs: passes over the training split, where `steps` is None.
-        steps: instead of epochs: as many passes as give this many steps of one process, but 10 to 200 (`sized`).
+        steps: a length in steps instead of epochs: as many passes as give one process this many steps, but at least 10
+            and at most 200 (`sized`).
         batch_size: clouds a step and device.
         gradient_accumulation: steps whose gradients are added up before the weights change.
         learning_rate: the highest one.
         lowest_learning_rate: where the cosine ends.
-        warm_up_share: of all steps, in which the rate rises; 10 of 300 epochs are published.
-        weight_decay: of all trained weights but norms, biases and tokens.
+        warm_up_share: share of all steps in which the learning rate rises; 10 of 300 epochs as published.
+        weight_decay: of all trained weights except norms, biases and tokens.
         largest_gradient_norm: gradients beyond it are scaled down.
         precision: of the products in the forward pass; weights stay float32. float16 needs a GPU.
-        surplus_points: sampled points for each that a step takes at random; 1200 for 1024 are published.
-        scale_to_unit_sphere: of the processor; False for scans, whose size means something.
+        surplus_points: how many points are sampled for each one that a step takes at random; 1200 for 1024 as
+            published.
+        scale_to_unit_sphere: the processor's setting; False for scans, whose size means something.
         augmentation: of training batches.
         config: fields of Any2PointConfig that differ from its defaults.
 
@@ -82,7 +84,7 @@ class Recipe:
         return replace(self, epochs=min(max(epochs, FEWEST_EPOCHS), MOST_EPOCHS), steps=None)
 
     def settings(self) -> dict[str, Any]:
-        """What a run records of its recipe, as JSON has it; the config's fields are in the adapter's own."""
+        """What a run records of its recipe, as JSON values; without `config`, whose fields the adapter's config has."""
         values = asdict(self)
         values.pop("config")
         if self.steps is None:
@@ -98,7 +100,7 @@ def read_recipe(source: str | os.PathLike[str]) -> Recipe:
         source: such as "scanobjectnn", or a path that ends in .yaml or .yml. What the file leaves out has its default.
 
     Raises:
-        ConfigurationError: no such recipe, not YAML, or a field or value that is none.
+        ConfigurationError: there is no such recipe, the file is not YAML, or it has an unknown field or a wrong value.
     """
     path = Path(source)
     if path.suffix not in (".yaml", ".yml"):
@@ -150,7 +152,7 @@ def _recipe(values: Any) -> Recipe:
 
 
 def _check_values(values: dict[str, Any], defaults: Recipe | Augmentation) -> None:
-    """Names that there are, and numbers where the default is one."""
+    """Checks that each name is a field, and each value of the kind that the field's default is of."""
     names = [part.name for part in fields(defaults)]
     for name, value in values.items():
         require(name in names, f"a field must be one of {', '.join(names)}", name, did_you_mean(name, names))

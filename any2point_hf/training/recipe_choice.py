@@ -1,4 +1,4 @@
-"""Which recipe a training takes that is given none, and the line that says so."""
+"""Chooses the recipe of a training that is given none, and makes the line that reports the choice."""
 
 import torch
 
@@ -15,7 +15,7 @@ def choose_recipe(num_train_clouds: int) -> str:
     there is none.
 
     Args:
-        num_train_clouds: of the split `train`, before any are held out.
+        num_train_clouds: clouds in the split `train`, before any are held out.
     """
     if num_train_clouds <= MOST_SMALL_CLOUDS:
         return "small-data"
@@ -27,9 +27,9 @@ def choice_line(name: str, recipe: Recipe, config: Any2PointConfig, num_clouds: 
 
     Args:
         name: of the recipe.
-        recipe: with all that was changed, and with epochs (`Recipe.sized`).
+        recipe: after all changes, with its length in epochs (`Recipe.sized`).
         config: of the model.
-        num_clouds: that are trained on.
+        num_clouds: how many clouds are trained on.
     """
     augmentation = recipe.augmentation
     low, high = augmentation.scale

@@ -26,9 +26,9 @@ def _shown_argument(argument: str) -> str:
 
 
 def shown_path(value: str) -> str:
-    """The name of a path (with the variant of a data set behind it), a folder of the Hub's cache as its Hub id.
+    """Shortens a path to its name (and the data set's variant after it), a folder of the Hub's cache to its Hub id.
 
-    What is no path of this machine, such as a Hub id or a number, stays as it is.
+    Anything that is not a path on this machine, such as a Hub id or a number, stays as it is.
     """
     repository, _ = hub_repository(value)
     if repository is not None and repository != value:
@@ -37,7 +37,7 @@ def shown_path(value: str) -> str:
     if value == "shapes" or not (os.path.isabs(path) or os.path.exists(path)):
         return value
     name = last_name(os.path.abspath(path))
-    return (f"./{name}" if name == "shapes" else name) + mark + variant  # without "./" the built-in shapes
+    return (f"./{name}" if name == "shapes" else name) + mark + variant  # "shapes" alone means the built-in ones
 
 
 def training_code(
@@ -46,12 +46,12 @@ def training_code(
     """Python that repeats a training by `make_trainer`.
 
     Args:
-        data: of `load_point_cloud_dataset`.
+        data: what `load_point_cloud_dataset` takes.
         config: of the model.
         output: folder of the adapter.
-        recipe: how it was trained; its model settings are the config's.
+        recipe: how it was trained; its `config` is left out, because the model's config has those fields.
         seed: of everything.
-        validation_share: of the training split that is held out.
+        validation_share: share of the training split that is held out, or None.
     """
     changes = _changed_fields(recipe, "config")
     if "augmentation" in changes:

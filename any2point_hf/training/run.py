@@ -54,28 +54,29 @@ def train(
     """Fine-tunes an adapter and writes it, with its processor and its model card, to a folder.
 
     Args:
-        data: of `load_point_cloud_dataset`.
+        data: what `load_point_cloud_dataset` takes.
         backbone: Hub id or folder.
         output: folder for the adapter; the checkpoint of the last epoch is kept beside it.
         config_fields: further fields of Any2PointConfig, on top of the recipe's.
-        recipe: how to train; by default `choose_recipe` of the data's size, which is said in a line on standard error.
+        recipe: how to train; by default the one that `choose_recipe` names for the data's size, reported in a line on
+            standard error.
         seed: of start values, order, dropout, random points and augmentation.
-        validation_share: of the training split that is held out, to choose the best epoch by.
+        validation_share: share of the training split that is held out to choose the best epoch by.
         workers: processes that load batches beside the training.
         loggers: such as "tensorboard".
         resume: go on from the last checkpoint in `output`.
-        command: arguments of the command line that is running, for the model card; by default it shows Python.
+        command: arguments of the running command line, which the model card then shows; by default it shows Python.
         changes: fields of the recipe to change, such as `epochs=10`.
 
     Returns:
-        `accuracy` and `mean_class_accuracy` of the last epoch on the test split, `linear_probe_accuracy` before it
-        (`probe_before_training`; not where that is skipped), and `adapter_megabytes` (in the process that writes it, if
-        there are many). Where there is a validation split, the adapter is that of the epoch
-        with the highest accuracy on it, and there are also `best_epoch`, its `validation_accuracy` and its
+        `accuracy` and `mean_class_accuracy` of the last epoch on the test split; `linear_probe_accuracy`, measured
+        before the training (missing where `probe_before_training` skips it); and `adapter_megabytes` (of several
+        processes, only in the one that writes the adapter). Where there is a validation split, the adapter is that of
+        the epoch with the highest accuracy on it, and there are also `best_epoch`, its `validation_accuracy` and its
         `best_epoch_accuracy` on the test split.
 
     Raises:
-        Any2PointError: whatever of the input does not fit.
+        Any2PointError: something in the input does not fit.
     """
     keep_freed_memory()
     output = Path(output)
@@ -87,7 +88,7 @@ def train(
             "--resume, or choose another folder."
         )
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
-    with PartialState(cpu=on_cpu).main_process_first():  # what one process writes to the cache the others read
+    with PartialState(cpu=on_cpu).main_process_first():  # the others read what it writes to the cache
         dataset = load_point_cloud_dataset(data)  # the same clouds whatever the seed, and the same as evaluate's
         chosen = None if recipe else _choice(dataset, output, resume)
         if validation_share is not None:
@@ -99,9 +100,9 @@ def train(
     run |= recipe.settings()
     del run["epochs"]  # a run may be made longer
     checkpoint = _last_checkpoint(output, config, run, recipe.epochs) if resume else None
-    output.mkdir(parents=True, exist_ok=True)  # now, if it cannot be
+    output.mkdir(parents=True, exist_ok=True)  # if it cannot be made, this fails before the training
     model = Any2PointForPointCloudClassification(config)
-    description = describe(model) if PartialState().is_main_process else None  # now, before it is sharded
+    description = describe(model) if PartialState().is_main_process else None  # before the model is sharded
     processor = Any2PointProcessor(config.num_points, recipe.scale_to_unit_sphere, seed)
     trainer = make_trainer(model, processor, dataset, output, recipe, seed=seed, workers=workers, loggers=loggers)
     if trainer.is_world_process_zero():
@@ -120,7 +121,7 @@ def train(
             raise CheckpointError(f"{checkpoint} is damaged: {error}. Delete it, and train anew.") from error
         if not is_out_of_memory(error):
             raise
-    if not is_trained:  # in the backward pass: the forward says it itself
+    if not is_trained:  # out of memory in the backward pass; the forward raises this itself
         raise batch_too_large(model.any2point.train(), recipe.batch_size, config.num_points, model.device)
     tested: Any = trainer.predict(_test_clouds(trainer))  # of the weights that are saved
     answers: tuple[Any, Any, Any] = (tested.predictions.argmax(axis=-1), tested.label_ids, config.num_labels)
@@ -135,7 +136,7 @@ def train(
         processor.save_pretrained(output)
         metrics["adapter_megabytes"] = (output / "model.safetensors").stat().st_size / 1e6
         confusion = confusion_matrix(*answers)
-        if command and chosen:  # named, as another machine might choose another one
+        if command and chosen:  # the card names it, because another machine might choose another
             command = [*command, "--recipe", chosen]
         assert description is not None  # made in this process
         facts = training_facts(trainer, dataset, recipe, run, evaluations, confusion, command)
@@ -145,7 +146,7 @@ def train(
 
 
 def _choice(dataset: DatasetDict, output: Path, resume: bool) -> str:
-    """The name of the recipe for data of this size; of a resumed run the one it had, whatever machine this is."""
+    """The name of the recipe for data of this size; a resumed run keeps the one it had, whatever machine this is."""
     if resume and (output / RUN_FILE).is_file():
         recorded = read_record(output / RUN_FILE).get("recipe")
         if recorded:
@@ -171,11 +172,11 @@ def _results(trainer: Trainer, of_saved: dict[str, Any]) -> tuple[dict[str, floa
     """The metrics of the last epoch, and of the best one where there is a validation split to choose it by.
 
     Args:
-        trainer: when it is done.
+        trainer: after it has trained.
         of_saved: `accuracies` of the saved weights on the test split.
 
     Returns:
-        What `train` returns, and the same as rows for the model card.
+        The accuracies (and the best epoch) that `train` returns, and the same as rows for the model card.
     """
     saved: dict[str, Any] = {name: of_saved[name] for name in METRICS}
     last = f"epoch {trainer.state.epoch:g}, the last"
@@ -201,7 +202,7 @@ def _results(trainer: Trainer, of_saved: dict[str, Any]) -> tuple[dict[str, floa
 
 
 def _last_checkpoint(output: Path, config: Any2PointConfig, run: dict[str, Any], epochs: float) -> str:
-    """The newest whole checkpoint."""
+    """The path of the newest whole checkpoint, after a check that these settings may go on from it."""
     checkpoints = {folder: epoch for folder in output.glob("checkpoint-*") if (epoch := _epoch(folder)) is not None}
     if not checkpoints:
         raise CheckpointError(f"--resume needs a checkpoint in {output}, and there is none. Train without --resume.")

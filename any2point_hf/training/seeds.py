@@ -1,4 +1,4 @@
-"""The same training with several seeds: mean and deviation of what they reach."""
+"""The same training with several seeds: mean and deviation of their metrics."""
 
 import json
 import statistics
@@ -20,14 +20,14 @@ def train_with_seeds(
     Args:
         seeds: one after the other; those that `seeds.json` already has are not run again.
         output: folder for `seed-N` of each, and for `seeds.json`, which is written after every run.
-        settings: of the training, JSON-able; runs that are there already must have had the same.
+        settings: of the training, JSON-able; runs that are already in the folder must have had the same.
         train: trains with a seed into a folder and returns its metrics.
 
     Returns:
-        Of each metric `mean` and `deviation` (of the sample; 0 for one seed).
+        For each metric its `mean` and `deviation` (of the sample; 0 for one seed).
 
     Raises:
-        Any2PointError: the folder's runs had other settings.
+        Any2PointError: the folder's runs had other settings, or `output` is a file or holds a training of one seed.
     """
     if output.exists() and not output.is_dir():
         raise Any2PointError(f"--output must be a folder, and {output} is a file.")
@@ -55,7 +55,7 @@ def train_with_seeds(
 
 def _summary(runs: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     summary = {}
-    shared = set.intersection(*map(set, runs.values()))  # an earlier version's runs have fewer
+    shared = set.intersection(*map(set, runs.values()))  # runs of an earlier version have fewer metrics
     for name in [name for name in next(iter(runs.values())) if name in shared]:
         values = [metrics[name] for metrics in runs.values()]
         deviation = statistics.stdev(values) if len(values) > 1 else 0.0

@@ -28,11 +28,14 @@ from .recipe import Recipe, changed
 
 NOT_DECAYED = ("bias", "norm", "cls_token", "cls_position", "prompts")
 BEST_METRIC = "eval_validation_accuracy"
-_POINTS_AT_ONCE = 1 << 22  # read and sampled together: 48 MiB, however large a cloud is
+_POINTS_AT_ONCE = 1 << 22  # read and sampled together: 48 MiB, or one cloud if it is larger
 
 
 def points_to_keep(split: Dataset, num_points: int, surplus: float) -> int:
-    """How many points of each cloud to keep for random subsets: surplus × `num_points`, if there are as many."""
+    """How many points of each cloud to keep for random subsets: `surplus` × `num_points`.
+
+    It is fewer if the smallest cloud has fewer, but never below `num_points`.
+    """
     smallest = min(len(cloud) for cloud in split.with_format("numpy")["points"])
     return max(num_points, min(math.ceil(num_points * surplus), smallest))
 
@@ -68,7 +71,7 @@ def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int
 
 
 def parameter_groups(model: nn.Module, weight_decay: float = Recipe.weight_decay) -> list[dict[str, object]]:
-    """The trained parameters; norms, biases and tokens are not decayed."""
+    """The trained parameters in two groups for an optimiser; norms, biases and tokens have no weight decay."""
     trained = [(name.lower(), parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     decayed = [p for name, p in trained if not any(part in name for part in NOT_DECAYED)]
     spared = [p for name, p in trained if any(part in name for part in NOT_DECAYED)]
@@ -136,11 +139,11 @@ def make_trainer(
         dataset: splits `train` and `test` with columns `points` and `label`. With a third, `validation`, the weights of
             the epoch that is best on it are loaded at the end; without it the last epoch's stay.
         output_dir: where checkpoints go, one after each epoch, the last one (and the best one) kept.
-        recipe: how to train; by default as published for ModelNet, whatever the data's size (`any2point train` chooses
-            by it: `read_recipe(choose_recipe(len(dataset["train"])))`).
+        recipe: how to train; by default as published for ModelNet, whatever the data's size. (`any2point train`
+            chooses by the size: `read_recipe(choose_recipe(len(dataset["train"])))`.)
         seed: of shuffling, dropout, random points and augmentation.
-        workers: processes that load batches beside the training; 0 loads them in it.
-        loggers: of the Trainer's own, such as "tensorboard", "trackio" or "wandb".
+        workers: processes that load batches beside the training; with 0 the training process loads them itself.
+        loggers: names of loggers that the Trainer knows, such as "tensorboard", "trackio" or "wandb".
         changes: fields of the recipe to change, such as `epochs=10`.
 
     Raises:
@@ -167,7 +170,7 @@ def make_trainer(
         warmup_steps=recipe.warm_up_share,  # below 1: a share of all steps
         bf16=recipe.precision == "bfloat16",
         fp16=recipe.precision == "float16",
-        use_cpu=recipe.precision == "bfloat16" and not torch.cuda.is_available(),  # as transformers wants it said
+        use_cpu=recipe.precision == "bfloat16" and not torch.cuda.is_available(),  # bfloat16 on a CPU needs this flag
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=2 if "validation" in dataset else 1,  # the last one, and the best one
@@ -188,7 +191,7 @@ def make_trainer(
             "`accelerate launch` (docs/many_devices.md), or show one: CUDA_VISIBLE_DEVICES=0."
         )
     num_points = processor.num_points
-    with arguments.main_process_first():  # what one process writes to the cache the others read
+    with arguments.main_process_first():  # the others read what it writes to the cache
         kept = points_to_keep(dataset["train"], num_points, recipe.surplus_points)
         train = process_split(dataset["train"], processor, kept)
         tests = {
@@ -212,7 +215,7 @@ def make_trainer(
 
 
 def _check(model: PreTrainedModel, dataset: DatasetDict, recipe: Recipe, loggers: Sequence[str]) -> None:
-    """What would otherwise fail after the clouds are sampled, or in the first step."""
+    """Refuses what would otherwise fail only after the clouds are sampled, or in the first step."""
     for name in ("train", "test"):
         if name not in dataset:
             raise DatasetError(f"the dataset must have splits train and test, got {', '.join(dataset)}.")

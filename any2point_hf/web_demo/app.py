@@ -25,7 +25,7 @@ from .inference import Adapter, Prediction, classify, example_cloud, read_upload
 TITLE = "Any2Point: 3D point clouds through frozen transformers"
 TOP_CLASSES = 5
 UPLOADS_LIVE_SECONDS = 900
-LONGEST_SIDE = 1.4  # of a cloud in plotly's units, in which the camera stands 1.9 away: it fits, however it is turned
+LONGEST_SIDE = 1.4  # of a cloud, in plotly's units; the camera stands 1.9 away, so it fits however it is turned
 WAITING = 32  # clouds in the queue; later ones are told that it is full
 
 INTRODUCTION = f"""# {TITLE}
@@ -55,7 +55,7 @@ def build_page(adapters: Mapping[str, Adapter], max_megabytes: int) -> gr.Blocks
 
     Args:
         adapters: by the name that visitors choose, at least one.
-        max_megabytes: of an upload, as the server limits it; the page says so.
+        max_megabytes: the largest upload that the server accepts; the page names it.
     """
 
     def show(name: str, example: str, variation: int, upload: str | None, block: int) -> tuple:
@@ -141,12 +141,12 @@ def _file_name(path: str) -> str:
 
 
 def _message(text: str, *, is_error: bool = False) -> str:
-    """Text in the page, which screen readers speak; names of files are a visitor's, and no HTML."""
+    """Text in the page, which screen readers speak; it is escaped, because file names come from visitors."""
     return f'<p role="{"alert" if is_error else "status"}">{html.escape(text)}</p>'
 
 
 def _figure(prediction: Prediction, block: int) -> go.Figure:
-    """The points coloured by attention, a trace a block of which one is seen; by height where there is none."""
+    """The points coloured by attention, a trace for each block, one of them visible; by height without attention."""
     points, attention = prediction.points, prediction.attention
     if attention is None:
         figure = cloud_figure(points, points[:, 2], "", label="height")

@@ -1,7 +1,7 @@
 """What the web page computes, without the page: loading adapters, reading uploads, classifying a cloud.
 
-Unusual here: what strangers upload is bounded twice, by its bytes (by the server) and by its points once unpacked
-(here), and no message names a folder of this machine.
+Unusual here: uploads are limited twice: the server limits their bytes, and this module their unpacked size and their
+points. No message names a folder of this machine.
 """
 
 import threading
@@ -30,7 +30,7 @@ from ..trained_adapter import load
 MAX_POINTS = 1_000_000
 """The most points of an uploaded cloud: farthest point sampling takes seconds there."""
 
-MAX_UNPACKED_BYTES = 100_000_000  # of an .npz, which may be a thousand times its file
+MAX_UNPACKED_BYTES = 100_000_000  # of an .npz, whose arrays may be a thousand times its size
 EXAMPLE_POINTS = SHOWN_POINTS = 4096
 EXAMPLE_SEED = 1  # not that of the built-in data set
 
@@ -40,7 +40,7 @@ class Adapter:
     """A model that the page offers.
 
     Args:
-        model: on its backbone, which adapters of the same backbone share.
+        model: on its backbone, whose weights adapters of the same backbone share.
         processor: of its clouds.
     """
 
@@ -50,7 +50,7 @@ class Adapter:
 
     @property
     def num_blocks(self) -> int:
-        """Blocks of its backbone that tokens pass."""
+        """How many blocks of its backbone the tokens pass."""
         return len(self.model.any2point.blocks())
 
 
@@ -59,10 +59,11 @@ class Prediction:
     """What is shown of one cloud.
 
     Args:
-        points: [N, 3] float32, of the whole cloud, N ≤ `SHOWN_POINTS`; the model sees as many as its processor says.
+        points: [N, 3] float32, taken from the whole cloud, N ≤ `SHOWN_POINTS`; the model itself sees as many points as
+            its processor samples.
         probabilities: class name to probability, the most probable first.
         attention: [blocks, N] float32, CLS's share of attention at each point; None where the backbone's attention
-            weights cannot be had.
+            weights cannot be obtained.
     """
 
     points: np.ndarray
@@ -78,7 +79,8 @@ def load_adapters(models: Sequence[str], backbone: str | None = None) -> dict[st
         backbone: Hub id or folder, instead of the one that each adapter records.
 
     Returns:
-        By the name that the page shows: the Hub id or the folder's own name, numbered where it is not the only one.
+        The adapters by the name that the page shows: the Hub id or the folder's own name, with a number where several
+        have the same name.
 
     Raises:
         Any2PointError: an adapter or its backbone cannot be loaded.
@@ -90,7 +92,7 @@ def load_adapters(models: Sequence[str], backbone: str | None = None) -> dict[st
         config = _config(source, backbone)
         record: Any = (config.backbone, config.backbone_revision, config.modality)
         if config.backbone is not None and record not in backbones:
-            backbones[record] = load_backbone(*record)  # kept as it came: models change only copies over its tensors
+            backbones[record] = load_backbone(*record)  # never changed: models change copies that share its tensors
         model, processor = load(source, backbones.get(record))
         name = Path(source).resolve().name if Path(source).is_dir() else source
         names[name] += 1
@@ -99,7 +101,7 @@ def load_adapters(models: Sequence[str], backbone: str | None = None) -> dict[st
 
 
 def _config(source: str, backbone: str | None) -> Any2PointConfig:
-    """Of an adapter, with the backbone that it is put on."""
+    """The config of an adapter, with `backbone`, if it is given, in place of the recorded one."""
     try:
         config = Any2PointConfig.from_pretrained(source)
     except Any2PointError:
@@ -159,12 +161,15 @@ def read_upload(path: str | Path, seed: int = 0) -> np.ndarray:
 
 
 def _check_unpacked_size(path: Path) -> None:
-    """A small .npz can hold arrays that fill the memory; reading one never goes beyond the sizes that it declares."""
+    """Refuses an archive whose declared sizes are too large, because a small .npz can hold arrays that fill the memory.
+
+    The declared sizes suffice: reading an archive never goes beyond them.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
     except zipfile.BadZipFile:
-        return  # no archive, or a damaged one, of which its reader will tell
+        return  # no archive, or a damaged one, which its reader will report
     if size > MAX_UNPACKED_BYTES:
         raise PointCloudError(
             f"an archive on this page unpacks to at most {MAX_UNPACKED_BYTES:,} bytes, {path.name} to {size:,}. Save "
@@ -197,7 +202,7 @@ def classify(adapter: Adapter, points: np.ndarray) -> Prediction:
 
 
 def _shown(processor: Any2PointProcessor, points: np.ndarray) -> np.ndarray:
-    """Evenly many of the cloud's points, in the frame of those that the model sees."""
+    """Every n-th of the cloud's points, at most `SHOWN_POINTS`, in the frame of those that the model sees."""
     whole = Any2PointProcessor(max(len(points), processor.num_points), processor.scale_to_unit_sphere)
     step = -(-len(points) // SHOWN_POINTS)
     return whole(points, return_tensors="np")["points"][0][: len(points) : step]

@@ -1,7 +1,7 @@
 """Serves the page: no file of this machine, no telemetry, nothing fetched from elsewhere.
 
-Unusual here: gradio reads where uploads go from the environment while it is imported, so that this is set first and
-gradio is imported where it is used.
+Unusual here: gradio reads the folder for uploads from the environment when it is imported, so the folder is set first,
+and gradio is imported only where it is used.
 """
 
 import importlib.util
@@ -75,7 +75,7 @@ def _check_address(host: str, port: int) -> None:
 
 
 def _reach_directly(host: str) -> None:
-    """Gradio asks its own server whether it is up, which no proxy of the environment should answer."""
+    """Excludes this server from the environment's proxies: gradio asks it whether it is up, and no proxy may answer."""
     local = ",".join(filter(None, (os.environ.get("no_proxy", os.environ.get("NO_PROXY")), host, "127.0.0.1")))
     os.environ.update(no_proxy=local, NO_PROXY=local)
 
@@ -99,7 +99,7 @@ def _launch(page: "gradio.Blocks", host: str, port: int, share: bool, max_megaby
         css=CSS,
         prevent_thread_lock=True,
         quiet=True,
-        show_error=False,  # the page tells what a visitor can cause; the rest is none of theirs
+        show_error=False,  # the page shows the errors that visitors cause; others do not concern them
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
@@ -118,7 +118,7 @@ class ClosedRoutes:
         self.app = app
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """One request (ASGI)."""
+        """Handles one request (ASGI)."""
         from starlette.responses import PlainTextResponse
 
         if scope["type"] == "http" and CLOSED.search(scope["path"]):
