@@ -19,7 +19,7 @@ NUM_QUERIES = 20
 """Query clouds of each class."""
 
 DrawFold = Callable[[int, int, int], DatasetDict]
-"""Of ways, shots and the number of a fold."""
+"""Ways, shots and the number of a fold."""
 
 
 def open_folds(data: str) -> DrawFold:

@@ -11,7 +11,7 @@ from .rows import PRETRAINED, ROWS
 
 MISSING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 Accuracies = Mapping[tuple[str, int, int], Mapping[int, float]]
-"""Of row, ways and shots: of a fold's number its accuracy."""
+"""For each (row, ways, shots): the accuracy of each fold, by the fold's number."""
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:

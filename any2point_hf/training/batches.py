@@ -20,7 +20,7 @@ from ..data.counter_random import mix
 from ..modeling.numerics.named_dropout import clear_dropout_keys, set_dropout_keys
 
 CLOUD = "cloud"
-"""Name of the batches' column with the rows' numbers, which the hook takes out again."""
+"""Name of the column that gives a batch its rows' numbers; the hook takes it out again."""
 
 _ATTACHED: weakref.WeakKeyDictionary[nn.Module, RemovableHandle] = weakref.WeakKeyDictionary()
 
