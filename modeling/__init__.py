@@ -1,6 +1,6 @@
-"""The model alone, without data, training and commands; it imports nothing of the rooms above it.
+"""The model alone, without data, training and commands; it imports nothing from the packages that use it.
 
-Names are loaded when first used; tools that only read the source find them below `TYPE_CHECKING`.
+Each name is imported when it is first used; tools that only read the source find them below `TYPE_CHECKING`.
 """
 
 import importlib

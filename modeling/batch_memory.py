@@ -1,8 +1,8 @@
-"""Whether a batch fits into memory, asked before a forward starts: on Linux a process that takes too much is killed.
+"""Checks before a forward whether the batch fits into memory: Linux kills a process that takes too much.
 
 Unusual here: the estimate counts only what a forward holds for certain, so that nothing that fits is refused; the batch
-size that an error names leaves room for the rest. What can be had back (pages of files, what malloc keeps of freed
-tensors, swap) counts as free. On a GPU nothing is asked: there a lack of memory is an exception.
+size that an error names leaves room for the rest. Memory that the system or malloc can reuse (pages of files, freed
+tensors, swap) counts as free. On a GPU nothing is checked before: there a lack of memory raises an exception.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ SMALL = 1 << 28
 ROOM = {"a training step": 5, "inference": 14}
 """How many times its estimate a named batch may take: 1.6 to 3 were measured in training, 7 to 10 at inference."""
 
-_LIMIT_FILES = (  # of a container, by version of the kernel's control groups: limit, usage, pages of files
+_LIMIT_FILES = (  # of a control group, for versions 2 and 1: files of limit and usage, counts of pages of files
     ("memory.max", "memory.current", ("inactive_file", "active_file")),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
 )
@@ -34,14 +34,18 @@ class HoldsClouds(Protocol):
     """A model that tells how much memory a cloud takes."""
 
     def bytes_of_cloud(self, num_points: int) -> int:
-        """Bytes that a forward certainly takes for each cloud of `num_points`, in the mode it will run in."""
+        """Returns a lower bound on the bytes that a forward takes for each cloud, in the mode it will run in.
+
+        Args:
+            num_points: N of the clouds.
+        """
 
 
 def check_memory(model: HoldsClouds, points: Tensor) -> None:
-    """Refuses a batch for which a CPU's memory cannot suffice; elsewhere, and while compiling, nothing is asked.
+    """Refuses a batch that cannot fit into a CPU's memory; on other devices, and while compiling, checks nothing.
 
     Args:
-        model: that is about to run.
+        model: the model that is about to run.
         points: [B, N, 3].
 
     Raises:
@@ -58,13 +62,13 @@ def check_memory(model: HoldsClouds, points: Tensor) -> None:
 
 
 def batch_too_large(model: HoldsClouds, batch_size: int, num_points: int, device: torch.device) -> BatchTooLargeError:
-    """The error that names the batch size that fits into the memory there is now.
+    """Makes the error that names a batch size that fits into the memory that is free now.
 
     Args:
-        model: that was to run.
-        batch_size: that was too large.
-        num_points: N of its clouds.
-        device: where.
+        model: the model that was to run.
+        batch_size: the size that was too large.
+        num_points: N of the batch's clouds.
+        device: the device that it was to run on.
     """
     cloud, available = model.bytes_of_cloud(num_points), available_memory(device)
     purpose = "a training step" if torch.is_grad_enabled() else "inference"
@@ -88,7 +92,7 @@ def _gib(size: int) -> str:
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether an allocation failed, on whatever device."""
-    if isinstance(error, BatchTooLargeError):  # has been told
+    if isinstance(error, BatchTooLargeError):  # already names a size
         return False
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
@@ -106,14 +110,16 @@ def names_batch_that_fits(forward: Callable[..., Any]) -> Callable[..., Any]:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-        # here the failed forward's tensors are freed
+        # outside the except block the failed forward's tensors are freed
         raise batch_too_large(self, points.shape[0], points.shape[1], points.device)
 
     return guarded
 
 
 def available_memory(device: torch.device) -> int | None:
-    """Bytes, or None where that is not known: of a CPU on systems other than Linux, and of devices other than CUDA's.
+    """Returns the free bytes of a device, or None where they are not known.
+
+    They are known for a CPU under Linux, unless /proc shows too little, and for CUDA devices.
 
     Args:
         device: of a tensor. Asking for a GPU's memory does not wait for its work.
@@ -135,13 +141,13 @@ def available_memory(device: torch.device) -> int | None:
 
 
 def _entries(file: Path) -> dict[str, int]:
-    """Lines such as "MemAvailable:  16384 kB" as bytes by name; lines of other kinds are left out."""
+    """Reads lines such as "MemAvailable:  16384 kB" into bytes by name; lines of other kinds are left out."""
     rows = [line.split() for line in file.read_text().splitlines()]
     return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if len(row) == 3 and row[2] == "kB"}
 
 
 def _left_in_containers(membership: Path, root: Path) -> list[int]:
-    """What each control group around this process, of either version, leaves to it."""
+    """Lists the bytes that each limited control group around this process, of either version, leaves to it."""
     left = []
     for line in membership.read_text().splitlines():
         _, controllers, path = line.split(":", 2)
@@ -169,7 +175,10 @@ def _left_in(folder: Path) -> list[int]:
 
 
 def _kept_by_malloc(anonymous: int) -> int:
-    """Freed memory not given back to the system; all of the process, where glibc is too old to tell (below 2.33)."""
+    """Bytes that malloc keeps of freed memory, at most the process' anonymous memory.
+
+    Where glibc is too old to tell (below 2.33), all the anonymous memory counts.
+    """
     if not hasattr(libc := ctypes.CDLL(None), "mallinfo2"):
         return anonymous
 

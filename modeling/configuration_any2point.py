@@ -11,8 +11,8 @@ from .errors import ConfigurationError, UnsupportedBackboneError, require
 from .hub.names import pull_options, pulled_folder
 from .presets import find_preset
 
-SMALLEST_CLOUD = 64  # points that the tokenizer's three halvings need
-LARGEST_CLOUD = 65536  # 8192 tokens; attention and cells compare every two of them
+SMALLEST_CLOUD = 64  # points; the tokenizer halves them three times
+LARGEST_CLOUD = 65536  # points, which give 8192 tokens; attention and cells compare every pair of tokens
 
 
 @strict
@@ -24,13 +24,14 @@ class Any2PointConfig(PreTrainedConfig):
         backbone_revision: branch, tag or commit of the backbone on the Hub.
         backbone_config: the backbone's own config (or its dict). Given without `backbone`, the backbone is built
             with random weights; otherwise it is filled in when the backbone is loaded.
-        backbone_blocks: how many of its blocks tokens pass, from the first; `None` for all, 0 for none: tokenizer and
-            head alone, the control that tells what the backbone brings.
-        modality: `"1d"` (language: positions on lines) or `"2d"` (vision, audio: on planes); what the backbone is
-            by default.
-        num_points: points a cloud is brought to by the processor. Any N from 64 to 65536 works.
-        num_views: lines or planes the cloud is projected on, at most 10. Six is the paper's choice.
-        num_neighbors: K of the tokenizer's neighbourhoods. More is slower and smoother; 64 or 81 are published.
+        backbone_blocks: how many of its blocks the tokens pass, counted from the first; `None` for all. 0 leaves
+            tokenizer and head alone, the control that shows what the backbone contributes.
+        modality: `"1d"` (language: positions on lines) or `"2d"` (vision, audio: positions on planes); by default the
+            backbone's own.
+        num_points: number of points to which the processor brings each cloud. Any N from 64 to 65536 works.
+        num_views: number of lines or planes that the cloud is projected on, at most 10. Six is the paper's choice.
+        num_neighbors: K, points in each of the tokenizer's neighbourhoods. More is slower and smoother; 64 or 81 are
+            published.
         neighborhood_norm: `"extent"` for scans (each neighbourhood by its own size), `"deviation"` for clean CAD
             models (by the cloud's spread).
         adapter_dim: width of the bottlenecks; 8 to 16 are published.
@@ -39,14 +40,15 @@ class Any2PointConfig(PreTrainedConfig):
         adapter_placement: the bottleneck reads the feed-forward output (`"after"`), its input (`"before"`), or runs
             beside it (`"parallel"`). `"after"` is the paper's best (Table 7).
         adapter_blocks: `None` for all blocks, n for the first n, or a list of block indices.
-        aggregation: cells of the guided aggregation: the views' own (`"source"`), voxels (`"3d"`) or `"none"`.
+        aggregation: cells of the guided aggregation: the views' own (`"source"`) or voxels (`"3d"`); `"none"` for no
+            aggregation.
         aggregation_scale: c, weight of the aggregated features.
         ensemble: views weighed by similarity to the 3D branch (`"adaptive"`, eq. 3) or equally (`"mean"`).
         cell_size: side of a cell, in line units or pixels; by default 2 on a line, ⌈longer side / 20⌉ on a plane.
         cell_pooling: `"mean"` or `"mean+max"` of a view's cell.
         voxel_size: side of a voxel of the 3D branch, in the units of the points.
         local_attention_dim: width of the attention inside cells.
-        local_attention_heads: its heads; must divide the width.
+        local_attention_heads: heads of that attention; must divide its width.
         position_encoding: `"virtual"` (the backbone's own positions, eq. 2), `"sinusoidal"`, `"learnable"` (both of
             the 3D coordinates) or `"none"` (Table 4).
         position_injection: encodings are added at the `"input"`, before all `"blocks"`, or `"input+blocks"`.
@@ -55,7 +57,7 @@ class Any2PointConfig(PreTrainedConfig):
         line_direction: direction of the virtual line before its rotations; normalised by the model.
         line_length: n, length of the virtual line; by default the rows of the table, at most 77.
         plane: [width, height] of the virtual plane in pixels; by default the backbone's image or spectrogram.
-        pooling: order of the two pooled features.
+        pooling: order of the two pooled features, `"max"` and `"cls"`.
         head_bias: whether the head's two hidden linear layers have a bias.
         label_smoothing: of the cross-entropy.
         layer_norm_eps: overrides the eps of the layer norms in the backbone's blocks.
@@ -63,9 +65,9 @@ class Any2PointConfig(PreTrainedConfig):
         adapter_start: start values of a new model (method.md 5): `"scan"` and `"modelnet"` as released
             for the two kinds of data; `"zero"`, as `"modelnet"` but adapters start by adding nothing; `"scaled"`, as
             `"modelnet"` but the aggregation starts at a twentieth of the tokens' size and c is in units of that size.
-        token_scale: `"embedding"` brings the tokenizer's output to the size of the backbone's own embeddings, centred
-            where its last projection leaves a constant (of a backbone that has none, it warns and does nothing);
-            `"none"` leaves it, as published.
+        token_scale: `"embedding"` scales the tokenizer's output to the size of the backbone's own embeddings, and
+            centres it where the tokenizer's last projection leaves a constant; where the backbone has neither word
+            embeddings nor a table of positions, it warns and does nothing. `"none"` leaves the output, as published.
         released_compatibility: compute what the authors' released code computes (method.md 6), for their checkpoints.
         lora: whether a LoRA in the backbone (of the `peft` library) is trained too: a new model gets the default one,
             and `add_lora` gives another. Of a checkpoint, whether there is one in its subfolder `lora`.
@@ -163,7 +165,7 @@ class Any2PointConfig(PreTrainedConfig):
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
     ) -> Any:
-        """As in transformers, of a folder, Hub id or bare name.
+        """Loads a config as in transformers, from a folder, Hub id or bare name.
 
         Args:
             pretrained_model_name_or_path: see `pulled_folder` in `hub/names.py`.
@@ -180,7 +182,10 @@ class Any2PointConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers; a model's argument `backbone` among an Auto class' or a pipeline's may be a module."""
+        """As in transformers, but the argument `backbone`, as an Auto class or a pipeline passes it, may be a module.
+
+        With `return_unused_kwargs` it is returned as unused, for the model; otherwise the config records its name.
+        """
         if not kwargs.get("return_unused_kwargs") or "backbone" not in kwargs:
             module_config = getattr(kwargs.get("backbone"), "config", None)
             if module_config is not None:
@@ -191,7 +196,7 @@ class Any2PointConfig(PreTrainedConfig):
         return config, unused | {"backbone": backbone}
 
     def validate_architecture(self) -> None:
-        """Checks the ranges that types cannot say; run by transformers whenever a config is made."""
+        """Checks the ranges that types do not express; transformers runs it whenever a config is made."""
         for name, value in vars(self).items():
             if isinstance(value, float):
                 require(math.isfinite(value), f"{name} must be finite", value)
@@ -227,18 +232,18 @@ class Any2PointConfig(PreTrainedConfig):
         super().validate_architecture()
 
     def record_module(self, backbone_config: PreTrainedConfig) -> None:
-        """Names the backbone that a module was loaded from, or none for a module with weights of its own."""
+        """Records where a backbone module was loaded from, or None for a module that was not loaded."""
         name = backbone_config.name_or_path
         self.backbone = recorded_path(name) if name else None
         self.backbone_revision = None
 
     def unlike_defaults(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, besides those that say which backbone."""
+        """Returns the fields that differ from their defaults, except those that name the backbone."""
         plain = type(self)()
         return {name: getattr(self, name) for name in METHOD_FIELDS if getattr(self, name) != getattr(plain, name)}
 
     def used_blocks(self, num_blocks: int) -> int:
-        """How many blocks tokens pass, out of the backbone's `num_blocks`.
+        """Returns how many of the backbone's `num_blocks` blocks the tokens pass.
 
         Raises:
             ConfigurationError: `backbone_blocks` is more than there are.

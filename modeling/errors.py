@@ -19,7 +19,7 @@ class PointCloudError(Any2PointError):
 class BatchTooLargeError(Any2PointError, RuntimeError):
     """A batch that memory cannot hold; the message names a size that it can.
 
-    A RuntimeError that says "out of memory.", so that `auto_find_batch_size` of the Trainer knows it.
+    A RuntimeError that says "out of memory.", so that the Trainer's `auto_find_batch_size` recognises it.
     """
 
 
@@ -40,16 +40,16 @@ class DatasetError(Any2PointError):
 
 
 class HubError(Any2PointError):
-    """A Hub that did not answer, refused, or broke off; what was there before, on either side, is whole."""
+    """A Hub that did not answer, refused, or broke off; files that were there before, here or on the Hub, are whole."""
 
 
 def require(condition: bool, rule: str, received: object, fix: str = "") -> None:
-    """Raises a `ConfigurationError` of these three parts, unless the condition holds."""
+    """Raises a `ConfigurationError` that says rule, received value and fix, unless the condition holds."""
     if not condition:
         raise ConfigurationError(f"{rule}, got {received!r}.{fix}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A sentence with the word that was probably meant, or nothing."""
+    """A sentence with the known word that was probably meant, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" Did you mean {close[0]}?" if close else ""

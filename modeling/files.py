@@ -13,7 +13,7 @@ from .errors import Any2PointError
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Writes beside the file, then puts it in its place; makes its folder."""
+    """Writes text to a new file beside `file`, then moves it into its place; makes the folder if it is missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(f".{file.name}.{uuid4().hex}.tmp")
     try:
@@ -24,7 +24,7 @@ def write_whole(file: Path, text: str) -> None:
 
 
 def read_record(file: Path) -> dict[str, Any]:
-    """What `write_whole` has written as a JSON object.
+    """Reads a JSON object that `write_whole` has written.
 
     Raises:
         Any2PointError: the file holds something else.
@@ -44,11 +44,11 @@ def _damaged(file: Path, why: str) -> Any2PointError:
 
 @contextmanager
 def folder_written_whole(folder: Path, last: str | None = None) -> Iterator[Path]:
-    """A new folder to write into. When the block ends without an error, its files go to `folder`, one by one.
+    """Yields a new folder to write into. If the block ends without an error, its files move to `folder`, one by one.
 
     Args:
-        folder: made then, if it is missing; its files of other names stay.
-        last: name of the file that is put in its place after all others.
+        folder: made at the end of the block, if it is missing; its files of other names stay.
+        last: name of the file that is moved after all others.
     """
     existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=existing) as beside:

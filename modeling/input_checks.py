@@ -1,4 +1,4 @@
-"""What a model's forward checks of its input before any work is done."""
+"""Checks of a model's input, before its forward does any work."""
 
 from torch import Tensor
 
@@ -8,11 +8,12 @@ from .numerics.host_reads import host_may_read
 
 
 def check_batch(points: Tensor) -> None:
-    """Points must be [B, N, 3], floating, 64 ≤ N ≤ 65536 and finite.
+    """Checks that points are [B, N, 3], floating, 64 ≤ N ≤ 65536 and finite.
 
-    Finiteness is read on the CPU only, and not in compiled code: elsewhere it would make the host wait for the device.
-    There the logits of a cloud that is not finite are NaN, those of the other clouds their own (`finite_clouds`); in
-    training batch statistics spread it, and the loss is NaN. The processor checks it too.
+    Whether they are finite is checked only on a CPU, and not in compiled code: elsewhere the host would wait for the
+    device. There a cloud that is not finite gets NaN logits, and the logits of other clouds do not change
+    (`finite_clouds`); in training the batch statistics spread the NaN, and the loss is NaN. The processor checks it
+    too.
 
     Raises:
         PointCloudError: they are not.
@@ -44,15 +45,15 @@ def check_batch(points: Tensor) -> None:
 
 
 def finite_clouds(points: Tensor) -> Tensor:
-    """Which clouds of points [B, N, 3] hold no NaN or infinity, [B, 1, 1] bool, left on their device.
+    """Returns which clouds of points [B, N, 3] hold no NaN or infinity, [B, 1, 1] bool, on the points' device.
 
-    The others are run as clouds of zeros, since no table can be read at NaN, with NaN as their tokens.
+    The model tokenizes the other clouds as zeros, since no table can be read at NaN, and then sets their tokens to NaN.
     """
     return points.isfinite().flatten(1).all(dim=1).view(-1, 1, 1)
 
 
 def check_labels(labels: Tensor, num_labels: int) -> None:
-    """Labels must lie in 0…num_labels − 1 (read on the CPU only).
+    """Checks that labels lie in 0…num_labels − 1; only on a CPU, and not in compiled code.
 
     Raises:
         DatasetError: one does not.

@@ -4,8 +4,8 @@ The trip of the data: points [B, N, 3] → point tokenizer → tokens [B, G, D] 
 encodings [B, G, D] and cells → [CLS; tokens] + encodings → the backbone's own blocks with bottleneck and guided
 aggregation → final norm → pooled feature [B, 2D] (→ head → logits [B, classes], in the classification model).
 
-Unusual here: the backbone is attached after the adapters are loaded (transformers builds models on the meta device,
-which would corrupt a backbone made inside `__init__`), and it is never part of a checkpoint.
+Unusual here: the backbone is attached after the adapters are loaded, because transformers builds models on the meta
+device, which would corrupt a backbone made inside `__init__`. It is never part of a checkpoint.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,7 +56,7 @@ class Any2PointModelOutput(ModelOutput):
         pooler_output: [B, 2D], max over point tokens and CLS in the config's `pooling` order.
         point_centers: [B, G, 3], the centres of the point tokens.
         hidden_states: tokens before block 0, then each block's output before the final norm, each [B, 1 + G, D].
-        attentions: of each block, [B, heads, 1 + G, 1 + G]; ImageBind audio has its learned row as a last key.
+        attentions: weights of each block, [B, heads, 1 + G, 1 + G]; ImageBind audio has its learned row as a last key.
     """
 
     last_hidden_state: Tensor | None = None
@@ -67,13 +67,13 @@ class Any2PointModelOutput(ModelOutput):
 
 
 class Any2PointModel(Any2PointPreTrainedModel):
-    """Point clouds to features by a frozen backbone with guided adapters.
+    """Computes features of point clouds by a frozen backbone with guided adapters.
 
     Args:
         config: its `backbone` is loaded, or its `backbone_config` built with random weights.
         backbone: a module to use instead; it is shared and frozen, not copied.
-        attach: whether to put the backbone under the adapters now; a task model does it when it is complete.
-        start_seed: of all start values; by default one draw from torch's generator.
+        attach: whether to put the backbone under the adapters now; a task model does so when it is complete itself.
+        start_seed: seed of all start values; by default drawn from torch's generator.
 
     Raises:
         UnsupportedBackboneError: the backbone's family is not supported, or none is named.
@@ -135,7 +135,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
 
         across_batch = config.released_compatibility and self.modality == "1d"
         self.call_block = released.call_block_across_batch if across_batch else call_block
-        self.must_warn = across_batch  # once, when it is first run in eval mode
+        self.must_warn = across_batch  # only when it first runs in eval mode
         self.gradient_checkpointing = False
         self.backbone, self.lora = None, None
         self.post_init()
@@ -150,13 +150,13 @@ class Any2PointModel(Any2PointPreTrainedModel):
         return self.position_encoding != "none"
 
     def draw_parameters(self, start: StartValues) -> None:
-        """Start values of the model's own tokens (method.md 5)."""
+        """Draws the start values of CLS token and position (method.md 5)."""
         start.token(self.cls_token, "cls_token")
         if self.cls_position is not None:
             start.token(self.cls_position, "cls_position")
 
     def load_and_attach_backbone(self, backbone: PreTrainedModel | None = None) -> None:
-        """Loads, builds or takes the backbone of a new model and starts from its own final norm and CLS embedding."""
+        """Loads, builds or takes a new model's backbone, whose final norm and CLS embedding become start values."""
         if self.cls_token.is_meta:
             return  # from_pretrained attaches the backbone itself, when the adapters are loaded
         config = self.config
@@ -201,7 +201,12 @@ class Any2PointModel(Any2PointPreTrainedModel):
         self.ignore_backbone_on_save()
 
     def encode_positions(self, centers: Tensor, coordinates: Tensor) -> Tensor | None:
-        """Encodings of CLS and all tokens: centres [B, G, 3], coordinates [B, M, G, A] -> [B, 1 + G, D] or None."""
+        """Returns encodings of CLS and all tokens, [B, 1 + G, D], or None where none are added.
+
+        Args:
+            centers: [B, G, 3].
+            coordinates: [B, M, G, A], on lines (A = 1) or planes (A = 2).
+        """
         variant = self.position_encoding
         if not self.adds_positions:
             return None
@@ -217,7 +222,10 @@ class Any2PointModel(Any2PointPreTrainedModel):
         return torch.cat([cls_position, encoding.to(cls_position.dtype)], dim=1)
 
     def block_arguments(self, coordinates: Tensor) -> BlockArguments:
-        """Keyword arguments of every block, with the positions that act in them at coordinates [B, M, G, A]."""
+        """Returns a function from a block's index to its keyword arguments.
+
+        Positions that act inside the blocks are among them, those of coordinates [B, M, G, A].
+        """
         in_blocks, num_tokens = self.spec.in_blocks, coordinates.shape[2] + 1
         dtype = block_dtype(find(self.backbone, self.spec.blocks)[0])
         if in_blocks is None or self.position_encoding != "virtual":
@@ -228,12 +236,12 @@ class Any2PointModel(Any2PointPreTrainedModel):
         return lambda index: {**self.spec.arguments, **own(index)}
 
     def find_neighborhoods(self, centers: Tensor, coordinates: Tensor) -> Neighborhoods | None:
-        """Which tokens share a cell of each view, and a voxel; None where nothing is aggregated."""
+        """Returns which tokens share a cell of each view, and a voxel; None where nothing is aggregated."""
         if self.local_attention is None:
             return None
         voxels = voxel_cells(centers, self.config.voxel_size)
         views = self.projection.cells(coordinates)
-        most_cells = self.projection.num_cells + 1  # rounding may put a token on the very end
+        most_cells = self.projection.num_cells + 1  # rounding may put a token at the very end, in one more cell
         if self.config.aggregation == "3d":
             views, most_cells = voxels.unsqueeze(1).expand_as(views), views.shape[-1]
         return Neighborhoods.of(views, voxels, most_cells, self.cls_token.dtype)
@@ -255,7 +263,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             output_hidden_states: whether to return the tokens before and after every block.
             output_attentions: whether to return the blocks' attention weights; needs eager attention.
             return_dict: False for a tuple.
-            adapter_names: the adapter of each cloud, by name; by default the active one for all.
+            adapter_names: names of the adapters, one for each cloud; by default the active one for all.
 
         Raises:
             PointCloudError: points of another shape, too few or too many, not floating or not finite.
@@ -273,7 +281,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             released.warn_of_attention_across_batch()
         config = self.config
         wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        points = points.to(torch.promote_types(self.cls_token.dtype, torch.float32))  # coordinates are never halved
+        points = points.to(torch.promote_types(self.cls_token.dtype, torch.float32))  # never in half precision
         finite = finite_clouds(points)
         tokens, centers = self.tokenizer(points.where(finite, 0.0))
         if self.token_scale is not None:
@@ -313,7 +321,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         )
 
     def bytes_of_cloud(self, num_points: int) -> int:
-        """Bytes that a forward certainly takes for each cloud, beyond what it takes for any number of them.
+        """Returns a lower bound on the bytes that a forward takes for each cloud, without what does not grow with them.
 
         Args:
             num_points: N of the cloud.

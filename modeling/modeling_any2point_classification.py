@@ -26,7 +26,7 @@ HEAD_DROPOUT = 0.5
 
 @dataclass
 class PointCloudClassifierOutput(ModelOutput):
-    """Output of `Any2PointForPointCloudClassification`: loss [], logits [B, classes], and all of the model's."""
+    """Output of `Any2PointForPointCloudClassification`: loss [], logits [B, classes] and the model's fields."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -56,7 +56,7 @@ class ClassificationHead(nn.Module):
             start.linear_of_head(getattr(self, name), name)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Logits of pooled features."""
+        """Returns logits [B, classes] of pooled features [B, 2D]."""
         feature = self.dropout1(F.relu(self.norm1(self.hidden1(feature))))
         feature = self.dropout2(F.relu(self.norm2(self.hidden2(feature))))
         return self.output(feature)
@@ -102,12 +102,12 @@ class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
 
         Args:
             points: [B, N, 3] float, 64 ≤ N ≤ 65536; never rescaled here.
-            labels: [B] int64 in 0…classes − 1; with them the loss (cross-entropy, `label_smoothing`) is returned.
+            labels: [B] int64 in 0…classes − 1; if given, the loss (cross-entropy with `label_smoothing`) is returned.
             output_hidden_states: as in `Any2PointModel`.
             output_attentions: as in `Any2PointModel`.
             return_dict: False for a tuple.
-            adapter_names: the adapter of each cloud, by name; by default the active one for all. Logits are then as
-                wide as the widest head, and −inf beyond an adapter's own classes.
+            adapter_names: names of the adapters, one for each cloud; by default the active one for all. If given,
+                logits are as wide as the widest head, and −inf beyond an adapter's own classes.
 
         Raises:
             PointCloudError: points of another shape, too few or too many, not floating or not finite.

@@ -12,13 +12,13 @@ from .errors import ConfigurationError, did_you_mean
 
 @dataclass(frozen=True)
 class PublishedDataset:
-    """What a setting does with its dataset's clouds.
+    """A dataset of the published settings, and how its clouds are used.
 
     Args:
         title: the dataset's name.
         class_names: in the order of the official labels.
-        scale_to_unit_sphere: of the processor.
-        recipe: name of the file in `any2point_hf/training/recipes/` that says how it is trained.
+        scale_to_unit_sphere: whether the processor scales the clouds to the unit sphere.
+        recipe: name of the file in `any2point_hf/training/recipes/` that says how to train on it.
     """
 
     title: str
@@ -59,9 +59,9 @@ class Preset:
         backbone: Hub id; None where the backbone has to be converted first.
         backbone_config: the published backbone's own config, as a dict: enough to count parameters.
         config: fields of Any2PointConfig.
-        released: further fields, of the authors' checkpoints alone (method.md 6).
-        accuracy: published, in percent, of the best epoch on the test split.
-        backbone_script: what makes the backbone, where it is on no Hub.
+        released: further fields, only for the authors' checkpoints (method.md 6).
+        accuracy: the published one, in percent, of the best epoch on the test split.
+        backbone_script: name of the script that makes the backbone, where it is on no Hub.
     """
 
     dataset: PublishedDataset
@@ -226,7 +226,10 @@ PRESETS: dict[str, Preset] = {
 
 
 def _on_other_backbone(name: str, backbone: str | None, backbone_config: dict[str, Any], **changes: Any) -> Preset:
-    """The tokenizer and adapter values of a setting on another backbone of its modality, whose canvas is its own."""
+    """Returns a setting on another backbone of its modality, with the same tokenizer and adapter values.
+
+    `plane` is left out, so that the canvas is the new backbone's own.
+    """
     preset = PRESETS[name]
     config = {field: value for field, value in preset.config.items() if field != "plane"}
     return replace(

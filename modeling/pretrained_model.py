@@ -1,7 +1,7 @@
 """Saving and loading adapters without their backbone (the base class of all Any2Point models).
 
-Unusual here: a checkpoint holds trained tensors and batch-norm statistics only, and each of its files is written beside
-the old one and then put in its place, so that a kill while saving never leaves half a checkpoint.
+Unusual here: a checkpoint holds only trained tensors and batch-norm statistics. Each of its files is written beside the
+old one and then moved into its place, so that a kill while saving never leaves half a file.
 """
 
 import os
@@ -59,15 +59,15 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
     _supports_flex_attn = True
     _supports_attention_backend = True
     _keys_to_ignore_on_load_unexpected: Any = (re.escape(LORA_TENSORS),)  # they are loaded from PEFT's own file
-    start_seed: int | None = None  # of all start values (initialization.py)
+    start_seed: int | None = None  # seed of all start values (initialization.py)
 
     @property
     def dtype(self) -> torch.dtype:  # type: ignore[override]
-        """Of the adapters; the backbone may have another."""
+        """The dtype of the adapters; the backbone may have another."""
         return next(p.dtype for name, p in self.named_parameters() if not _of_backbone(name))
 
     def train(self: Model, mode: bool = True) -> Model:
-        """Switches the adapters' mode; the backbone stays in eval mode.
+        """Switches the mode of the adapters and of a LoRA; the backbone stays in eval mode.
 
         Args:
             mode: whether to train.
@@ -80,7 +80,7 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
         return self
 
     def get_input_embeddings(self) -> None:  # type: ignore[override]
-        """None: points are embedded by the tokenizer. accelerate's FSDP asks for it."""
+        """Returns None, because the tokenizer embeds the points; accelerate's FSDP calls this."""
 
     def attach_backbone(self, backbone: PreTrainedModel) -> None:
         """Puts the frozen backbone under the adapters.
@@ -100,17 +100,17 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
         self._keys_to_ignore_on_save = {name for name in self.state_dict() if not self._is_stored(name)}
 
     def _is_stored(self, name: str) -> bool:
-        """Whether a tensor is part of the checkpoint; LoRA's are, as the Trainer resumes from nothing else."""
+        """Whether a tensor is part of the checkpoint; LoRA's are, because the Trainer resumes from this file alone."""
         return not _of_backbone(name) or (self.base_model.lora is not None and LORA_TENSORS in name)
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
-        # transformers leaves out modules of custom code that hold no tensors themselves; ours start what they hold.
+        # transformers would skip custom modules that hold no tensors themselves; ours start the modules inside them.
         super()._initialize_weights(module, is_custom_code=False)
 
     @torch.no_grad()
     def _init_weights(self, module: Any) -> None:
         if isinstance(module, nn.Linear):
-            return  # what holds it knows how it starts
+            return  # the module that holds it sets its start values
         if hasattr(module, "draw_parameters"):
             name = next(name for name, part in self.named_modules() if part is module)
             module.draw_parameters(StartValues(self.config.adapter_start, self.start_seed, name))
@@ -127,18 +127,18 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Writes `config.json` and `model.safetensors` with trained tensors and running statistics only.
+        """Writes `config.json`, and `model.safetensors` with only trained tensors and running statistics.
 
         Args:
             save_directory: made if it is missing.
             is_main_process: whether this process writes.
-            state_dict: of the whole model, if it had to be gathered; the backbone's tensors in it are left out.
-            push_to_hub: whether to push it as well, to the folder's name or `repo_id`.
+            state_dict: the whole model's, if it had to be gathered; the backbone's tensors in it are left out.
+            push_to_hub: whether to push the folder as well, to `repo_id` or by default to the folder's name.
             kwargs: of `PreTrainedModel.save_pretrained`, or of `push_to_hub`.
 
         Raises:
             OSError: the folder cannot be written, or the disk is full; what was there before is whole.
-            HubError: it could be saved, but not pushed.
+            HubError: the model was saved, but could not be pushed.
         """
         if push_to_hub:
             options = {name: kwargs.pop(name) for name in _PUSH_OPTIONS if name in kwargs}
@@ -155,7 +155,7 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
                 super().save_pretrained(beside, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
             except SafetensorError as error:  # how safetensors tells of a full disk
                 raise OSError(f"{directory} could not be written; is the disk full?") from error
-        if not self.config.lora and is_main_process:  # of a model that was saved here before
+        if not self.config.lora and is_main_process:  # files of a model saved here before
             for name in LORA_FILES:
                 (directory / LORA_FOLDER / name).unlink(missing_ok=True)
         if push_to_hub and is_main_process:
@@ -176,7 +176,7 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
         Args:
             repo_id: `user/name`, or a bare name for the namespace `ANY2POINT_NAMESPACE` or the logged-in user's.
             commit_message: of the commit.
-            private: whether a new repository is; by default what its owner has set.
+            private: whether a new repository is private; by default as its owner has set.
             token: of the Hub; by default the logged-in user's.
             revision: branch to push to, made if it is not there.
             create_pr: open a pull request instead of committing.
@@ -228,8 +228,8 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
             backbone: a module, Hub id or folder instead of the recorded one. A module is shared, not copied: its
                 weights are frozen, its own hooks stay.
             backbone_kwargs: of the backbone's `from_pretrained`, such as `dtype` or `quantization_config`.
-            strict: whether a missing or wrongly shaped tensor is an error; if not, it gets a start value (for a new
-                head on another set of classes).
+            strict: whether a missing or wrongly shaped tensor is an error; if not, it gets a start value, as for a new
+                head with other classes.
             kwargs: of `PreTrainedModel.from_pretrained`; `device_map`, `dtype`, `token`, `cache_dir`,
                 `local_files_only`, `force_download` and `attn_implementation` also apply to the backbone, `revision`
                 does not.
@@ -246,7 +246,7 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
         want_info = kwargs.pop("output_loading_info", False)
         pulling = pull_options(kwargs)
         folder = pulled_folder(pretrained_model_name_or_path, _FILES, **pulling)
-        kwargs.pop("revision", None)  # of the adapter, and not of its backbone
+        kwargs.pop("revision", None)  # the adapter's, not its backbone's
         try:
             loaded: Any = super().from_pretrained(
                 folder,

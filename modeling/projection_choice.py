@@ -1,4 +1,4 @@
-"""Which lines or planes a config and its backbone ask for (section 3.2; method.md 2)."""
+"""Chooses the lines or planes for a config and its backbone (section 3.2; method.md 2)."""
 
 import math
 import warnings
@@ -16,10 +16,14 @@ DEFAULT_CELLS_PER_SIDE = 20
 
 
 def make_projection(config: Any2PointConfig, spec: BackboneSpec) -> VirtualProjection:
-    """Lines as long as the backbone's table, or planes as large as its images or spectrograms.
+    """Makes lines or planes of the config's size.
+
+    By default lines are as long as the backbone's table, but at most 77, and planes as large as its images or
+    spectrograms.
 
     Raises:
-        ConfigurationError: the line is longer than the table, or the table can't be laid out on a plane.
+        ConfigurationError: the line is longer than the table, the table cannot be laid out on a plane, or the modality
+            is not that of a backbone whose positions act inside its blocks.
     """
     backbone_config: Any = config.backbone_config
     modality = config.modality or spec.modality
@@ -59,7 +63,11 @@ def _make_planes(config: Any2PointConfig, spec: BackboneSpec) -> PlaneProjection
 
 
 def _grid_of_line(config: Any2PointConfig, num_rows: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(rows, columns) and patch of a table without a grid of its own, in the proportions of the config's plane."""
+    """Lays out a table without a grid of its own in the proportions of the config's plane.
+
+    Returns:
+        (rows, columns) of the grid, and (height, width) of a patch.
+    """
     backbone_config: Any = config.backbone_config
     width, height = config.plane or (1, 0)
     rows = round(math.sqrt(num_rows * height / width))
@@ -74,10 +82,10 @@ def _grid_of_line(config: Any2PointConfig, num_rows: int) -> tuple[tuple[int, in
 
 
 def choose_position_encoding(config: Any2PointConfig, spec: BackboneSpec) -> str:
-    """The config's choice, or none where the backbone has no positions that a point could be given.
+    """Returns the config's choice; "none", with a warning, where the backbone has no positions that a point could get.
 
     Raises:
-        ConfigurationError: the released code's way on a backbone whose positions act inside its blocks.
+        ConfigurationError: `released_compatibility` with a backbone whose positions act inside its blocks.
     """
     backbone_config: Any = config.backbone_config
     model_type = backbone_config.model_type

@@ -1,7 +1,7 @@
 """What the authors' released code computes instead of the method (method.md 6), for those who have its checkpoints.
 
-Switched on by `Any2PointConfig.released_compatibility`. Each quirk is one small function or method and names its
-evidence: a finding's number is that of the notes the golden numbers came with, file names are of
+`Any2PointConfig.released_compatibility` switches it on. Each quirk is one small function or method that names its
+evidence: numbers of findings are those of the notes that came with the golden numbers; file names are those of
 github.com/Ivan-Tang-3D/Any2Point at 4e03b69. Norm eps, pooling order, head bias, line direction and where positions are
 injected are plain config fields.
 """
@@ -74,7 +74,7 @@ def skewed_line_rows(coordinates: Tensor, length: int) -> tuple[Tensor, Tensor]:
 
 
 class ReleasedLineProjection(LineProjection):
-    """Lines that wrap around, read with a batch-dependent scale."""
+    """Lines that wrap around, whose rows are read with a scale that depends on the batch."""
 
     def forward(self, centers: Tensor) -> Tensor:
         """Coordinates [B, M, G, 1] in [0, n)."""
@@ -83,7 +83,7 @@ class ReleasedLineProjection(LineProjection):
         return wrapped_line((distances - lowest) / (highest - lowest), self.length).unsqueeze(-1)
 
     def rows(self, coordinates: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and weights [B, M, G, 2]."""
+        """Returns rows and weights, each [B, M, G, 2]."""
         return skewed_line_rows(coordinates, self.length)
 
 
@@ -136,7 +136,7 @@ class ReleasedPlaneProjection(PlaneProjection):
         return wrapped_pixels(self.pixels(projected), self.width, self.height)
 
     def rows(self, coordinates: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and weights [B, M, G, 4]."""
+        """Returns rows and weights, each [B, M, G, 4]."""
         plane = (self.width, self.height)
         x, y = coordinates.unbind(-1)
         on_canvas = torch.stack([x.clamp(max=self.width - 1), y.clamp(max=self.height - 1)], dim=-1)
@@ -180,7 +180,7 @@ def leave_out_key_value_rows(backbone: nn.Module) -> None:
 
 
 def warn_of_attention_across_batch() -> None:
-    """Says of a model whose attention runs across the batch what its answers depend on (finding 1)."""
+    """Warns that answers depend on the rest of the batch, because attention runs across it (finding 1)."""
     warnings.warn(
         "this converted model computes what the released CLIP code computes: attention runs across the batch, so its "
         "answer for a cloud depends on the clouds beside it, and a single cloud is outside what it was trained for. "

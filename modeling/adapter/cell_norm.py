@@ -16,7 +16,7 @@ BATCH_NORM_MOMENTUM = 0.1
 class CellNorm(nn.Module):
     """Batch norm over the occupied cells of all processes, one for each of M branches, and GELU.
 
-    Shapes: pooled [B, M, C, D], occupied [B, M, C] bool -> [B, M, C, D]; rows not occupied hold no meaning.
+    Shapes: pooled [B, M, C, D], occupied [B, M, C] bool -> [B, M, C, D]; rows that are not occupied mean nothing.
     """
 
     running_mean: Tensor
@@ -31,7 +31,7 @@ class CellNorm(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Identity, and statistics of a standard normal."""
+        """Sets weight 1 and bias 0, running mean 0 and running variance 1."""
         reset_norm(self.weight, self.bias)
         init.zeros_(self.running_mean)
         init.ones_(self.running_var)

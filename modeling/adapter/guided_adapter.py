@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from ..configuration_any2point import Any2PointConfig
 
 NORM_EPS = 1e-5  # of LN_m
-SMALLEST_WEIGHT = 1e-7  # of a view, so that views all opposite to the 3D branch count equally
-SMALLEST_LENGTH = 1e-8  # of a feature, so that the cosine of a zero is 0
+SMALLEST_WEIGHT = 1e-7  # of a view, so that views count equally where all are opposite to the 3D branch
+SMALLEST_LENGTH = 1e-8  # of a feature, so that the cosine of a zero feature is 0
 
 
 class Bottleneck(nn.Module):
     """A(f) = Up(Dropout(QuickGELU(Down(f)))), scaled by s. Shapes: [..., D] -> [..., D]."""
 
-    ROWS_KEPT = 2  # [.., D] for its block's backward pass: inputs of the bottleneck and of the attention in cells
+    ROWS_KEPT = 2  # tensors [..., D] that its block keeps for backward: inputs of bottleneck and attention in cells
 
     def __init__(self, hidden_size: int, width: int, dropout: float, scale: float) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Bottleneck(nn.Module):
 
     @classmethod
     def of(cls, config: "Any2PointConfig", hidden_size: int) -> "Bottleneck":
-        """As the config says."""
+        """Makes a bottleneck with the config's width, dropout and scale."""
         return cls(hidden_size, config.adapter_dim, config.adapter_dropout, config.adapter_scale)
 
     def draw_parameters(self, start: StartValues) -> None:
@@ -51,7 +51,7 @@ class Bottleneck(nn.Module):
             init.zeros_(self.up.weight)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """s·A(f), computed in the adapter's dtype and given back in the input's."""
+        """Returns s·A(f), computed in the adapter's dtype, in the dtype of the input."""
         inner = self.down(hidden.to(self.down.weight.dtype))
         inner = inner * torch.sigmoid(1.702 * inner)
         return (self.scale * self.up(self.dropout(inner))).to(hidden.dtype)
@@ -61,9 +61,9 @@ class Neighborhoods(NamedTuple):
     """Which tokens share a cell; computed once for all blocks.
 
     Args:
-        views: the segments or patches of the M views.
-        voxels: the voxels, a single view.
-        mask: of the attention within a view's cells, `same_cell_mask`.
+        views: the cells (segments or patches) of the M views.
+        voxels: the voxels of the 3D branch, as the cells of a single view.
+        mask: `same_cell_mask` of the views' cells, for the attention inside them.
     """
 
     views: TokenCells
@@ -72,7 +72,10 @@ class Neighborhoods(NamedTuple):
 
     @classmethod
     def of(cls, view_cells: Tensor, voxel_cells: Tensor, most_cells: int, dtype: torch.dtype) -> "Neighborhoods":
-        """From cells by any number: view_cells [B, M, G], of at most `most_cells` a view, and voxel_cells [B, G]."""
+        """Makes it from cell numbers of any size: view_cells [B, M, G] and voxel_cells [B, G].
+
+        A view has at most `most_cells` different numbers.
+        """
         views = TokenCells.of(view_cells, most_cells, dtype)
         voxels = TokenCells.of(voxel_cells.unsqueeze(1), voxel_cells.shape[-1], dtype)
         return cls(views, voxels, same_cell_mask(view_cells, dtype))
@@ -98,7 +101,7 @@ class LocalAttention(nn.Module):
 
     @classmethod
     def of(cls, config: "Any2PointConfig", hidden_size: int) -> "LocalAttention":
-        """As the config says."""
+        """Makes the attention with the config's views, width and heads."""
         return cls(hidden_size, config.num_views, config.local_attention_dim, config.local_attention_heads)
 
     def draw_parameters(self, start: StartValues) -> None:
@@ -117,7 +120,7 @@ class LocalAttention(nn.Module):
         """The attention before its output layer, [B, M, G, width]; the scale of the scores is width^(−1/2)."""
         batch_size, num_tokens, hidden_size = tokens.shape
         scale = self.width**-0.5
-        # All views share the normalisation; its affine part goes into the products, one product for all q, k, v.
+        # All views share the normalisation; weight and bias of LN_m are folded into one product for all q, k, v.
         normalized = F.layer_norm(tokens, (hidden_size,), eps=NORM_EPS)
         weight = (self.qkv_weight * self.norm_weight.unsqueeze(1)).flatten(0, 1)
         bias = self.qkv_bias + (self.qkv_weight @ self.norm_bias.unsqueeze(-1)).squeeze(-1)
@@ -132,10 +135,10 @@ class LocalAttention(nn.Module):
         return mixed.transpose(1, 2).reshape(batch_size, self.num_views, num_tokens, self.width).to(dtype)
 
     def add_to(self, rows: Tensor, mixed: Tensor) -> Tensor:
-        """Adds the output layer of each view: rows [B, 1 or M, R, D] and mixed [B, M, R, width] -> [B, M, R, D].
+        """Adds each view's output layer of mixed [B, M, R, width] to rows [B, 1 or M, R, D]: [B, M, R, D].
 
-        Its bias is one more row of the weight, so that it needs no pass of its own. Computed in the layer's dtype,
-        which under autocast is wider than that of products.
+        The layer's bias is appended to its weight as one more row, so that it needs no pass of its own. The sum is
+        computed in the layer's dtype, which under autocast is wider than that of products.
         """
         dtype = self.out_weight.dtype
         weight = torch.cat([self.out_weight, self.out_bias.unsqueeze(-1)], dim=-1).transpose(-1, -2)
@@ -156,9 +159,9 @@ class GuidedAggregation(nn.Module):
         hidden_size: D.
         num_views: M.
         scale: c.
-        max_pooling: pool a view's cell by mean + max instead of the mean.
-        adaptive: weigh views by similarity to the 3D branch instead of equally.
-        follows_stream: c is in units of the RMS that the tokens of this block had at the start (`start_scales.py`).
+        max_pooling: whether to pool a view's cell by mean + max instead of the mean.
+        adaptive: whether to weigh views by similarity to the 3D branch instead of equally.
+        follows_stream: whether c is in units of the RMS that this block's tokens had at the start (`start_scales.py`).
 
     Shapes:
         tokens [B, G, D] (without CLS) -> [B, G, D].
@@ -183,7 +186,7 @@ class GuidedAggregation(nn.Module):
 
     @classmethod
     def of(cls, config: "Any2PointConfig", hidden_size: int) -> "GuidedAggregation":
-        """As the config says."""
+        """Makes the aggregation of one block with the config's settings."""
         return cls(
             hidden_size,
             config.num_views,
@@ -194,14 +197,17 @@ class GuidedAggregation(nn.Module):
         )
 
     def draw_parameters(self, start: StartValues) -> None:
-        """Its norms start themselves; where adapters start by adding nothing, F is zero."""
+        """Sets the view norm's weight, and so F, to 0 where adapters start by adding nothing.
+
+        Otherwise the norms set their own start values.
+        """
         if start.is_zero():
             init.zeros_(self.view_norm.weight)
         if self.stream_rms is not None:
             init.ones_(self.stream_rms)
 
     def forward(self, tokens: Tensor, neighborhoods: Neighborhoods, attention: LocalAttention) -> Tensor:
-        """X ← X + c·Σ_m w_m F_m."""
+        """Returns X + c·Σ_m w_m F_m, [B, G, D]."""
         views, voxels, _ = neighborhoods
         pooled = self._pool_attended(tokens, neighborhoods, attention)
         features = self.view_norm(pooled, views.occupied)  # F of each cell, [B, M, C, D]
@@ -220,20 +226,20 @@ class GuidedAggregation(nn.Module):
         if not is_untouched(attention, LocalAttention):
             attended = attention(tokens, mask)
             return views.mean(attended) + (views.maximum(attended) if self.max_pooling else 0)
-        # The mean of Z = X + Attn(X) needs no Z: the output layer is linear, and runs on C rows instead of G.
+        # The mean of Z = X + Attn(X) does not need Z: the output layer is linear, so it runs on C rows instead of G.
         mixed = attention.mix(tokens, mask)
         pooled = attention.add_to(views.mean(tokens), views.mean(mixed))
         return pooled + views.maximum(attention.add_to(tokens.unsqueeze(1), mixed)) if self.max_pooling else pooled
 
 
 def aggregation_bytes(config: "Any2PointConfig", num_tokens: int, value: int, num_kept: int) -> int:
-    """Bytes that the aggregations of all blocks certainly hold of a cloud.
+    """Returns a lower bound on the bytes that the aggregations of all blocks hold for a cloud.
 
     Args:
-        config: that has aggregations.
-        num_tokens: of the cloud.
-        value: bytes of a feature.
-        num_kept: of aggregations whose queries, keys, values and mixed values are kept for a backward pass.
+        config: of a model with aggregations.
+        num_tokens: how many tokens the cloud has.
+        value: bytes of one feature value.
+        num_kept: how many aggregations keep queries, keys, values and mixed values for a backward pass.
     """
     mask = num_tokens**2 * value
     return config.num_views * (mask + num_kept * num_tokens * 4 * config.local_attention_dim * value)

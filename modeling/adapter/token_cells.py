@@ -1,7 +1,7 @@
 """Which tokens share a cell, and pooling over cells (the segments, patches and voxels of section 3.3; method.md 3).
 
 Unusual here: cells are numbered within their view, so that a view's pooled rows are [C, D] with C far below G. Means
-and weighted sums are products with matrices that are nearly all zero: without atomic additions, whose order could vary.
+and weighted sums are products with matrices that are nearly all zero, because atomic additions could vary in order.
 """
 
 from typing import NamedTuple
@@ -33,13 +33,14 @@ class TokenCells(NamedTuple):
 
         Args:
             cells: [B, M, G] int64 of any size; equal values of a view share a cell.
-            most_cells: an upper bound of the different values in a view. C is the largest number of them there is on a
-                CPU, and this bound (or G) on other devices, where to look would make the host wait.
+            most_cells: an upper bound on the number of different values in a view. On a CPU, outside compilers, C is
+                the largest number found; elsewhere it is this bound, or G if less, because to look would make the host
+                wait.
             dtype: of the features to be pooled.
         """
         numbers = number_cells(cells)
         num_cells = min(most_cells, cells.shape[-1])
-        if host_may_read(numbers):  # fewer rows: a tenth of a training step
+        if host_may_read(numbers):  # fewer rows save a tenth of DINOv2's training step
             num_cells = int(numbers.max()) + 1
         views = torch.arange(cells.shape[1], device=cells.device).view(-1, 1)
         is_member = numbers.unsqueeze(-2) == torch.arange(num_cells, device=cells.device).unsqueeze(-1)
@@ -55,13 +56,13 @@ class TokenCells(NamedTuple):
         return (shares.flatten(1, 2) @ features).unflatten(1, self.occupied.shape[1:])
 
     def weighted_sum(self, features: Tensor, weights: Tensor) -> Tensor:
-        """Each token's sum over views of a weight, [B, M, G], times its cell's features, [B, M, C, D]: [B, G, D]."""
+        """Returns Σ_m w_m F_m of each token, [B, G, D], for weights [B, M, G] and the cells' features [B, M, C, D]."""
         features, weights = features.flatten(1, 2), weights.transpose(1, 2).to(features.dtype)
-        by_cell = weights.new_zeros(*weights.shape[:2], features.shape[1])  # a row of weights a token, a column a cell
+        by_cell = weights.new_zeros(*weights.shape[:2], features.shape[1])  # one row per token, one column per cell
         return by_cell.scatter(-1, self.rows.transpose(1, 2), weights) @ features
 
     def products(self, features: Tensor, reference: Tensor, voxels: "TokenCells") -> Tensor:
-        """Of each token the products of its cells' features [B, M, C, D] with its voxel's [B, 1, V, D]: [B, M, G]."""
+        """Dot products of each token's cell features [B, M, C, D] and voxel features [B, 1, V, D]: [B, M, G]."""
         features, reference = features.flatten(1, 2), reference.squeeze(1)
         products = features @ reference.transpose(1, 2)  # of every cell with every voxel, [B, M·C, V]
         pairs = self.rows * reference.shape[1] + voxels.numbers
@@ -84,10 +85,10 @@ def number_cells(cells: Tensor) -> Tensor:
 
 
 def same_cell_mask(cells: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to attention scores so that tokens attend to those of their cell alone: cells [B, M, G].
+    """Mask to add to attention scores so that tokens attend only to tokens of their cell, for cells [B, M, G].
 
     Returns:
-        [B·M, 1, G, G] of the dtype: 0 for tokens that share a cell, −inf for others.
+        [B·M, 1, G, G] in the given dtype: 0 for tokens that share a cell, −inf for others.
     """
     apart = (cells.unsqueeze(-1) != cells.unsqueeze(-2)).flatten(0, 1).unsqueeze(1)
     return torch.zeros(apart.shape, dtype=dtype, device=apart.device).masked_fill_(apart, -torch.inf)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from .spec import BackboneSpec, find, read_tensor
 
 NO_MASK = MappingProxyType({"attention_mask": None})
-# Rows of a token's width that every transformer's block holds at once, and keeps for its backward pass.
+# How many rows [D] per token every transformer's block holds at once, and how many it keeps for its backward pass.
 ROWS_AT_ONCE = 4  # residual, queries, keys, values
 ROWS_KEPT = 8  # inputs of both norms, queries, keys, values, mixed values, the feed-forward's inner layer
 
@@ -27,7 +27,7 @@ def freeze_backbone(backbone: PreTrainedModel, spec: BackboneSpec, layer_norm_ep
     if spec.prepare is not None:
         spec.prepare(backbone)
     for module in find(backbone, spec.blocks).modules():
-        module.is_causal = False  # also where it is absent: transformers' sdpa takes that for causal
+        module.is_causal = False  # also where it is absent, which transformers' sdpa takes for causal
         if getattr(module, "sliding_window", None) is not None:
             module.sliding_window = None
         if layer_norm_eps is not None and isinstance(module, nn.LayerNorm):
@@ -37,12 +37,12 @@ def freeze_backbone(backbone: PreTrainedModel, spec: BackboneSpec, layer_norm_ep
 
 
 def block_dtype(block: nn.Module) -> torch.dtype:
-    """What a block computes in."""
+    """The dtype that a block computes in."""
     return next(p.dtype for p in block.parameters() if p.is_floating_point())
 
 
 def call_block(block: nn.Module, hidden: Tensor, arguments: Mapping[str, Any] = NO_MASK) -> Tensor:
-    """One frozen block on [B, L, D], with full attention over the L tokens of each cloud."""
+    """Runs one frozen block on hidden [B, L, D], with full attention over the L tokens of each cloud: [B, L, D]."""
     output = block(hidden.to(block_dtype(block)), **arguments)
     output = output[0] if isinstance(output, tuple) else output
     return output.to(hidden.device, hidden.dtype)  # accelerate may run a block on another device
@@ -50,7 +50,7 @@ def call_block(block: nn.Module, hidden: Tensor, arguments: Mapping[str, Any] = 
 
 @contextmanager
 def record_attention(backbone: PreTrainedModel, spec: BackboneSpec, wanted: bool | None) -> Iterator[list[Tensor]]:
-    """Collects each block's attention weights [B, heads, L, L] of the calls inside, if they are wanted.
+    """Yields a list that collects the attention weights [B, heads, L, L] of each block called inside, if wanted.
 
     Raises:
         ValueError: the backbone's attention implementation does not return them.
@@ -82,7 +82,7 @@ def _ask_for_attentions(_: nn.Module, inputs: tuple, arguments: dict) -> tuple[t
 
 
 def make_final_norm(spec: BackboneSpec, width: int, eps: float) -> nn.Module | None:
-    """The trained norm after the last block, of the backbone's own kind; None where the backbone has none."""
+    """Makes the trained norm after the last block, of the backbone's own kind; None where the backbone has none."""
     if spec.final_norm is None:
         return None
     return nn.RMSNorm(width, eps=eps) if spec.rms_norm else nn.LayerNorm(width, eps=eps)

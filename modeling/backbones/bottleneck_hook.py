@@ -11,15 +11,15 @@ from .spec import BackboneSpec, find
 class BottleneckHook:
     """Adds a bottleneck to one block's feed-forward branch (method.md 3, Table 7).
 
-    A callable object, not a closure, so that copying a model copies its hooks along with their bottlenecks. It belongs
-    to one block and holds no state between calls, as gradient checkpointing replays it.
+    It is an object, not a closure, so that copying a model copies its hooks along with their bottlenecks. It belongs to
+    one block and holds no state between calls, because gradient checkpointing replays it.
     """
 
     def __init__(self, bottleneck: nn.Module) -> None:
         self.bottleneck = bottleneck
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | None = None) -> Any:
-        """After: f + s·A(f) of the branch's output. Before (as a pre-hook): h + s·A(h) of its input."""
+        """Replaces the branch's output f by f + s·A(f) or, as a pre-hook ("before"), its input h by h + s·A(h)."""
         if output is None:
             return (inputs[0] + self.bottleneck(inputs[0]), *inputs[1:])
         return output + self.bottleneck(output)
@@ -28,10 +28,10 @@ class BottleneckHook:
 class ParallelBottleneckHook(BottleneckHook):
     """Keeps s·A(h) of the branch's input (as a pre-hook) and adds it to the branch's output."""
 
-    pending: Any = None  # a tensor between the two hooks
+    pending: Any = None  # s·A(h), from the pre-hook to the hook
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | None = None) -> Any:
-        """The pre-hook and the hook of one call always follow each other, also when checkpointing replays them."""
+        """As a pre-hook keeps s·A(h), as a hook adds it; each call runs both, also when checkpointing replays it."""
         if output is None:
             self.pending = self.bottleneck(inputs[0])
             return None

@@ -1,7 +1,7 @@
 """Finding the parts of a family that is not in the table.
 
-What is found here is only a guess by the names that transformers' models share; `self_test.py` tries it out on
-the backbone's own weights before it is used.
+The parts are only guessed, by names that transformers' models share; `self_test.py` tries the guess out on the
+backbone's own weights before it is used.
 """
 
 import copy
@@ -40,7 +40,7 @@ MOST_PREFIX_ROWS = 5  # CLS, distillation, registers
 
 
 def backbone_spec(config: PreTrainedConfig) -> BackboneSpec:
-    """What is known, or found out, of a backbone's family.
+    """Returns the description of a backbone's family: from the table, or else as `detect` finds it.
 
     Raises:
         UnsupportedBackboneError: the family is not in the table, and its parts are not found.
@@ -52,7 +52,7 @@ def backbone_spec(config: PreTrainedConfig) -> BackboneSpec:
 
 
 def unsupported(config: PreTrainedConfig, problem: str, found: str) -> UnsupportedBackboneError:
-    """The error of a family that cannot be used: what failed, what was found, what to do."""
+    """Makes the error of a family that cannot be used: what failed, what was found, what to do."""
     return UnsupportedBackboneError(
         f"the backbone must be a transformer whose blocks can be called one by one, got {config.model_type!r}: "
         f"{problem} Found: {found}. Known families: {', '.join(sorted([*BACKBONES, *DUAL_MODELS]))}. Choose one of "
@@ -62,7 +62,7 @@ def unsupported(config: PreTrainedConfig, problem: str, found: str) -> Unsupport
 
 
 def detect(config: PreTrainedConfig) -> BackboneSpec:
-    """A description of an unlisted family, by the names of its modules.
+    """Describes a family that is not in the table, by the names of its modules.
 
     Raises:
         UnsupportedBackboneError: a part is missing; the message says which.
@@ -83,7 +83,7 @@ def detect(config: PreTrainedConfig) -> BackboneSpec:
     grid: Any = _image_grid(config)
     is_plane = grid is not None and 0 <= rows - math.prod(grid) <= MOST_PREFIX_ROWS
     if grid is not None and not is_plane:
-        table, rows = None, 0  # what lies where in it is not known
+        table, rows = None, 0  # it is not known which row belongs to which patch
     num_rows = math.prod(grid) if is_plane else min(rows, getattr(config, "max_position_embeddings", rows)) or 512
     input_norm = next((name for name in _INPUT_NORMS if _is_norm(module, name, width)), None)
     if final_norm is not None and not getattr(config, "do_stable_layer_norm", True):
@@ -119,7 +119,7 @@ def _is_norm(module: nn.Module, path: str, width: int) -> bool:
 
 
 def _table_rows(module: nn.Module, path: str) -> int:
-    """Usable rows of a table; those up to an embedding's padding row are never used."""
+    """Number of usable rows of a table; an embedding's rows up to its padding row, itself included, are never used."""
     table = find(module, path)
     if not isinstance(table, nn.Module):
         return table.shape[-2]
@@ -129,7 +129,7 @@ def _table_rows(module: nn.Module, path: str) -> int:
 
 
 def _find_rotary(config: PreTrainedConfig, module: Any) -> RotaryOnLine | None:
-    """Rotary positions, whose layout of frequencies is told by their cosines."""
+    """Finds rotary positions, and from their cosines where a frequency's two channels lie; None if that fails."""
     if not _has(module, "rotary_emb"):
         return None
     by_layer_type = "layer_type" in inspect.signature(module.rotary_emb.forward).parameters
@@ -145,7 +145,7 @@ def _find_rotary(config: PreTrainedConfig, module: Any) -> RotaryOnLine | None:
 
 
 def _empty_module(config: PreTrainedConfig) -> PreTrainedModel:
-    """The architecture without memory for its weights."""
+    """Builds the architecture on the meta device, without memory for its weights."""
     from transformers import AutoModel
 
     try:
@@ -156,7 +156,7 @@ def _empty_module(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def _find_blocks(config: PreTrainedConfig, module: nn.Module) -> tuple[str, nn.Module]:
-    """Path of the list of blocks, and its first one."""
+    """Returns the path of the list of blocks, and its first block."""
     depth, width = getattr(config, "num_hidden_layers", None), getattr(config, "hidden_size", None)
     lists = {name: part for name, part in module.named_modules() if isinstance(part, nn.ModuleList) and len(part)}
     if not isinstance(depth, int) or not isinstance(width, int):
@@ -173,7 +173,11 @@ def _find_blocks(config: PreTrainedConfig, module: nn.Module) -> tuple[str, nn.M
 
 
 def _block_arguments(config: PreTrainedConfig, block: nn.Module) -> dict[str, None]:
-    """Constant arguments of a block; whatever else it requires cannot be given."""
+    """Returns a block's constant arguments.
+
+    Raises:
+        UnsupportedBackboneError: it requires others than a mask and positions, which cannot be given.
+    """
     parameters = list(inspect.signature(block.forward).parameters.values())[1:]
     required = [
         p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
@@ -193,7 +197,7 @@ def _find_attention(block: nn.Module) -> str | None:
 
 
 def _norms(module: nn.Module, blocks: str, width: int) -> Iterator[str]:
-    """Paths of norms that follow the blocks: beside the list, or at the top."""
+    """Yields paths of norms that may follow the blocks: beside their list, then at the top."""
     parent = blocks.rpartition(".")[0]
     for prefix in dict.fromkeys((parent, "")):
         for name in _FINAL_NORMS:
@@ -203,7 +207,7 @@ def _norms(module: nn.Module, blocks: str, width: int) -> Iterator[str]:
 
 
 def _find_table(module: nn.Module, width: int) -> str | None:
-    """Path of a table of positions of the tokens' width."""
+    """Path of a table of positions of the tokens' width, by its name; None if there is none."""
     for name, parameter in module.named_parameters():
         is_named = "pos" in name.lower() or "wpe" in name
         if is_named and parameter.shape[-1] == width and parameter.dim() >= 2 and "bias" not in name:

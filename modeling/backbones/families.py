@@ -1,6 +1,6 @@
-"""What single families of backbones need beyond a description: counts of positions, switches, variants by config.
+"""Functions for single families of backbones: counts of positions, switches, variants by config.
 
-Named by the table in `table.py`, and by nothing else.
+Only the table in `table.py` uses them.
 """
 
 import copy
@@ -14,24 +14,24 @@ from transformers import PreTrainedConfig
 
 from .spec import BackboneSpec, pair, patch_size
 
-ENDLESS_LINE = 512  # positions of a family whose config sets no end
+ENDLESS_LINE = 512  # positions on the line of a family whose config sets no end
 
 
-# How many positions, and their grids.
+# Numbers of positions, and their grids.
 
 
 def all_rows(config: PreTrainedConfig) -> int:
-    """Every row of the table: `max_position_embeddings`."""
+    """Number of rows of the table, all usable: `max_position_embeddings`."""
     return config.max_position_embeddings
 
 
 def rows_after_padding(config: PreTrainedConfig) -> int:
-    """The rows behind that of the padding token."""
+    """Number of rows after that of the padding token."""
     return config.max_position_embeddings - (config.pad_token_id or 0) - 1  # RoBERTa never uses the rows before
 
 
 def endless_rows(_: PreTrainedConfig) -> int:
-    """As many positions as a line is given where the config sets no end."""
+    """Number of positions on the line where the config sets no end: `ENDLESS_LINE`."""
     return ENDLESS_LINE
 
 
@@ -42,7 +42,7 @@ def image_grid(config: PreTrainedConfig) -> tuple[int, int]:
 
 
 def image_rows(config: PreTrainedConfig) -> int:
-    """Patches of an image."""
+    """Number of an image's patches."""
     return math.prod(image_grid(config))
 
 
@@ -60,7 +60,7 @@ def spectrogram_grid(config: PreTrainedConfig) -> tuple[int, int]:
 
 
 def spectrogram_rows(config: PreTrainedConfig) -> int:
-    """Patches of a spectrogram."""
+    """Number of a spectrogram's patches."""
     return math.prod(spectrogram_grid(config))
 
 
@@ -71,16 +71,19 @@ class FirstFrames:
     num_prefix: int
 
     def __call__(self, backbone: Any) -> Tensor:
-        """Rows [1, R, D] of the table, behind those of prefix tokens."""
+        """Returns R rows [1, R, D] of the table, one per patch, that follow those of prefix tokens."""
         positions = backbone.embeddings.position_embeddings
         return positions[:, self.num_prefix : self.num_prefix + image_rows(backbone.config)]
 
 
-# What has to be switched off on a backbone's own modules, and what follows from its config.
+# Functions that switch something off on a backbone's own modules, and variants that follow from its config.
 
 
 def unroll_shared_layers(backbone: Any) -> None:
-    """ALBERT runs few layers many times: as many module objects over the same tensors, so that each has its hook."""
+    """Makes one module object for each time that ALBERT runs one of its few layers, so that each can have a hook.
+
+    They share the layers' tensors.
+    """
     encoder, config = backbone.encoder, backbone.config
     if hasattr(encoder, "unrolled"):
         return
@@ -95,7 +98,7 @@ def unroll_shared_layers(backbone: Any) -> None:
 
 
 def _leave_unrolled_out(_: nn.Module, state_dict: dict[str, Tensor], prefix: str, __: Any) -> None:
-    """The backbone saves as itself: without its shared tensors under a second name. A LoRA in the layers is kept."""
+    """Removes the second names of shared tensors, so that the backbone saves as itself. Those of a LoRA are kept."""
     for name in [name for name in state_dict if name.startswith(f"{prefix}unrolled.") and "lora_" not in name]:
         del state_dict[name]
 
@@ -122,7 +125,7 @@ def keep_beits_biases_aside(backbone: Any) -> None:
 
 
 def _name_bias_as_before(_: nn.Module, state_dict: dict[str, Tensor], prefix: str, __: Any) -> None:
-    """The backbone saves as itself, with the bias under its own name."""
+    """Gives the bias its old name, so that the backbone saves as itself."""
     _rename(state_dict, f"{prefix}own_position_bias.", f"{prefix}relative_position_bias.")
 
 
@@ -136,13 +139,13 @@ def _rename(state_dict: dict[str, Tensor], old: str, new: str) -> None:
 
 
 def beit_biases(backbone: Any) -> list[nn.Module]:
-    """The module with the bias of each block, shared or its own."""
+    """Lists for each block the module that holds its bias, the shared one or the block's own."""
     shared = getattr(backbone, "shared_position_bias", None)
     return [shared if shared is not None else block.own_position_bias for block in backbone.layers]
 
 
 def data2vec_biases(backbone: Any) -> list[nn.Module]:
-    """The module with the bias of each block, shared or its own."""
+    """Lists for each block the module that holds its bias, the shared one or the block's own."""
     shared = getattr(backbone.encoder, "relative_position_bias", None)
     blocks = backbone.encoder.layer
     return [shared if shared is not None else block.attention.attention.relative_position_bias for block in blocks]
@@ -164,24 +167,24 @@ def mpnet_bucket(backbone: Any, distances: Tensor) -> Tensor:
 
 
 def ones_as_mask(_: nn.Module, num_tokens: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-    """DeBERTa's mask of all tokens, [1, 1, 1, L] bool: it takes no None."""
+    """Returns a mask of ones, [1, 1, 1, L] bool, for DeBERTa, which does not take None."""
     return {"attention_mask": torch.ones(1, 1, 1, num_tokens, dtype=torch.bool, device=device)}
 
 
 def no_position_bias(_: nn.Module, num_tokens: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-    """WavLM's bias, [1, L, L] zeros: without one it computes its own."""
+    """Returns a bias of zeros, [1, L, L], for WavLM, which computes its own where it gets none."""
     return {"position_bias": torch.zeros(1, num_tokens, num_tokens, dtype=dtype, device=device)}
 
 
 def electra_variant(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
-    """Without a projection where the table has the tokens' width, and then with its norm."""
+    """Where the table has the tokens' width, takes the projection out and the embeddings' norm in."""
     if config.embedding_size == config.hidden_size:
         return replace(spec, projected_by=None, input_norm="embeddings.LayerNorm")
     return spec
 
 
 def beit_variant(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
-    """With the biases, table and final norm that the config asks for."""
+    """Keeps only the biases, table and final norm that the config asks for."""
     has_biases = config.use_relative_position_bias or config.use_shared_relative_position_bias
     return replace(
         spec,
@@ -192,17 +195,17 @@ def beit_variant(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
 
 
 def deberta_variant(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
-    """With a table where the config asks for one."""
+    """Keeps the table only where the config asks for one."""
     return replace(spec, positions=spec.positions if config.position_biased_input else None)
 
 
 def aimv2_variant(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
-    """With fixed sines where the config asks for them."""
+    """Replaces the table by fixed sines where the config asks for them."""
     return replace(spec, positions=sines_of_the_grid) if config.is_native else spec
 
 
 def sines_of_the_grid(backbone: Any) -> Tensor:
-    """AIMv2's fixed positions: sines and cosines of the column, then of the row."""
+    """Returns AIMv2's fixed positions [R, D]: sines and cosines of the column, then of the row."""
     from transformers.models.aimv2.modeling_aimv2 import build_2d_sinusoidal_position_embedding
 
     rows, columns = image_grid(backbone.config)
@@ -215,25 +218,25 @@ def sines_of_the_grid(backbone: Any) -> Tensor:
 
 
 def move_positions_along(backbone: Any) -> None:
-    """VideoMAE's table is a plain tensor, which stays on the CPU and would be copied at every forward."""
+    """Makes VideoMAE's table a buffer; as a plain tensor it would stay on the CPU and be copied at every forward."""
     table = vars(backbone.embeddings).pop("position_embeddings", None)
     if table is not None:
         backbone.embeddings.register_buffer("position_embeddings", table, persistent=False)
 
 
 def videomae_variant(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
-    """With a final norm where the pooling does not normalise."""
+    """Adds the final norm that VideoMAE has where its config does not pool by the mean."""
     return spec if config.use_mean_pooling else replace(spec, final_norm="layernorm")
 
 
 def speech_variant(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
-    """Pre-norm or post-norm, as the config says."""
-    if config.do_stable_layer_norm:  # then the blocks are pre-norm, and the encoder's norm comes after them
+    """Puts the encoder's norm after the blocks where the config makes them pre-norm; else it stays before them."""
+    if config.do_stable_layer_norm:  # pre-norm
         return replace(spec, input_norm=None, final_norm="encoder.layer_norm")
     return spec
 
 
 def opt_variant(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
-    """Without a final norm where the blocks are post-norm."""
+    """Takes the final norm out where the config has none, as with post-norm blocks."""
     has_final_norm = config.do_layer_norm_before and not config._remove_final_layer_norm
     return spec if has_final_norm else replace(spec, final_norm=None)

@@ -1,7 +1,8 @@
 """Loading, building and sharing a frozen backbone (method.md 3).
 
-Unusual here: a given module is shared tensor by tensor, so that hooks of one model never reach another. The Auto
-classes are imported where they are used, because importing them imports our own models to register them.
+Unusual here: a given module's tensors are shared, but not its module objects, so that hooks of one model never reach
+another. The Auto classes are imported where they are used, because importing them imports our own models to
+register them.
 """
 
 import copy
@@ -25,12 +26,12 @@ DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 
 
 def load_backbone_config(backbone: str, revision: str | None = None, **kwargs: Any) -> PreTrainedConfig:
-    """The config of a backbone on the Hub or in a folder.
+    """Loads the config of a backbone on the Hub or in a folder.
 
     Args:
         backbone: Hub id or folder.
         revision: on the Hub.
-        kwargs: any, of which `DOWNLOAD_OPTIONS` are used.
+        kwargs: options of a `from_pretrained`; only those in `DOWNLOAD_OPTIONS` are used.
 
     Raises:
         BackboneLoadError: there is no such backbone, or no network to fetch it.
@@ -56,7 +57,7 @@ def _cache_alone(trouble: HubError | None) -> dict[str, bool]:
 def load_backbone(
     backbone: str, revision: str | None = None, modality: str | None = None, **kwargs: Any
 ) -> PreTrainedModel:
-    """Loads a backbone by `AutoModel` (out of a dual model, only the tower of the modality, by default the text's).
+    """Loads a backbone by `AutoModel`; of a dual model only the modality's tower, by default that of text.
 
     Args:
         backbone: Hub id or folder.
@@ -96,7 +97,7 @@ def load_backbone(
     if needed:
         raise _load_error(backbone, f"{len(needed)} weights are missing or wrongly shaped, such as {needed[0]}.")
     if tower is not module:
-        tower.name_or_path = tower.config._name_or_path = str(backbone)  # of what the part was loaded from
+        tower.name_or_path = tower.config._name_or_path = str(backbone)  # the name of the whole
     return tower
 
 
@@ -115,7 +116,9 @@ def _load_error(backbone: str, error: Exception | str) -> BackboneLoadError:
 
 
 def record_backbone(config: "Any2PointConfig", backbone: PreTrainedModel | None) -> "Any2PointConfig":
-    """The config with its record of the backbone filled in; a copy where a module is given, which it is true of alone.
+    """Fills in the config's record of the backbone, and returns the config.
+
+    Where a module is given, it is a copy of the config, because the record is true only with that module.
 
     Raises:
         UnsupportedBackboneError: no backbone is named, or its family is not supported.
@@ -148,10 +151,9 @@ def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def share_backbone(backbone: PreTrainedModel, modality: str | None = None) -> PreTrainedModel:
-    """A copy of the module tree (of a dual model, of one tower) over the same tensors.
+    """Copies the module tree (of a dual model, that of one tower) over the same tensors; no weight is copied.
 
-    The caller's module keeps its own settings, and the hooks of another Any2Point model on it are left behind; no
-    weight is copied.
+    The caller's module keeps its own settings. Bottleneck hooks of another Any2Point model on it are not copied.
     """
     backbone = tower_module(backbone, modality)
     kept = [*backbone.parameters(), *backbone.buffers(), *_offloaded_weights(backbone)]
@@ -164,7 +166,7 @@ def share_backbone(backbone: PreTrainedModel, modality: str | None = None) -> Pr
 
 
 def _offloaded_weights(backbone: PreTrainedModel) -> Iterator[Any]:
-    """Where accelerate's hooks keep the weights of modules that it loads when they are called."""
+    """Yields the maps in which accelerate's hooks keep offloaded weights, which are loaded when a module is called."""
     for module in backbone.modules():
         hook = getattr(module, "_hf_hook", None)
         for part in (hook, *getattr(hook, "hooks", ())):

@@ -1,12 +1,12 @@
 """Which part of a model is the backbone: a tower of a dual model, the encoder of an encoder-decoder.
 
-Of a model that wraps a language model beside other parts (Gemma 3, Qwen2-VL, LLaVA …) it is that language model, and of
-one with a head (`LlamaForCausalLM`) what is under the head.
+In a model that wraps a language model beside other parts (Gemma 3, Qwen2-VL, LLaVA …) it is that language model, and in
+a model with a head (`LlamaForCausalLM`) it is the model under the head.
 """
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-# By `model_type` of the whole: its towers, by modality. What is not here (CLAP's Swin of sounds) is not supported.
+# Towers by modality, for each `model_type` of a whole dual model. Others (CLAP's Swin of sounds) are not supported.
 DUAL_MODELS = {
     "clip": {"1d": "text", "2d": "vision"},
     "siglip": {"1d": "text", "2d": "vision"},
@@ -15,7 +15,7 @@ DUAL_MODELS = {
 }
 ENCODER_DECODERS = ("t5", "mt5", "bart", "mbart", "whisper")
 
-# Towers are classes of their own, which `AutoModel` does not all know.
+# Each tower has a class of its own; `AutoModel` does not know all of them.
 TOWER_CLASSES = {
     "clip_text_model": "CLIPTextModel",
     "clip_vision_model": "CLIPVisionModel",
@@ -27,7 +27,7 @@ TOWER_CLASSES = {
 }
 # Dual models whose weights do not load into the class of a tower.
 LOADED_WHOLE = ("clap",)
-LANGUAGE_MODEL = "language_model"  # where a wrapper keeps it
+LANGUAGE_MODEL = "language_model"  # the attribute of a wrapper that holds it
 
 
 def is_wrapper(config: PreTrainedConfig) -> bool:
@@ -43,7 +43,10 @@ def _tower(model_type: str, modality: str | None) -> str | None:
 
 
 def tower_config(config: PreTrainedConfig, modality: str | None) -> PreTrainedConfig:
-    """The config of a dual model's tower (of the text's by default), any other config as it is."""
+    """Returns the config of a dual model's tower (by default the text's) or of a wrapped language model.
+
+    Any other config is returned as it is.
+    """
     if is_wrapper(config):
         return config.text_config
     tower = _tower(config.model_type, modality)
@@ -51,7 +54,7 @@ def tower_config(config: PreTrainedConfig, modality: str | None) -> PreTrainedCo
 
 
 def tower_module(backbone: PreTrainedModel, modality: str | None) -> PreTrainedModel:
-    """The tower, encoder or language model of a model, any other module as it is."""
+    """Returns a model's tower, encoder, language model or what is under its head; any other module as it is."""
     if "For" in type(backbone).__name__:
         backbone = getattr(backbone, "base_model", backbone)
     if is_wrapper(backbone.config):

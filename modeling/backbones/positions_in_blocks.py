@@ -1,8 +1,8 @@
 """Positions that act inside the blocks: rotations (rotary) and biases of the attention, at fractional coordinates.
 
-Unusual here: rotations are shared by all heads, so views are not averaged; view m turns the frequency channels f with
-f mod M = m. A bias is read from the family's own table, laid out over the differences of two tokens' coordinates and
-interpolated, averaged over views. CLS, the first token, is not turned and has no bias.
+Unusual here: all heads share one rotation, so views are not averaged; instead view m turns the frequency channels f
+with f mod M = m. A bias is read from the family's own table, interpolated at the difference of two tokens' coordinates,
+and averaged over views. CLS, the first token, is not turned and has no bias.
 """
 
 import math
@@ -20,18 +20,18 @@ from .spec import BlockArguments, find
 
 
 def view_of_channel(num_frequencies: int, num_views: int, device: torch.device) -> Tensor:
-    """The view whose coordinate turns each frequency: [F] int64."""
+    """Returns the number of the view whose coordinate turns each frequency: [F] int64."""
     return torch.arange(num_frequencies, device=device) % num_views
 
 
 @dataclass(frozen=True)
 class RotaryOnLine:
-    """Rotary positions of language models: the backbone's own module, asked at fractional positions.
+    """Rotary positions of language models: the backbone's own module, called at fractional positions.
 
     Args:
-        path: the module, from the backbone.
-        by_layer_type: whether it is asked for each of the config's `layer_types`.
-        interleaved: whether the two channels of a frequency are neighbours, not in the two halves.
+        path: of the module, from the backbone.
+        by_layer_type: whether the module is called once for each of the config's `layer_types`.
+        interleaved: whether a frequency's two channels are neighbours; if not, one lies in each half.
     """
 
     path: str = "rotary_emb"
@@ -41,14 +41,14 @@ class RotaryOnLine:
     def arguments(
         self, backbone: PreTrainedModel, positions: Tensor, extent: tuple[int, ...], dtype: torch.dtype
     ) -> BlockArguments:
-        """Cosines and sines [B, 1 + G, channels] of positions [B, M, G, 1]."""
+        """Gives every block cosines and sines [B, 1 + G, channels] of positions [B, M, G, 1]."""
         with_cls = F.pad(positions.squeeze(-1), (1, 0))  # position 0 turns by nothing
         return self._of_blocks(backbone, with_cls, dtype)
 
     def neutral(
         self, backbone: PreTrainedModel, num_tokens: int, dtype: torch.dtype, device: torch.device
     ) -> dict[str, Any]:
-        """No rotation, for every layer type the same."""
+        """Gives every block cosines 1 and sines 0, no rotation; it is the same for every layer type."""
         zeros = torch.zeros(1, 1, num_tokens, device=device)
         return dict(self._of_blocks(backbone, zeros, dtype)(0))
 
@@ -82,7 +82,7 @@ class RotaryOnGrid:
     """Rotary positions of DINOv3: half the frequencies turn by the row, half by the column, both in [−1, 1].
 
     Args:
-        path: the module with `inv_freq`, from the backbone.
+        path: of the module with `inv_freq`, from the backbone.
     """
 
     path: str = "rope_embeddings"
@@ -90,7 +90,7 @@ class RotaryOnGrid:
     def arguments(
         self, backbone: PreTrainedModel, positions: Tensor, extent: tuple[int, ...], dtype: torch.dtype
     ) -> BlockArguments:
-        """Cosines and sines [B, 1, G, channels] of positions [B, M, G, 2]; CLS, a prefix, is left out."""
+        """Gives every block cosines and sines [B, 1, G, channels] of positions [B, M, G, 2], without the prefix CLS."""
         frequencies = find(backbone, self.path).inv_freq.to(positions)
         row, column = positions.unbind(-1)
         centered = torch.stack([(row + 0.5) / extent[0], (column + 0.5) / extent[1]], dim=-1) * 2 - 1
@@ -103,14 +103,17 @@ class RotaryOnGrid:
     def neutral(
         self, backbone: PreTrainedModel, num_tokens: int, dtype: torch.dtype, device: torch.device
     ) -> dict[str, Any]:
-        """No rotation."""
+        """Gives every block cosines 1 and sines 0: no rotation."""
         channels = 4 * len(find(backbone, self.path).inv_freq)
         ones = torch.ones(1, 1, num_tokens - 1, channels, dtype=dtype, device=device)
         return {"position_embeddings": (ones, torch.zeros_like(ones))}
 
 
 def _bias(table: Tensor, rows: Tensor, weights: Tensor, num_tokens: int, dtype: torch.dtype) -> Tensor:
-    """Mean over views of a bias table [R, H] at every pair of G tokens, [B, M, G·G, P] -> [B, H, 1 + G, 1 + G]."""
+    """Reads a bias table [R, H] at every pair of G tokens, and averages over views.
+
+    Rows and weights [B, M, G·G, P] -> [B, H, 1 + G, 1 + G], with 0 for CLS.
+    """
     values = average_over_views(table, rows, weights)  # [B, G·G, H]
     values = values.transpose(1, 2).unflatten(-1, (num_tokens, num_tokens))
     return F.pad(values, (1, 0, 1, 0)).to(dtype)
@@ -118,11 +121,11 @@ def _bias(table: Tensor, rows: Tensor, weights: Tensor, num_tokens: int, dtype: 
 
 @dataclass(frozen=True)
 class BiasOnLine:
-    """Relative biases in buckets of distance (T5, MPNet), interpolated between the whole distances.
+    """Relative biases by buckets of distance (T5, MPNet), interpolated between whole distances.
 
     Args:
-        table: the embedding of the buckets [buckets, H], from the backbone.
-        bucket: a function of the backbone and whole distances, key minus query, to buckets.
+        table: path of the buckets' embedding [buckets, H], from the backbone.
+        bucket: a function of the backbone and of whole distances, key minus query, that returns their buckets.
     """
 
     table: str
@@ -131,7 +134,7 @@ class BiasOnLine:
     def arguments(
         self, backbone: PreTrainedModel, positions: Tensor, extent: tuple[int, ...], dtype: torch.dtype
     ) -> BlockArguments:
-        """The bias [B, H, 1 + G, 1 + G] of positions [B, M, G, 1]."""
+        """Gives every block the bias [B, H, 1 + G, 1 + G] of positions [B, M, G, 1]."""
         position = positions.squeeze(-1)
         distances = (position.unsqueeze(-2) - position.unsqueeze(-1)).flatten(2)  # key minus query, [B, M, G·G]
         farthest = extent[0] - 1
@@ -144,7 +147,7 @@ class BiasOnLine:
     def neutral(
         self, backbone: PreTrainedModel, num_tokens: int, dtype: torch.dtype, device: torch.device
     ) -> dict[str, Any]:
-        """No bias, which has to be said: left out, the blocks compute their own."""
+        """Gives every block a bias of zeros, [1, H, L, L]; without the argument, the blocks would compute their own."""
         heads = find(backbone, self.table).weight.shape[-1]
         return {"position_bias": torch.zeros(1, heads, num_tokens, num_tokens, dtype=dtype, device=device)}
 
@@ -154,7 +157,7 @@ class BiasOnGrid:
     """Relative biases over differences of rows and columns (BEiT, data2vec-vision), interpolated bilinearly.
 
     Args:
-        tables: a function of the backbone to the module with `relative_position_bias_table` of each block.
+        tables: a function of the backbone that lists each block's module with `relative_position_bias_table`.
         argument: name of the block's argument that takes the bias.
     """
 
@@ -164,7 +167,7 @@ class BiasOnGrid:
     def arguments(
         self, backbone: PreTrainedModel, positions: Tensor, extent: tuple[int, ...], dtype: torch.dtype
     ) -> BlockArguments:
-        """The bias [B, H, 1 + G, 1 + G] of positions [B, M, G, 2], for each block when it is asked for."""
+        """Gives each block its bias [B, H, 1 + G, 1 + G] of positions [B, M, G, 2], computed when it is asked for."""
         rows, columns = extent
         differences = (positions.unsqueeze(-2) - positions.unsqueeze(-3)).flatten(2, 3)  # query minus key
         by_row, by_column = differences.unbind(-1)
@@ -186,5 +189,5 @@ class BiasOnGrid:
     def neutral(
         self, backbone: PreTrainedModel, num_tokens: int, dtype: torch.dtype, device: torch.device
     ) -> dict[str, Any]:
-        """No bias."""
+        """Gives every block no argument, and so no bias."""
         return {}

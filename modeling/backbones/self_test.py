@@ -17,11 +17,11 @@ ORDERS = [
     [0, 3, 1, 7, 2, 8, 5, 4, 6],
     [4, 0, 6, 8, 3, 1, 7, 5, 2],
 ]  # no reflection or rotation, which a Fourier mixer keeps
-TOLERANCE, HALF_TOLERANCE = 1e-3, 0.1  # relative to the largest output; of weights in half precision
+TOLERANCE, HALF_TOLERANCE = 1e-3, 0.1  # relative to the largest output; the second for weights in half precision
 
 
 def is_tried_out(config: PreTrainedConfig, spec: BackboneSpec) -> bool:
-    """Whether a family's description is none of this package's own: found by its parts' names, or a user's."""
+    """Whether a family's description was detected or written by a user, and so is not this package's own."""
     return spec.detected or BACKBONES[config.model_type] is not WRITTEN_DOWN.get(config.model_type)
 
 
@@ -29,8 +29,9 @@ def self_test(backbone: PreTrainedModel, spec: BackboneSpec) -> None:
     """Runs the blocks on a few random tokens, and warns of a detected family that passes.
 
     Raises:
-        UnsupportedBackboneError: they cannot be called, are not finite, not bidirectional, know an order of their own,
-            or gradients do not go where they belong; the message says which.
+        UnsupportedBackboneError: the blocks cannot be called, give outputs that are not finite, are not bidirectional
+            or depend on the order of tokens, the final norm is of another kind, or gradients do not reach all tokens
+            and bottlenecks, or do reach the weights; the message says which.
     """
     config = backbone.config
     found = f"blocks {spec.blocks}, feed-forward {spec.feed_forward}, final norm {spec.final_norm}"
@@ -49,7 +50,7 @@ def self_test(backbone: PreTrainedModel, spec: BackboneSpec) -> None:
 
 
 def check_parts(backbone: PreTrainedModel, spec: BackboneSpec) -> None:
-    """Looks for every part that a description names.
+    """Checks that the backbone has every part that a description names.
 
     Raises:
         UnsupportedBackboneError: one is not there, or the table of positions is too short or of another width.
@@ -118,7 +119,7 @@ def _norms_agree(backbone: PreTrainedModel, spec: BackboneSpec, outputs: Tensor)
     return bool((final_norm(outputs) - expected).abs().max() <= _tolerance(backbone, spec) * expected.abs().max())
 
 
-@torch.enable_grad()  # also where a model is made without gradients
+@torch.enable_grad()  # also where a model is made under no_grad
 def _gradient_problem(backbone: PreTrainedModel, spec: BackboneSpec, tokens: Tensor) -> str | None:
     tokens = tokens.clone().requires_grad_()
     bottlenecks, handles = [], []

@@ -1,4 +1,4 @@
-"""What is said of a family of backbones: where it keeps its parts, and what its positions lie on (method.md 2 and 3).
+"""The description of a family of backbones: where its parts are, and what its positions lie on (method.md 2 and 3).
 
 A family is described by data. The descriptions are in `table.py`; `loading.py` and `blocks.py` act on them.
 """
@@ -22,7 +22,7 @@ def find(module: nn.Module, path: str) -> Any:
 
 
 def read_tensor(module: nn.Module, path: str) -> Tensor:
-    """The tensor at a dotted path (of a module there, its weight), also where accelerate has offloaded it."""
+    """Returns the tensor at a dotted path, or the weight of a module there, also where accelerate has offloaded it."""
     part = find(module, path)
     owner = part if isinstance(part, nn.Module) else find(module, path.rpartition(".")[0])
     tensor: Any = part.weight if isinstance(part, nn.Module) else part
@@ -73,28 +73,28 @@ class BackboneSpec:
         blocks: the list of blocks, from the backbone.
         feed_forward: inside a block, the module that takes the normed input, and the last one of the branch, whose
             output is added to the residual.
-        num_rows: usable positions on a line, or of the grid: a function of the config.
-        attention: the module inside a block whose output holds the attention weights; None where the block returns
-            them itself, asked by `output_attentions`.
-        attention_output: where in that output.
+        num_rows: a function of the config that returns the number of usable positions on the line or the grid.
+        attention: the module inside a block whose output holds the attention weights; None where the block itself
+            returns them if it is called with `output_attentions`.
+        attention_output: their index in that output.
         positions: the table that is added to the tokens, an embedding or a parameter, from the backbone (or a function
             of it); its usable rows are the last ones, after those of prefix tokens.
-        projected_by: the linear layer that takes the table's width to the tokens', if they differ.
+        projected_by: the linear layer from the table's width to that of the tokens, if they differ.
         in_blocks: positions that act inside the blocks.
         input_norm: the norm before the first block, if any.
         final_norm: the norm after the last block, if any.
         rms_norm: whether the final norm has no mean and no bias.
         norm_offset: what the final norm adds to its weight (Gemma: 1).
         cls_token: the CLS embedding, if the backbone has one.
-        grid: for 2D, a function of the config to (rows, columns) of the positions.
-        weights: what a checkpoint must hold besides, by the beginning of its names, if it is more than the blocks.
+        grid: for 2D, a function of the config that returns (rows, columns) of the positions.
+        weights: beginnings of the names of weights that a checkpoint must hold, where these are not just the `blocks`.
         arguments: constant keyword arguments of a block.
         neutral: a block's further arguments where positions do not act in it; a function of the backbone, the number
             of tokens, dtype and device.
-        prepare: what has to be switched off on the backbone's own (shared) modules.
-        resolve: a function of this and the config to the spec of one model, where the config decides.
-        note: for the documentation.
-        detected: whether this was found out by `detector.py`, not written down.
+        prepare: a function that changes the (shared) backbone's modules, mostly to switch something off.
+        resolve: a function of this spec and the config that returns one model's spec, where it depends on the config.
+        note: a remark for the documentation.
+        detected: whether `detector.py` made this, and nobody wrote it down.
     """
 
     modality: Literal["1d", "2d"]
@@ -140,7 +140,7 @@ class BackboneSpec:
     def neutral_arguments(
         self, backbone: PreTrainedModel, num_tokens: int, dtype: torch.dtype, device: torch.device
     ) -> BlockArguments:
-        """Every block's arguments where positions do not act in it."""
+        """Returns a function from a block's index to its arguments where positions do not act in it."""
         of = self.neutral or (self.in_blocks and self.in_blocks.neutral)
         arguments = of(backbone, num_tokens, dtype, device) if of else {}
         return lambda index: arguments
@@ -158,10 +158,10 @@ def patch_size(config: PreTrainedConfig) -> tuple[int, int]:
 
 
 def norm_eps(config: PreTrainedConfig) -> float:
-    """Eps of a backbone's norms; torch's own where the config has none."""
+    """Eps of a backbone's norms; torch's 1e-5 where the config has none."""
     return next((getattr(config, name) for name in _NORM_EPS_NAMES if hasattr(config, name)), 1e-5)
 
 
 def num_blocks(config: PreTrainedConfig) -> int:
-    """Blocks of a backbone; ALBERT's groups may hold several."""
+    """Number of a backbone's blocks; ALBERT's groups may hold several."""
     return config.num_hidden_layers * getattr(config, "inner_group_num", 1)

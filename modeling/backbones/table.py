@@ -1,6 +1,6 @@
 """The table of backbone families, by `model_type` of their config.
 
-A family that is not here goes through `detector.py`. To describe one by hand, put an entry in `BACKBONES`
+For a family that is not here `detector.py` guesses an entry. To describe one by hand, put an entry in `BACKBONES`
 before making the model: `BACKBONES["my_type"] = BackboneSpec(...)`.
 """
 
@@ -142,7 +142,7 @@ BACKBONES: dict[str, BackboneSpec] = {
     "electra": replace(
         _BERT,
         projected_by="embeddings_project",
-        input_norm=None,  # of the table's width, where that is another than the tokens'
+        input_norm=None,  # the embeddings' norm has the table's width, which may differ from the tokens'
         resolve=electra_variant,
         note="the table is projected to the tokens' width",
     ),
@@ -295,4 +295,4 @@ BACKBONES: dict[str, BackboneSpec] = {
     ),
 }
 
-WRITTEN_DOWN = dict(BACKBONES)  # what is added or replaced later is tried out like a detected family
+WRITTEN_DOWN = dict(BACKBONES)  # entries added or replaced later are tried out like detected ones

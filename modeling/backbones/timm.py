@@ -1,4 +1,4 @@
-"""Vision transformers of timm, which transformers wraps as `timm_wrapper`; only their modules tell their sizes."""
+"""Vision transformers of timm, which transformers wraps as `timm_wrapper`; their sizes are read from their modules."""
 
 import copy
 from dataclasses import replace
@@ -13,7 +13,7 @@ from .spec import Always, BackboneSpec
 
 
 def timm_spec(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
-    """Fills in a timm model's spec, and the sizes that its config lacks.
+    """Returns a timm model's spec, and writes the sizes that its config lacks into it.
 
     Raises:
         UnsupportedBackboneError: timm is not installed, or the architecture is no plain vision transformer.
@@ -45,7 +45,7 @@ def timm_spec(spec: BackboneSpec, config: PreTrainedConfig) -> BackboneSpec:
 
 
 def without_relative_biases(backbone: nn.Module) -> None:
-    """Switches off the biases of timm's BEiT, whose size is that of its own grid."""
+    """Switches off the biases of timm's BEiT, which fit only its own grid of tokens."""
     module: Any
     for module in backbone.modules():
         if getattr(module, "relative_position_bias_table", None) is not None:
@@ -53,7 +53,7 @@ def without_relative_biases(backbone: nn.Module) -> None:
 
 
 def _empty_model(config: PreTrainedConfig) -> Any:
-    """The architecture without memory for its weights."""
+    """Builds the architecture on the meta device, without memory for its weights."""
     from transformers import AutoModel
 
     try:

@@ -1,7 +1,7 @@
-"""Calls to the Hub that end: waits are bounded, and every failure is a `HubError` that says what to do.
+"""Calls to the Hub with bounded waits, in which every failure is a `HubError` that says what to do.
 
 Unusual here: the client of huggingface_hub waits for an answer without end and repeats failed calls for minutes. Inside
-`hub_calls` two hooks on its session, which httpx offers for such things, set limits; they are gone afterwards.
+`hub_calls` two event hooks of httpx on its session set limits; they are removed afterwards.
 """
 
 import os
@@ -19,13 +19,13 @@ from huggingface_hub.utils import get_session, hf_raise_for_status, httpx, parse
 
 from ..errors import Any2PointError, HubError
 
-CONNECT_SECONDS = 5.0  # to be connected
-FIRST_ANSWER_SECONDS = 6.0  # to answer, before the Hub has answered once
-ANSWER_SECONDS = 30.0  # to answer, or to go on with an answer, afterwards
-TRIES = 3  # of one call
+CONNECT_SECONDS = 5.0  # to make a connection
+FIRST_ANSWER_SECONDS = 6.0  # for an answer, as long as the Hub has not answered any call
+ANSWER_SECONDS = 30.0  # afterwards, for an answer or its next part
+TRIES = 3  # for one call
 LONGEST_RETRY_AFTER = 10.0  # seconds that a Hub may ask for before the same call is tried again
 
-# What hf_xet, which makes its own calls, reads when its first file is sent; without them it goes on for minutes.
+# hf_xet makes its own calls and reads these variables when it sends its first file; without them it tries for minutes.
 _XET_LIMITS = {
     "HF_XET_CLIENT_CONNECT_TIMEOUT": "5s",
     "HF_XET_CLIENT_READ_TIMEOUT": "60s",
@@ -84,9 +84,9 @@ def hub_calls(doing: str) -> Iterator[None]:
 
 
 def hub_trouble(repo_id: str, options: Mapping[str, Any]) -> HubError | None:
-    """Why the Hub cannot be asked for a repository, found by a single call; None if it answers, or need not be asked.
+    """Returns why the Hub cannot be asked for a repository, by a single call; None if it answers or need not be asked.
 
-    transformers asks a dead Hub for every file again and again; told of `local_files_only`, it reads its cache alone.
+    transformers would ask a dead Hub for every file again and again; with `local_files_only` it only reads its cache.
 
     Args:
         repo_id: of the repository, or a folder.
@@ -138,7 +138,7 @@ class _Limits:
 
 
 class _GaveUpError(Exception):
-    """A call that failed too often without an answer; none of those that the client tries again for."""
+    """A call failed too often without an answer; the client does not try again after this error."""
 
 
 def _call(request: httpx.Request) -> tuple[str, ...]:
@@ -155,7 +155,7 @@ def retry_after(response: httpx.Response) -> float:
 
 
 def hub_error(doing: str, error: BaseException) -> HubError | None:
-    """What a failure of the client means, or None if the Hub has no part in it."""
+    """Returns the `HubError` for a failure of the client, or None if the Hub has no part in it."""
     causes = list(_causes(error))
     rule = f"the Hub ({constants.ENDPOINT}) must allow us {doing}"
     for cause in causes:
@@ -194,7 +194,7 @@ def _refusal(rule: str, status: int, said: str, wait: float = 0) -> HubError:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it was raised from."""
+    """Yields an error, then those that it was raised from."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

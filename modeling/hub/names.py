@@ -1,7 +1,7 @@
-"""Names of adapters: a folder, `user/name` on the Hub, or a bare `name` that may be any of several; pulling by them.
+"""Names of adapters (a folder, `user/name` on the Hub, or a bare `name`), and pulling an adapter by its name.
 
-A bare name is looked for in this order: a local folder, the Hub's repository of that very name, then the one in the
-namespace `ANY2POINT_NAMESPACE` or, without it, of the logged-in user.
+A bare name is looked for in this order: a local folder, the Hub's repository of exactly that name, then the repository
+of that name in the namespace `ANY2POINT_NAMESPACE` or, without it, in that of the logged-in user.
 """
 
 import os
@@ -31,7 +31,7 @@ logger = logging.get_logger(__name__)
 
 
 def pushed_name(name: str) -> str:
-    """The repository that a push to a name goes to; without a namespace, the Hub adds the logged-in user's.
+    """Returns the repository that a push to a name goes to; without a namespace, the Hub adds the logged-in user's.
 
     Raises:
         HubError: no repository can have that name.
@@ -46,7 +46,7 @@ def pushed_name(name: str) -> str:
 
 
 def pull_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those options of a `from_pretrained` that are for `pulled_folder`."""
+    """Selects the options of a `from_pretrained` that `pulled_folder` takes."""
     return {name: options[name] for name in PULL_OPTIONS if options.get(name) is not None}
 
 
@@ -61,19 +61,19 @@ def pulled_folder(
     force_download: bool = False,
     subfolder: str = "",
 ) -> Path:
-    """The folder that holds an adapter's files: a local one, or the Hub's cache with all the files of one commit.
+    """Returns the folder that holds an adapter's files: a local one, or that of one commit in the Hub's cache.
 
-    Without a network, or if the Hub fails, what is in the cache is used, with a warning.
+    Without a network, or if the Hub fails, the files in the cache are used, with a warning.
 
     Args:
         name: a folder, `user/name`, or a bare name.
-        files: that are needed.
+        files: names of the files that are needed.
         revision: branch, tag or commit on the Hub.
         token: of the Hub; by default the logged-in user's, False for none.
         cache_dir: instead of the Hub's usual cache.
         local_files_only: make no call, as with `HF_HUB_OFFLINE=1`.
-        force_download: load files again that are in the cache.
-        subfolder: of the repository that the files are in.
+        force_download: whether to load files again that are in the cache.
+        subfolder: the folder of the repository that the files are in.
 
     Raises:
         CheckpointError: the name exists nowhere, or a file or the revision is not there; everything tried is listed.
@@ -111,7 +111,7 @@ def pulled_folder(
 
 
 def _repo_ids(name: str, token: str | bool | None, tried: list[str]) -> Iterator[str]:
-    """What a name may mean on the Hub; the logged-in user is only asked for if the rest is not there."""
+    """Yields the repositories that a name may mean; asks who is logged in only after those before were not found."""
     yield name
     if "/" in name:
         return
@@ -127,7 +127,7 @@ def _repo_ids(name: str, token: str | bool | None, tried: list[str]) -> Iterator
 def _download(
     repo_id: str, files: list[str], force_download: bool, options: dict[str, Any], tried: list[str]
 ) -> Path | None:
-    """The cache's folder of a repository's commit with the files in it; None, and why, if they are not there."""
+    """Downloads files of one commit; returns their folder in the cache, or None, with the reason added to `tried`."""
     try:
         commit = HfApi().resolve_revision(repo_id, **options)
         options = options | {"revision": commit}
@@ -152,7 +152,7 @@ def _download(
 
 
 def _cached_folder(name: str, files: list[str], revision: str | None, cache_dir: Path, tried: list[str]) -> Path | None:
-    """What `_download` left earlier, without a call."""
+    """Finds, without a call, the folder in the cache that an earlier `_download` left; None if a file is not there."""
     for repo_id in _cached_repo_ids(name, cache_dir, tried):
         paths: list[Any] = [try_to_load_from_cache(repo_id, file, cache_dir, revision) for file in files]
         if all(isinstance(path, str) for path in paths):
@@ -162,7 +162,10 @@ def _cached_folder(name: str, files: list[str], revision: str | None, cache_dir:
 
 
 def _cached_repo_ids(name: str, cache_dir: Path, tried: list[str]) -> list[str]:
-    """What a name may mean where nobody can be asked who is logged in: also the one repository of that name."""
+    """Lists the repositories that a name may mean, without a call that asks who is logged in.
+
+    A bare name also means the repository of that name under any user, if the cache has exactly one.
+    """
     if "/" in name:
         return [name]
     namespace = os.environ.get(NAMESPACE_VARIABLE)
@@ -175,7 +178,7 @@ def _cached_repo_ids(name: str, cache_dir: Path, tried: list[str]) -> list[str]:
 
 
 def _root(path: str, file: str) -> Path:
-    """The folder that a file's name within it is relative to."""
+    """Returns the folder that contains `file` (a name that may have folders in it), which lies at `path`."""
     return Path(path).parents[file.count("/")]
 
 

@@ -1,7 +1,8 @@
-"""Batch statistics over every process: batch norms of a split batch are those of the whole one (docs/many_devices.md).
+"""Batch norm over all processes: a batch split among them is normalised as the whole one is (docs/many_devices.md).
 
-Unusual here: torch's SyncBatchNorm runs on GPUs alone, so the sums are all-reduced by us, on any device. A single
-process takes torch's own path. The variance is that of deviations from the common mean, never E[x²] − E[x]².
+Unusual here: torch's SyncBatchNorm runs only on GPUs, so this module all-reduces the sums itself, on any device. A
+single process uses torch's own batch norm. The variance is the mean square of deviations from the common mean, never
+E[x²] − E[x]².
 """
 
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ def in_many_processes() -> bool:
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """The sum of all processes' values, which gradients go through; the values themselves in a single process.
+    """Sums values over all processes, with gradients; in a single process returns them unchanged.
 
     Args:
         values: of the same shape and dtype in every process; all of them have to call this.
@@ -47,7 +48,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 class RunningStatistics(Protocol):
-    """A norm that keeps them in buffers."""
+    """A norm that keeps its running mean and variance in buffers."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -61,10 +62,10 @@ def update_running_statistics(
 
     Args:
         norm: has both buffers.
-        mean: of their shape.
-        variance: the biased one, of their shape.
-        count: rows they were taken over, broadcastable.
-        momentum: share of the batch.
+        mean: the batch's, of the buffers' shape.
+        variance: the batch's biased variance, of the buffers' shape.
+        count: number of rows that both were taken over, broadcastable to their shape.
+        momentum: weight of the batch's statistics in the new running ones.
     """
     unbiased = variance * count / (count - 1).clamp(min=1)
     norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
@@ -80,10 +81,10 @@ class BatchNorm1d(nn.BatchNorm1d):
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
-    momentum: float  # as it is made; a user may set None, which the tokenizer then takes its plain way for
+    momentum: float  # when it is made; where a user sets None, the tokenizer runs `plain_stage`
 
     def reset_parameters(self) -> None:
-        """Identity, and statistics of a standard normal; what `from_pretrained` has loaded is left alone."""
+        """Sets weight 1, bias 0, running mean 0, running variance 1, except what `from_pretrained` has loaded."""
         reset_norm(self.weight, self.bias)
         init.zeros_(self.running_mean)
         init.ones_(self.running_var)
@@ -93,7 +94,7 @@ class BatchNorm1d(nn.BatchNorm1d):
         """Normalises by the statistics of all processes' rows in training, by the running ones otherwise."""
         if not (self.training and in_many_processes()):
             return super().forward(rows)
-        values = rows.to(torch.promote_types(rows.dtype, torch.float32))  # as torch's own, statistics are never halved
+        values = rows.to(torch.promote_types(rows.dtype, torch.float32))  # as in torch's, never half precision
         count = sum_over_processes(values.new_full((), len(values)))
         mean = sum_over_processes(values.sum(dim=0)) / count
         centered = values - mean

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def host_may_read(values: Tensor) -> bool:
-    """Whether to look at values costs nothing: on a CPU, outside compilers.
+    """Whether reading values costs nothing: on a CPU, outside compilers.
 
     Elsewhere the host would wait for the device, and a compiler has no values to show.
     """

@@ -1,6 +1,7 @@
 """Dropout whose mask depends on the training's seed, the step and the layer's name, not on what was drawn before.
 
-So trainings that differ in one part drop the same entries everywhere else, and a resumed one drops what it would have.
+So trainings that differ in one part drop the same entries in all others, and a resumed training drops what it would
+have dropped without the break.
 """
 
 import torch
@@ -17,7 +18,7 @@ class NamedDropout(nn.Dropout):
     def forward(self, hidden: Tensor) -> Tensor:
         """Drops entries in training; a replay of the same step (gradient checkpointing) drops the same."""
         is_dropping = self.training and self.p > 0
-        # compiling first: a key that a compiler has seen would be compiled in, anew in each step
+        # asks for compiling first: a key that a compiler reads would be compiled in, again in each step
         if torch.compiler.is_compiling() or self.key is None or not is_dropping:
             return super().forward(hidden)
         generator = torch.Generator(hidden.device).manual_seed(self.key)
@@ -26,12 +27,12 @@ class NamedDropout(nn.Dropout):
 
 
 def set_dropout_keys(model: nn.Module, seed: int, step: str) -> None:
-    """Says which step comes next to all `NamedDropout` layers of a model.
+    """Gives all `NamedDropout` layers of a model their keys for the next forward pass.
 
     Args:
-        model: whose layers are named by their place in it.
-        seed: of the training.
-        step: names the forward pass.
+        model: its layers are named by their place in it.
+        seed: the training's.
+        step: a name of the forward pass.
     """
     for name, module in model.named_modules():
         if isinstance(module, NamedDropout):
@@ -39,7 +40,7 @@ def set_dropout_keys(model: nn.Module, seed: int, step: str) -> None:
 
 
 def clear_dropout_keys(model: nn.Module) -> None:
-    """Back to torch's own generator."""
+    """Removes the keys, so that masks are drawn from torch's own generator again."""
     for module in model.modules():
         if isinstance(module, NamedDropout):
             module.key = None

@@ -1,4 +1,4 @@
-"""What autocast means for code that does its own casting."""
+"""Dtypes, and autocast, for code that does its own casting."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def compute_dtype(values: Tensor) -> torch.dtype:
-    """What matrix products run in: autocast's dtype where it is on (never of float64), else the tensor's own."""
+    """The dtype for matrix products of a tensor: autocast's where it is on, else its own; float64 stays."""
     device = values.device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return values.dtype
@@ -15,17 +15,17 @@ def compute_dtype(values: Tensor) -> torch.dtype:
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """What statistics are taken in."""
+    """The wider of the dtype and float32; statistics use it."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def widest_dtype(device: torch.device) -> torch.dtype:
-    """float64, which MPS does not have."""
+    """float64, or float32 on MPS, which has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Inside, products run in the dtype of their tensors."""
+    """A context without autocast: products inside it run in the dtype of their tensors."""
     if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

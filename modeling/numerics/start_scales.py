@@ -1,7 +1,7 @@
-"""Start values that fit the backbone: sizes of tokens and of the aggregation beside what its blocks are used to.
+"""Start values that fit the backbone: the size of tokens, and how much the aggregation adds to them.
 
-Unusual here: they are measured once, on a few clouds that are made up for it, when a new model gets its backbone. A
-checkpoint holds what was found, so loading measures nothing.
+Unusual here: they are measured once, on a few made-up clouds, when a new model gets its backbone. A checkpoint holds
+the measured values, so loading measures nothing.
 """
 
 import warnings
@@ -18,9 +18,9 @@ from .named_dropout import clear_dropout_keys, set_dropout_keys
 if TYPE_CHECKING:
     from ..modeling_any2point import Any2PointModel
 
-AGGREGATION_SHARE = 0.05  # of the tokens' RMS, that the aggregation adds at the start
-_TRIAL_WEIGHT = 0.1  # of the view norm, where the aggregation is nearly linear in it
-_ROUNDS = 4  # of trials, as the GELU bends where c is small and the weight large
+AGGREGATION_SHARE = 0.05  # RMS of what the aggregation adds at the start, as a share of the tokens' RMS
+_TRIAL_WEIGHT = 0.1  # the view norm's first weight; here the aggregation is nearly linear in it
+_ROUNDS = 4  # of correction, because the GELU is not linear where c is small and the weight large
 _NUM_CLOUDS = 4
 _MOST_POINTS = 512  # of a made-up cloud
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -38,12 +38,12 @@ class TokenScale(nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     def reset_parameters(self) -> None:
-        """Changes nothing, until `start_scales` has measured."""
+        """Sets center 0 and scale 1, which change nothing; `start_scales` sets the measured values."""
         init.zeros_(self.center)
         init.ones_(self.scale)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens of the size of the backbone's embeddings."""
+        """Brings tokens to the size of the backbone's embeddings."""
         return (tokens - self.center.to(tokens.dtype)) * self.scale.to(tokens.dtype)
 
 
@@ -52,7 +52,7 @@ def start_scales(model: "Any2PointModel") -> None:
     """Measures and sets what `token_scale="embedding"` and `adapter_start="scaled"` ask for.
 
     Args:
-        model: new, with its backbone.
+        model: a new model that has its backbone.
     """
     scales_adapters = model.config.adapter_start == "scaled" and len(model.aggregations) > 0
     if model.token_scale is None and not scales_adapters:
@@ -108,7 +108,7 @@ def rms(values: Tensor) -> Tensor:
 
 
 def embedding_rms(backbone: PreTrainedModel, spec: BackboneSpec) -> float | None:
-    """Of the backbone's word embeddings, or where it has none, of its table of positions; None without either."""
+    """RMS of the backbone's word embeddings, or where it has none, of its table of positions; None without either."""
     try:
         embeddings = backbone.get_input_embeddings()
     except NotImplementedError:
@@ -121,12 +121,12 @@ def embedding_rms(backbone: PreTrainedModel, spec: BackboneSpec) -> float | None
 
 
 def _word_factor(backbone: PreTrainedModel, embeddings: nn.Embedding) -> float:
-    """What a family multiplies its words by: Gemma and BART in their embeddings, Granite after them."""
+    """The factor by which a family multiplies word embeddings: Gemma and BART inside the module, Granite after it."""
     return float(getattr(embeddings, "embed_scale", 1.0)) * getattr(backbone.config, "embedding_multiplier", 1.0)
 
 
 def _scale_tokens(model: "Any2PointModel", clouds: Tensor) -> None:
-    """Sets the token scale from the tokenizer's output of the clouds, if the backbone has a size to take."""
+    """Sets the token scale from the tokenizer's output for the clouds, if the backbone has an `embedding_rms`."""
     size = embedding_rms(model.backbone, model.spec)
     if size is None:
         warnings.warn(
@@ -138,14 +138,14 @@ def _scale_tokens(model: "Any2PointModel", clouds: Tensor) -> None:
     tokens = model.tokenizer(clouds.to(model.cls_token.dtype))[0].flatten(0, 1)
     scale = model.token_scale
     assert scale is not None
-    if isinstance(model.tokenizer.projection, nn.Linear):  # of features that are never negative
+    if isinstance(model.tokenizer.projection, nn.Linear):  # its inputs are never negative, so outputs have a mean
         scale.center.copy_(tokens.mean(dim=0))
         tokens = tokens - scale.center
     scale.scale.copy_(size / rms(tokens).clamp(min=1e-12))
 
 
 def _scale_aggregation(aggregation: Any, inputs: tuple[Any, ...], _: Tensor) -> Tensor:
-    """Hook of a `GuidedAggregation`: sets its scales for the tokens that come in, and gives its new output."""
+    """Hook of a `GuidedAggregation`: sets its scales for the input tokens, and returns its output with them."""
     tokens = inputs[0]
     aggregation.stream_rms.copy_(rms(tokens))
     weight = aggregation.view_norm.weight.fill_(_TRIAL_WEIGHT)

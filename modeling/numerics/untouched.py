@@ -6,11 +6,11 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def is_untouched(module: nn.Module, *own: type[nn.Module]) -> bool:
-    """Whether nobody has hooked, wrapped or replaced a layer in it: then reading its weights is as good as calling it.
+    """Whether no layer inside is hooked, wrapped or replaced: then computing from its weights equals calling it.
 
     Args:
-        module: with all that is in it.
-        own: the classes it is made of.
+        module: the part; itself and all modules inside are checked.
+        own: the only classes that these may have.
     """
     return all(
         type(part) in own and "forward" not in vars(part) and not any(getattr(part, name) for name in _HOOKS)

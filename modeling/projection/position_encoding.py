@@ -1,7 +1,7 @@
 """Reading a backbone's own table of positions at fractional coordinates (eq. 2), and the variants of Table 4.
 
-Unusual here: reading a table at a coordinate is a weighted sum of 2 (line) or 4 (plane) of its rows, and so is the mean
-over views; both together are one `embedding_bag`, without a tensor for each view.
+Unusual here: reading a table at a coordinate is a weighted sum of 2 (line) or 4 (plane) of its rows, and the mean over
+views is a sum of those; one `embedding_bag` does both, without a tensor for each view.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..numerics.initialization import StartValues
 from ..tokenizer.geometry_encoding import geometry_encoding
 
-LEARNABLE_WIDTH = 128  # of the coordinate network of Point-BERT and Point-MAE
+LEARNABLE_WIDTH = 128  # as in the coordinate network of Point-BERT and Point-MAE
 
 
 def line_rows(coordinates: Tensor, length: int) -> tuple[Tensor, Tensor]:
@@ -73,12 +73,12 @@ def grid_rows(positions: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]
 
 
 def average_over_views(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """Mean over views of the table read at each token (eq. 2).
+    """Reads the table at each token in every view, and averages over views (eq. 2).
 
     Args:
-        table: [R, D] usable rows.
+        table: [R, D], the usable rows.
         rows: [B, M, G, P] int64.
-        weights: [B, M, G, P], of each row in its view.
+        weights: [B, M, G, P], the weight of each row within its view.
 
     Returns:
         [B, G, D], in the weights' dtype.
@@ -107,7 +107,7 @@ class LearnableEncoding(nn.Sequential):
         super().__init__(nn.Linear(3, LEARNABLE_WIDTH), nn.GELU(), nn.Linear(LEARNABLE_WIDTH, hidden_size))
 
     def draw_parameters(self, start: StartValues) -> None:
-        """As the adapters' layers."""
+        """Draws both layers as the adapters' linear layers."""
         first: Any = self[0]
         last: Any = self[2]
         start.linear(first, "0")

@@ -33,7 +33,7 @@ SMALLEST_ENTRY = 1e-7
 
 
 def rotation_matrices(num_views: int) -> Tensor:
-    """R = Rx(θx) Ry(θy) Rz(θz) of the first views; a view of row vectors is p' = p Rᵀ.
+    """Returns R = Rx(θx) Ry(θy) Rz(θz) of the first M views; in a view a row vector p becomes p' = p Rᵀ.
 
     Returns:
         [M, 3, 3] float32.
@@ -69,7 +69,7 @@ class VirtualProjection(nn.Module):
         init.copy_(self.rotations, rotation_matrices(self.num_views))
 
     def rotate(self, centers: Tensor) -> Tensor:
-        """All views of the centres: [B, G, 3] -> [B, M, G, 3]; in their own dtype under autocast too."""
+        """Rotates the centres to all views, [B, G, 3] -> [B, M, G, 3]; in their own dtype, also under autocast."""
         with without_autocast(centers.device):
             return centers.unsqueeze(1) @ self.rotations.to(centers).transpose(-1, -2)
 
@@ -88,11 +88,11 @@ class VirtualProjection(nn.Module):
 
     @property
     def extent(self) -> tuple[int, ...]:
-        """How many positions of the backbone lie on the line, or along the grid's rows and columns."""
+        """How many of the backbone's positions lie on the line, (n,), or on the grid, (rows, columns)."""
         raise NotImplementedError
 
     def positions(self, coordinates: Tensor) -> Tensor:
-        """The backbone's own, fractional positions: [B, M, G, 1] on the line or [B, M, G, 2] (row, column)."""
+        """Returns the backbone's fractional positions: [B, M, G, 1] on the line or [B, M, G, 2] (row, column)."""
         raise NotImplementedError
 
     def cells(self, coordinates: Tensor) -> Tensor:
@@ -165,8 +165,9 @@ class PlaneProjection(VirtualProjection):
         height: H of the canvas in pixels.
         grid: (rows, columns) of the backbone's table.
         cell_size: side of a square patch in pixels.
-        camera_distance: d, added to the depth; of the perspective projection.
-        orthographic: PointCLIP v2's projection: bounding box centred, longest side to [−1, 1], x and y × 0.8.
+        camera_distance: d, added to the depth by the perspective projection.
+        orthographic: whether the projection is PointCLIP v2's: bounding box centred, longest side to [−1, 1], x and y
+            × 0.8.
 
     Shapes:
         centers [B, G, 3] -> coordinates [B, M, G, 2], x and y in pixels.
@@ -188,7 +189,7 @@ class PlaneProjection(VirtualProjection):
         self.orthographic = orthographic
 
     def project(self, centers: Tensor) -> Tensor:
-        """Image coordinates X, Y, within [−1, 1] where the cloud fits the view: [B, G, 3] -> [B, M, G, 2]."""
+        """Returns image coordinates X, Y, in [−1, 1] where the cloud fits into the view: [B, G, 3] -> [B, M, G, 2]."""
         views = self.rotate(centers)
         if not self.orthographic:
             depth = views[..., 2:] + self.camera_distance
@@ -200,7 +201,7 @@ class PlaneProjection(VirtualProjection):
         return scaled[..., :2] * ORTHOGRAPHIC_SHRINK
 
     def pixels(self, projected: Tensor) -> Tensor:
-        """Image coordinates to pixels, not yet clamped: [B, M, G, 2] -> same."""
+        """Converts image coordinates to pixels, not yet clamped: [B, M, G, 2] -> same."""
         x = (projected[..., 0] + 1) * (self.width / 2) - 0.5
         y = (projected[..., 1] + 1) * (self.height / 2) - 0.5
         return torch.stack([x, y], dim=-1)
@@ -220,7 +221,7 @@ class PlaneProjection(VirtualProjection):
         return self.grid
 
     def positions(self, coordinates: Tensor) -> Tensor:
-        """Pixels to fractional (row, column)."""
+        """Converts pixels (x, y) to fractional (row, column): [B, M, G, 2] -> same."""
         return on_grid(coordinates, (self.width, self.height), self.grid)
 
     @property
@@ -236,7 +237,7 @@ class PlaneProjection(VirtualProjection):
 
 
 def voxel_cells(centers: Tensor, voxel_size: float) -> Tensor:
-    """Voxel of each centre, the grid's origin at the cloud's minimum (the 3D branch of method.md 3).
+    """Numbers the voxel of each centre; the grid's origin is the cloud's minimum (the 3D branch of method.md 3).
 
     Args:
         centers: [B, G, 3].

@@ -22,13 +22,13 @@ _METRICS = {"accuracy": "Accuracy", "mean_class_accuracy": "Mean class accuracy"
 def model_card(
     model: PreTrainedModel | ModelDescription, name: str, training: TrainingFacts | None = None, remarks: str = ""
 ) -> ModelCard:
-    """The card of a model.
+    """Makes the card of a model.
 
     Args:
         model: an Any2Point model, or its description.
         name: the Hub id or folder's name that it will be loaded by.
-        training: what is known of its training, if anything is.
-        remarks: sections of its origin, in markdown, such as that of a conversion.
+        training: facts of its training, if they are known.
+        remarks: sections on its origin, in markdown, such as on a conversion.
     """
     description = describe(model) if isinstance(model, PreTrainedModel) else model
     revision = description.revision or (None if training is None else training.backbone_commit)
@@ -49,7 +49,7 @@ def model_card(
 
 
 def renamed(card: str, name: str) -> str:
-    """A generated card for the repository that it is pushed to; any other card as it is.
+    """Puts the name of the repository into a generated card; returns any other card as it is.
 
     Args:
         card: the text of a README.md.
@@ -89,7 +89,7 @@ def _metadata(description: ModelDescription, name: str, training: TrainingFacts 
 
 
 def _eval_results(training: TrainingFacts) -> list[EvalResult]:
-    """For the model-index: what the saved weights reached."""
+    """Results of the saved weights, for the card's model-index."""
     return [
         EvalResult(
             task_type=TASK,

@@ -38,12 +38,12 @@ _MODALITIES = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the weights of an epoch reached on a split.
+    """Accuracies of an epoch's weights on a split.
 
     Args:
         weights: which ones, such as "last epoch".
         split: such as "test".
-        accuracy: share of its clouds whose class was found.
+        accuracy: share of the split's clouds whose class was found.
         mean_class_accuracy: mean of the classes' accuracies.
         is_of_this_adapter: whether these weights are the ones that were saved.
     """
@@ -57,21 +57,21 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """What a card says of a training.
+    """The facts of a training that its card states.
 
     Args:
         dataset: name of the data, without directories.
-        fingerprint: of the clouds; the data's revision in the metadata.
-        splits: name to number of clouds.
+        fingerprint: of the clouds; the metadata state it as the data's revision.
+        splits: number of clouds by name of the split.
         evaluations: rows of the table of results.
-        per_class: class name to number of clouds in the test split and accuracy on them (None without clouds).
+        per_class: by class name, the number of clouds in the test split and the accuracy on them (None without clouds).
         recipe: how it was trained, as YAML.
         command: what started it, without directories.
         language: of the command, "bash" or "python".
         remarks: further sentences on the training, such as its seed.
-        dataset_id: of the data on the Hub, if they are there.
+        dataset_id: id of the data on the Hub, if they are there.
         backbone_commit: the Hub's commit that the backbone was loaded from, if it is known.
-        pictures: title to path within the repository.
+        pictures: paths within the repository, by title.
     """
 
     dataset: str
@@ -89,7 +89,7 @@ class TrainingFacts:
 
 
 def introduction(description: ModelDescription) -> str:
-    """What the model is."""
+    """A sentence that says what the model is, and its size."""
     what = "A classifier of 3D point clouds" if description.class_names else "Features of 3D point clouds"
     head = f" ({description.trained_without_head:,} without the head)" if description.class_names else ""
     return (
@@ -101,7 +101,7 @@ def introduction(description: ModelDescription) -> str:
 
 
 def facts(description: ModelDescription, revision: str | None) -> str:
-    """A table of what it is made of, and the settings that are not the usual ones."""
+    """A table of the model's backbone, points, classes and licence, and its settings that differ from the defaults."""
     rows = {
         "Backbone": f"{_backbone(description)}, {_revision(description, revision)}",
         "Family": f"`{description.family}`: {description.depth} blocks, width {description.width}",
@@ -157,7 +157,7 @@ def option(name: str) -> str:
 
 
 def results(training: TrainingFacts) -> str:
-    """Accuracies, those of each class, and the pictures."""
+    """The section of results: accuracies, accuracies of each class, and pictures."""
     rows = [
         (
             evaluation.weights + (" (**this adapter**)" if evaluation.is_of_this_adapter else ""),
@@ -183,7 +183,7 @@ def results(training: TrainingFacts) -> str:
 
 
 def training_section(training: TrainingFacts) -> str:
-    """Data, command and recipe."""
+    """The section of the training: data, command and recipe."""
     splits = ", ".join(f"{name} {count:,}" for name, count in training.splits.items())
     parts = [
         "## Training",
@@ -196,7 +196,7 @@ def training_section(training: TrainingFacts) -> str:
 
 
 def limitations(description: ModelDescription, training: TrainingFacts | None) -> str:
-    """What it cannot do."""
+    """The section of limitations: what the model cannot do."""
     points = [
         "It does nothing without its frozen backbone, and fits this one alone: with another revision, or another model "
         "of the same shape, its answers are others.",

@@ -1,4 +1,4 @@
-"""What can be said of a model without knowing how it was trained: the facts that its card states."""
+"""The facts of a model that its card states and that do not depend on how it was trained."""
 
 import os
 import re
@@ -25,21 +25,21 @@ class ModelDescription:
     """A model in figures and names.
 
     Args:
-        class_name: of the model.
+        class_name: name of the model's class.
         backbone: its Hub id or, for a folder, the folder's name; None where its weights were never saved.
-        base_model: its Hub id, if it is known.
-        revision: of the Hub id.
+        base_model: the backbone's Hub id, if it is known.
+        revision: the backbone's revision on the Hub, if it is known.
         is_found: whether the model finds its backbone by itself, on any machine.
-        family: its `model_type`.
-        depth: its blocks.
-        width: its hidden size.
+        family: the backbone's `model_type`.
+        depth: number of the backbone's blocks.
+        width: the backbone's hidden size.
         modality: "1d" or "2d".
         num_points: points a cloud.
         class_names: in the order of the logits; empty without a head.
         settings: fields of the config that differ from their defaults.
-        trained: parameters.
-        trained_without_head: of them.
-        num_bytes: of the tensors that are saved.
+        trained: number of trained parameters.
+        trained_without_head: number of those outside the head.
+        num_bytes: size of the tensors that are saved.
         attends_across_batch: whether a cloud's answer depends on the clouds beside it.
         licence: `license` and, of a licence that the Hub does not list, `license_name` and `license_link`; empty where
             it is not known.
@@ -65,11 +65,11 @@ class ModelDescription:
 
 
 def describe(model: PreTrainedModel, token: str | bool | None = None) -> ModelDescription:
-    """Describes a model on its backbone; before a Trainer shards it.
+    """Describes a model that has its backbone. It must be called before a Trainer shards the model.
 
     Args:
         model: an Any2Point model.
-        token: for the Hub's card of the backbone, which is asked for its licence.
+        token: for the Hub, where the backbone's card is read for its licence.
     """
     config: Any = model.config
     base: Any = model.base_model
@@ -101,7 +101,7 @@ def describe(model: PreTrainedModel, token: str | bool | None = None) -> ModelDe
 
 
 def hub_repository(backbone: str | None) -> tuple[str | None, str | None]:
-    """Hub id and commit of a recorded backbone, as far as its name tells: `(None, None)` for a folder.
+    """Returns Hub id and commit of a recorded backbone, as far as its name tells: `(None, None)` for a folder.
 
     A folder of the Hub's cache (what `hf download` prints) has both in its path.
     """
@@ -120,14 +120,14 @@ def hub_repository(backbone: str | None) -> tuple[str | None, str | None]:
 
 
 def last_name(path: str) -> str:
-    """A path's last part, be it of this system or of another."""
+    """The last part of a path, whether the path is of this system or of another."""
     return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
 
 
 def inherited_licence(
     backbone: str | None, revision: str | None = None, token: str | bool | None = None
 ) -> dict[str, Any]:
-    """The licence that a backbone's card states: the README.md of its folder, or that of its Hub repository.
+    """Reads the licence that a backbone's card states: the README.md of its folder, or that of its Hub repository.
 
     Args:
         backbone: Hub id or folder.
@@ -147,7 +147,7 @@ def inherited_licence(
             stated = metadata_load(file) or {}
         else:
             stated = {} if repository is None else _hub_metadata(repository, revision or commit, token)
-    except Exception:  # of the network or of a card that is no YAML: a model without it is better than none
+    except Exception:  # of the network, or a card that is not YAML: rather no licence than no card
         return {}
     licence = {name: stated[name] for name in _LICENCE_FIELDS if stated.get(name)}
     if "license" not in licence:
@@ -161,7 +161,7 @@ def inherited_licence(
 
 
 def _hub_metadata(repository: str, revision: str | None, token: str | bool | None) -> dict[str, Any]:
-    """Of its card: out of the cache if it is there, else by one call that is not repeated."""
+    """Metadata of a repository's card: from the cache if it is there, else by one call that is not repeated."""
     cached = try_to_load_from_cache(repository, "README.md", revision=revision)
     if isinstance(cached, str):
         return metadata_load(cached) or {}

@@ -26,7 +26,7 @@ PUSHED = (
     CARD,
     "images/*.png",
 )
-# What transformers writes into cards of its own, which one of ours replaces.
+# Phrases in cards that transformers generates; such cards are replaced by ours.
 _OTHERS_GENERATED = (
     "generated automatically according to the information the Trainer",
     "has been automatically generated",
@@ -34,9 +34,9 @@ _OTHERS_GENERATED = (
 
 
 def pushed_files(folder: Path) -> dict[str, Path | bytes]:
-    """What of an adapter's folder is pushed: name in the repository to the path, or the content.
+    """Lists the files of an adapter's folder that are pushed: path or content by name in the repository.
 
-    Nothing else ever is, such as checkpoints and their pickles. The config is `pushed_config`.
+    Nothing else is ever pushed, such as checkpoints and their pickles. The config is `pushed_config`.
     """
     paths = [path for pattern in PUSHED for path in sorted(folder.glob(pattern))]
     files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in paths}
@@ -44,10 +44,10 @@ def pushed_files(folder: Path) -> dict[str, Path | bytes]:
 
 
 def pushed_config(folder: Path) -> bytes:
-    """The config.json of a saved adapter for other machines: without the path of a folder of this one.
+    """Returns the config.json of a saved adapter for other machines, without the path of a folder of this one.
 
-    A backbone in the Hub's cache is named by its Hub id and commit; any other folder by `./` and its last name, which
-    never is a Hub id, with a warning.
+    A backbone in the Hub's cache is named by its Hub id and commit. Any other folder is named by `./` and the last part
+    of its path, which never is a Hub id, with a warning.
     """
     text = (folder / CONFIG).read_text(encoding="utf-8")
     backbone = json.loads(text).get("backbone")
@@ -78,16 +78,17 @@ def push_files(
     revision: str | None = None,
     create_pr: bool = False,
 ) -> CommitInfo:
-    """Makes the repository if it is not there, and commits what has changed of some files.
+    """Makes the repository if it is not there, and commits those of the files that have changed.
 
-    A README.md on the Hub that somebody wrote is only replaced by one among `files` that somebody wrote.
+    A hand-written README.md on the Hub is replaced only by a hand-written one among `files`.
 
     Args:
-        files: name in the repository to the path, or the content.
+        files: path or content of each file, by its name in the repository.
         name: `user/name` or a bare name.
         commit_message: of the commit.
-        card: makes the README.md, given the Hub id, for a repository that has none or only what transformers generates.
-        private: whether a new repository is; by default what its owner has set.
+        card: a function of the Hub id that makes the README.md. It is used where `files` has none, and the repository
+            has none or one that transformers generated.
+        private: whether a new repository is private; by default as its owner has set.
         token: of the Hub; by default the logged-in user's.
         revision: branch to push to, made if it is not there.
         create_pr: open a pull request instead of committing.
@@ -129,11 +130,11 @@ def _card_on_hub(api: HfApi, repo_id: str, revision: str | None) -> str | None:
     try:
         return Path(api.hf_hub_download(repo_id, CARD, revision=revision)).read_text(encoding="utf-8", errors="replace")
     except EntryNotFoundError as error:
-        if not isinstance(error, HfHubHTTPError):  # not absent, but out of reach
+        if not isinstance(error, HfHubHTTPError):  # the card may be there, but the Hub is out of reach
             raise
         return None
 
 
 def _is_generated(card: str | None, *marks: str) -> bool:
-    """Whether a repository has no card, or one that nobody wrote."""
+    """Whether a repository has no card (None), or a generated one: with a mark or a phrase of transformers' cards."""
     return card is None or any(mark in card for mark in (*_OTHERS_GENERATED, *marks))

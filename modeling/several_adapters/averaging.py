@@ -1,4 +1,4 @@
-"""The weighted mean of adapters that differ in their weights alone."""
+"""The weighted mean of adapters that differ only in their weights."""
 
 import copy
 import math
@@ -11,20 +11,20 @@ from transformers import PreTrainedModel
 from ..configuration_any2point import METHOD_FIELDS
 from ..errors import Any2PointError
 
-# What may differ: names of the backbone that all share.
+# Fields that must be equal. Names of the backbone, which all adapters share, may differ.
 _SHARED_FIELDS = (*METHOD_FIELDS, "id2label")
 
 
 def average_adapters(
     adapters: Mapping[str, Any], names: Sequence[str], weights: Sequence[float], backbone: PreTrainedModel
 ) -> Any:
-    """A model whose trained tensors and running statistics are the weighted mean of others'.
+    """Makes a model whose trained tensors and running statistics are the weighted means of those of adapters.
 
     Args:
         adapters: models by name, on the same backbone.
-        names: of those that are averaged.
+        names: of the adapters to average.
         weights: one each, not negative; they are divided by their sum.
-        backbone: what the new model is put on; shared.
+        backbone: of the new model; shared, not copied.
 
     Raises:
         Any2PointError: weights cannot be used, or the adapters differ in more than their weights.
@@ -34,7 +34,7 @@ def average_adapters(
     first = adapters[names[0]]
     config = copy.deepcopy(first.config)
     average = type(first)(config, backbone=backbone)
-    # of the adapters alone; a module is recorded by the name it was loaded from, which has no revision
+    # Keeps the adapters' record: for a module, the model has recorded the name it was loaded from, without revision.
     average.config.backbone, average.config.backbone_revision = config.backbone, config.backbone_revision
     average.to(first.base_model.cls_token.device)
     shares = [weight / math.fsum(weights) for weight in weights]
@@ -65,7 +65,7 @@ def _check_weights(names: Sequence[str], weights: Sequence[float]) -> None:
 
 
 def _check_alike(adapters: Mapping[str, Any]) -> None:
-    """All must have the same settings and classes, and no LoRA, whose product is not the mean's."""
+    """Raises an `Any2PointError` unless all adapters have the same settings and classes, and none has a LoRA."""
     if any(adapter.base_model.lora is not None for adapter in adapters.values()):
         raise Any2PointError(
             "adapters with a LoRA cannot be averaged: the product of two means is not the mean of the products. "

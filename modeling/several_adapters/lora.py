@@ -1,8 +1,8 @@
 """LoRA (Hu et al. 2021) of the `peft` library in the frozen backbone, trained and saved beside the adapters.
 
 Unusual here: nothing becomes a PeftModel, because the backbone's forward is never run; LoRA's layers stand in its
-blocks. They are saved in PEFT's own two files in the subfolder `lora`: a folder that holds them at the top is taken for
-one of PEFT's by transformers. `peft` is needed for models with a LoRA alone.
+blocks. They are saved as PEFT's own two files in the subfolder `lora`, because transformers takes a folder with these
+files at its top for a PEFT adapter. Only models with a LoRA need `peft`.
 """
 
 import copy
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 LORA_FOLDER = "lora"
 LORA_FILES = ("adapter_config.json", "adapter_model.safetensors")
-LORA_TENSORS = ".lora_"  # in the names of all its tensors, and of no other
-_PREFIX = "base_model.model."  # of the names in PEFT's files
-_KEEPS_WEIGHTS = (True, False, "gaussian", "orthogonal")  # start values that leave the backbone's own as they are
+LORA_TENSORS = ".lora_"  # occurs in the names of all LoRA tensors, and in no others
+_PREFIX = "base_model.model."  # begins the names in PEFT's files
+_KEEPS_WEIGHTS = (True, False, "gaussian", "orthogonal")  # init_lora_weights that leave the backbone's unchanged
 
 
 def require_peft(what: str = "LoRA needs") -> None:
-    """Finds out whether peft is installed.
+    """Checks that peft is installed.
 
     Raises:
         Any2PointError: it is not.
@@ -43,7 +43,7 @@ def require_peft(what: str = "LoRA needs") -> None:
 
 
 def attention_projections(backbone: Any, spec: BackboneSpec) -> list[str]:
-    """Names, from the backbone, of the linear layers of every block that are not in its feed-forward branch.
+    """Paths, from the backbone, of the linear layers of every block outside its feed-forward branch.
 
     Raises:
         UnsupportedBackboneError: there are none.
@@ -63,12 +63,12 @@ def attention_projections(backbone: Any, spec: BackboneSpec) -> list[str]:
 
 
 def insert_lora(backbone: Any, spec: BackboneSpec, config: "LoraConfig | None", dtype: torch.dtype) -> Any:
-    """Puts LoRA's layers into the backbone's blocks; they are trained, and change nothing before.
+    """Puts LoRA's layers into the backbone's blocks; until they are trained they change nothing.
 
     Args:
         backbone: frozen, with the bottlenecks hooked in.
         spec: where its parts are.
-        config: of LoRA; without `target_modules` those of `attention_projections`.
+        config: LoRA's, by default peft's; where it has no `target_modules`, they are those of `attention_projections`.
         dtype: of LoRA's tensors.
 
     Returns:
@@ -128,7 +128,7 @@ def lora_layers(backbone: Any) -> list[Any]:
 
 
 def _move_bottlenecks(source: nn.Module, target: nn.Module) -> None:
-    """A bottleneck belongs after (or before) the whole layer, LoRA included."""
+    """Moves bottleneck hooks to the LoRA layer: they belong after (or before) the whole layer, LoRA included."""
     for hooks, new_hooks in (
         (source._forward_hooks, target._forward_hooks),
         (source._forward_pre_hooks, target._forward_pre_hooks),
@@ -152,7 +152,7 @@ def save_lora(backbone: Any, state_dict: Mapping[str, Tensor], folder: Path) -> 
 
     Args:
         backbone: with the LoRA.
-        state_dict: the backbone's.
+        state_dict: of the backbone.
         folder: made if it is missing.
     """
     from peft import get_peft_model_state_dict
@@ -170,11 +170,11 @@ def save_lora(backbone: Any, state_dict: Mapping[str, Tensor], folder: Path) -> 
 
 
 def find_lora_files(folder: str | os.PathLike, subfolder: str = "") -> Path:
-    """The folder with PEFT's two files in an adapter's.
+    """Returns the folder inside an adapter's folder that holds PEFT's two files.
 
     Args:
-        folder: that holds the adapter.
-        subfolder: of the adapter in it.
+        folder: the folder, or snapshot of a repository, that holds the adapter.
+        subfolder: where in it the adapter is.
 
     Raises:
         CheckpointError: they are not there.
@@ -190,7 +190,7 @@ def find_lora_files(folder: str | os.PathLike, subfolder: str = "") -> Path:
 
 
 def read_lora_config(folder: Path) -> Any:
-    """The config of LoRA in a folder.
+    """Reads LoRA's config from a folder.
 
     Raises:
         Any2PointError: peft is missing.
@@ -234,9 +234,9 @@ def load_lora_weights(backbone: Any, folder: Path) -> None:
 
 
 class LoraMethods:
-    """What a model does with a LoRA in its backbone."""
+    """Methods of a model for a LoRA in its backbone."""
 
-    # Of the model that this is a part of.
+    # Attributes of the model class that inherits this one.
     base_model: Any
     dtype: torch.dtype
     training: bool
@@ -267,7 +267,7 @@ class LoraMethods:
         self.train(self.training)  # LoRA's layers too
 
     def add_adapter(self, *_: Any, **__: Any) -> None:
-        """Of transformers, for PEFT: refused, because it would reach into the adapters and freeze them.
+        """Refuses transformers' method for PEFT, which would change the adapters too and freeze them.
 
         Raises:
             Any2PointError: always.

@@ -14,10 +14,10 @@ from ..input_checks import check_batch
 def forward_mixed(
     model: Any, points: Tensor, adapter_names: Sequence[str], labels: Tensor | None = None, **options: Any
 ) -> Any:
-    """What each cloud's own adapter says of it.
+    """Runs each cloud of a batch through its own adapter.
 
     Args:
-        model: with several adapters.
+        model: one with several adapters.
         points: [B, N, 3] float.
         adapter_names: B names, one a cloud.
         labels: [B] int64, each among the classes of its own adapter.
@@ -53,7 +53,7 @@ def forward_mixed(
 
 
 def _merge(key: str, parts: list[Any], order: Tensor) -> Any:
-    """Joins what the groups gave for one field, rows in the batch's order."""
+    """Joins the groups' outputs of one field, and puts the rows in the batch's order."""
     if isinstance(parts[0], tuple):  # of all blocks
         return tuple(_merge(key, list(layer), order) for layer in zip(*parts, strict=True))
     if key == "logits":

@@ -1,7 +1,7 @@
 """Several adapters over one frozen backbone: loading, switching and deleting them by name.
 
 Unusual here: each adapter is a whole model over the same backbone tensors, with module objects of its own, so that
-hooks, eps and LoRA of one never reach another. Switching exchanges what the model and a waiting one are made of, and
+hooks, eps and LoRA of one never reach another. Switching exchanges the attributes of the model and a waiting one, and
 moves no tensor. Waiting models stand in a plain dict, out of the sight of `parameters()`, `state_dict()` and `to()`;
 they are brought to the model's device, dtype and mode when they are used.
 """
@@ -25,7 +25,7 @@ _ABSENT = object()
 class SeveralAdapters:
     """Adapters by name, of which one is active; the methods hide those of transformers for PEFT's adapters."""
 
-    # Of the model that this is a part of.
+    # Attributes of the model class that inherits this one.
     base_model: Any
     config: Any2PointConfig
     training: bool
@@ -33,10 +33,10 @@ class SeveralAdapters:
 
     _adapters_by_name: dict[str, Any] | None = None  # made when first asked for
     _known_backbones: set[tuple[str | None, str]] | None = None  # likewise
-    _checkpoint_record: tuple[str | None, str] | None = None  # of the files that this was loaded from
+    _checkpoint_record: tuple[str | None, str] | None = None  # `backbone_record` of the files it was loaded from
 
-    # What an adapter is made of, and switching exchanges. All else stays: hooks, what accelerate has wrapped, gradient
-    # checkpointing.
+    # The attributes that make up an adapter, which switching exchanges. All others stay with the model: hooks, what
+    # accelerate has wrapped, gradient checkpointing.
     adapter_attributes: ClassVar[tuple[str, ...]] = (
         *("_parameters", "_buffers", "_modules", "training"),
         *("config", "name_or_path", "_keys_to_ignore_on_save", "start_seed"),
@@ -44,14 +44,14 @@ class SeveralAdapters:
 
     @property
     def _adapters(self) -> dict[str, Any]:
-        """By name the waiting models, and None for the active adapter, which is this model itself."""
+        """By name, the waiting model of each adapter, and None for the active one, which is this model itself."""
         if self._adapters_by_name is None:
             self._adapters_by_name = {DEFAULT_ADAPTER: None}
         return self._adapters_by_name
 
     @property
     def _backbone_records(self) -> set[tuple[str | None, str]]:
-        """Which ids (or folders) and revisions name the backbone in use: its own, and what adapters call it."""
+        """Pairs (id or folder, revision) that name the backbone in use: the model's record, and those of adapters."""
         if self._known_backbones is None:
             own = backbone_record(self.config)
             self._known_backbones = {own, self._checkpoint_record or own}
@@ -184,7 +184,7 @@ class SeveralAdapters:
             )
 
     def _backbone_without_adapters(self) -> PreTrainedModel:
-        """A module tree over the backbone's tensors, without what the active adapter has changed on its own."""
+        """Returns a module tree over the backbone's tensors without the active adapter's changes, such as its LoRA."""
         backbone = share_backbone(self.base_model.backbone)
         if self.base_model.lora is not None:
             remove_lora(backbone)
@@ -197,7 +197,11 @@ class SeveralAdapters:
         return backbone
 
     def _check_same_backbone(self, source: str | os.PathLike, adapter: Any, declared: Any) -> None:
-        """Compares the recorded backbone (or the one said to be its copy) with what names the one in use."""
+        """Checks that the backbone which an adapter records, or one declared to be its copy, is the one in use.
+
+        Raises:
+            CheckpointError: it is not.
+        """
         record, known = adapter._checkpoint_record, self._backbone_records
         if isinstance(declared, nn.Module):
             own = {id(parameter) for parameter in self.base_model.backbone.parameters()}
@@ -223,7 +227,7 @@ class SeveralAdapters:
         if waiting.backbone.config._attn_implementation != attention:
             waiting.backbone.set_attn_implementation(attention)
         if (waiting.cls_token.device, waiting.cls_token.dtype) != (base.cls_token.device, base.cls_token.dtype):
-            backbone, waiting.backbone = waiting.backbone, None  # which has its own dtype
+            backbone, waiting.backbone = waiting.backbone, None  # it keeps its own dtype
             adapter.to(base.cls_token.device, base.cls_token.dtype)
             waiting.backbone = backbone
         if adapter.training != self.training:
@@ -235,7 +239,7 @@ class SeveralAdapters:
 
 
 def backbone_record(config: Any2PointConfig) -> tuple[str | None, str]:
-    """What a config names as its backbone: id or folder, and revision."""
+    """Returns id (or folder) and revision of the backbone that a config names."""
     backbone: Any = config.backbone
     return backbone, config.backbone_revision or "main"
 

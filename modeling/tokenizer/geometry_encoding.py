@@ -1,4 +1,4 @@
-"""Sines and cosines of coordinates (method.md 1), by the formula; a CPU reads them from fast/sine_table.py."""
+"""Sines and cosines of coordinates (method.md 1), by the formula; on a CPU fast/sine_table.py has them in a table."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ ANGLE_SCALE = 100.0  # β of method.md 1
 
 
 def geometry_encoding(offsets: Tensor, channels: int) -> Tensor:
-    """The encoding by its formula, axis-major: of each axis F = channels / 6 sines, then F cosines.
+    """Computes the encoding by its formula, axis by axis: F = channels / 6 sines of an axis, then its F cosines.
 
     Args:
         offsets: [..., 3] relative coordinates.
@@ -24,6 +24,9 @@ def geometry_encoding(offsets: Tensor, channels: int) -> Tensor:
 
 
 def frequencies_of(num_frequencies: int, device: torch.device) -> Tensor:
-    """Rounded once, when they meet a coordinate: angles of up to 100 are where float32 loses most. [F]."""
+    """Returns the F frequencies β / α^(f/F), f = 0…F − 1, in the widest dtype of the device: [F].
+
+    They are rounded once, to the dtype of the coordinates: float32 loses most at angles of up to 100.
+    """
     exponents = torch.arange(num_frequencies, device=device, dtype=widest_dtype(device)) / num_frequencies
     return ANGLE_SCALE / WAVELENGTH_BASE**exponents

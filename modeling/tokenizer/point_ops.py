@@ -13,9 +13,9 @@ from torch import Tensor
 from .fast.leaf_search import search_leaves
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
-LARGEST_KERNEL_CLOUD = 16384  # points whose distances fit the registers of one program on a GPU
+LARGEST_KERNEL_CLOUD = 16384  # the most points whose distances fit into the registers of one program on a GPU
 
-LARGE_CLOUD = 1024  # points from which on a CPU looks into the nearest leaves of a tree instead of at every point
+LARGE_CLOUD = 1024  # from this many points on, a CPU searches a tree (leaf_search.py) instead of every point
 
 # Entries of one distance block: on a CPU 1 M float32 values are 4 MiB and stay in the last-level cache.
 _CPU_BLOCK = 1 << 20
@@ -64,7 +64,10 @@ def farthest_point_sampling(points: Tensor, num_samples: int, excluded: Tensor |
 
 
 def _kernel_takes(x: Tensor) -> bool:
-    """Whether sampling_kernel.py takes clouds whose x are these, [B, N]. Compilers take it too, exporters cannot."""
+    """Whether sampling_kernel.py can sample clouds with these x coordinates [B, N].
+
+    They must be float32, on a GPU where the kernel works, and N ≤ 16384. Compilers can use it too, exporters cannot.
+    """
     if x.device.type != "cuda" or x.dtype != torch.float32 or x.shape[1] > LARGEST_KERNEL_CLOUD or not _HAS_TRITON:
         return False
     if getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)():  # torch 2.6 knows no is_exporting
@@ -75,7 +78,7 @@ def _kernel_takes(x: Tensor) -> bool:
 
 
 def _scan_farthest_points(x: Tensor, y: Tensor, z: Tensor, distance: Tensor, num_samples: int) -> Tensor:
-    """The same loop for compilers and exporters: one step in the graph, instead of num_samples copies of it."""
+    """Runs the same loop as a `scan`, for compilers and exporters: one step in the graph, not num_samples copies."""
     from torch._higher_order_ops import scan
 
     def step(carried: tuple[Tensor, Tensor], _: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
@@ -93,7 +96,7 @@ def nearest_neighbors(points: Tensor, centers: Tensor, num_neighbors: int) -> Te
     """Indices of the points nearest to each centre (squared Euclidean), in no particular order (method.md 1).
 
     Of points equally far (in float32) those of the lowest indices are taken, so that every device, compiler and runtime
-    finds the same ones.
+    finds the same ones; only MPS, which has no wider numbers to order ties by, may take others.
 
     Args:
         points: [B, N, 3] floating point.
@@ -110,7 +113,7 @@ def nearest_neighbors(points: Tensor, centers: Tensor, num_neighbors: int) -> Te
     if not 1 <= num_neighbors <= num_points:
         raise ValueError(f"num_neighbors must lie in 1…{num_points} (the points there are), got {num_neighbors}.")
     points, centers = points.detach(), centers.detach()
-    if torch.compiler.is_compiling():  # it makes its own blocks
+    if torch.compiler.is_compiling():  # a compiler makes its own blocks
         return _nearest(centers, points, num_neighbors)
     on_cpu = points.device.type == "cpu"
     if on_cpu and num_points >= LARGE_CLOUD and points.dtype == torch.float32:
@@ -132,19 +135,23 @@ def _nearest(centers: Tensor, points: Tensor, num_neighbors: int) -> Tensor:
 
 
 def _without_ties(distances: Tensor) -> Tensor:
-    """float32 distances [b, G, N] in wider numbers of the same order, equal ones ordered by their index in N."""
-    if distances.dtype != torch.float32 or distances.device.type == "mps":  # nothing is wider
+    """Converts float32 distances [b, G, N] to int64 or float64 in the same order, with ties ordered by index in N.
+
+    Distances of other dtypes, and those on MPS, are returned as they are, because nothing is wider.
+    """
+    if distances.dtype != torch.float32 or distances.device.type == "mps":
         return distances
     index = torch.arange(distances.shape[-1], device=distances.device)
     if not torch.compiler.is_compiling():  # bits of floats ≥ 0 are in the order of the floats
         return (distances.view(torch.int32).long() << 32).bitwise_or_(index)
-    # ONNX cannot read bits. Neighbouring float32 differ by a factor of 1 + 2⁻²⁴ at least; 1e-80 orders the zeros.
+    # ONNX cannot read bits, so the index is mixed into float64: neighbouring float32 differ by a factor of at least
+    # 1 + 2⁻²⁴, which index · 2⁻⁴⁸ stays below; index · 1e-80 orders the zeros.
     index = index.double()
     return distances.double() * (1 + index * 2.0**-48) + index * 1e-80
 
 
 def _squared_distances(centers: Tensor, points: Tensor) -> Tensor:
-    """[b, G, 3] and [b, N, 3] -> [b, G, N]."""
+    """Squared distances of centres [b, G, 3] to points [b, N, 3]: [b, G, N]."""
     x, y, z = points.unsqueeze(1).unbind(-1)
     center_x, center_y, center_z = centers.unsqueeze(2).unbind(-1)
     distances = (center_x - x).square_()

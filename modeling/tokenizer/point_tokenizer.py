@@ -1,8 +1,8 @@
 """Point tokenizer: a light Point-PN that turns a cloud into G = N/8 tokens and their centres (method.md 1).
 
-Unusual here: tensors are channels last, so that every 1×1 convolution is a plain matrix product; points are put in
-farthest-point order once, and each stage's centres are a prefix of the stage before; at inference batch norms are
-folded into the products and neighbourhoods are worked through in blocks that stay in the processor's cache.
+Unusual here: tensors are channels last, so that every 1×1 convolution is a plain matrix product. Points are put in
+farthest-point order once, and each stage's centres are a prefix of those of the stage before. At inference batch norms
+are folded into the products, and neighbourhoods are computed in blocks that stay in the processor's cache.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ NUM_STAGES = 3
 BOTTLENECKS_PER_STAGE = (2, 1, 1)
 LAST_STAGE_WIDTH = 32
 _LAYERS = (nn.Linear, BatchNorm1d)
-_BYTES_OF_NEIGHBOR = 8 + 3 * 4  # an index and an offset
+_BYTES_OF_NEIGHBOR = 8 + 3 * 4  # an int64 index and a float32 offset
 
 
 def extent_normalization(offsets: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class ResidualBottleneck(nn.Module):
         self.up_norm = BatchNorm1d(channels)
 
     def draw_parameters(self, start: StartValues) -> None:
-        """Torch's default: the released code's 1×1 convolutions are left at it."""
+        """Draws the linear layers by torch's default, as the released code does its 1×1 convolutions."""
         start.default_linear(self.down, "down")
         start.default_linear(self.up, "up")
 
@@ -69,7 +69,7 @@ class ResidualBottleneck(nn.Module):
 
 
 class TokenizerStage(nn.Module):
-    """Gathers each centre's neighbourhood, encodes its geometry, mixes channels and takes the maximum (method.md 1).
+    """Gathers each centre's neighbourhood, adds its geometry encoding, mixes channels and pools by max (method.md 1).
 
     Shapes:
         points [B, N, 3], features [B, N, C], centers [B, G, 3], center_features [B, G, C] -> [B, G, 2C].
@@ -96,18 +96,21 @@ class TokenizerStage(nn.Module):
         return self._choose_way(rows)(rows, self.bottlenecks).view(batch_size, num_centers, -1)
 
     def _choose_way(self, rows: NeighborRows) -> Callable[[NeighborRows, Any], Tensor]:
-        """Three ways to the same numbers; the plain one alone is open to compilers and to gradients of the points."""
+        """Chooses among three functions that return the same numbers: `plain_stage`, `train_stage`, `infer_stage`.
+
+        Compilers and gradients of the points need `plain_stage`, and so do layers that were hooked or replaced.
+        """
         on_mps = rows.features.device.type == "mps"  # where the fast ways have never been tried
         if torch.compiler.is_compiling() or rows.offsets.requires_grad or on_mps:
             return plain_stage
         if not is_untouched(self.bottlenecks, nn.ModuleList, ResidualBottleneck, *_LAYERS):
-            return plain_stage  # calls every layer
+            return plain_stage  # the only one that calls the layers
         if self.training:
             return train_stage if self._takes_batch_statistics() else plain_stage
         return plain_stage if torch.is_grad_enabled() and self._has_gradients(rows) else infer_stage
 
     def _takes_batch_statistics(self) -> bool:
-        """Whether every norm does as it was made to: none is frozen, or has been given another way of averaging."""
+        """Whether every batch norm is in training mode and has a momentum: a user may freeze one or set it to None."""
         norms = [module for module in self.modules() if isinstance(module, BatchNorm1d)]
         return all(norm.training and norm.momentum is not None for norm in norms)
 
@@ -117,7 +120,7 @@ class TokenizerStage(nn.Module):
 
 
 def plain_stage(rows: NeighborRows, bottlenecks: Iterable[nn.Module]) -> Tensor:
-    """The maximum over each neighbourhood of the bottlenecks' output, by autograd's own operations: [G, 2C]."""
+    """Returns the maximum over each neighbourhood of the bottlenecks' output, [G, 2C], by plain torch operations."""
     hidden = rows.all()
     for bottleneck in bottlenecks:
         hidden = bottleneck(hidden)
@@ -125,7 +128,7 @@ def plain_stage(rows: NeighborRows, bottlenecks: Iterable[nn.Module]) -> Tensor:
 
 
 def _flat_indices(indices: Tensor, num_points: int) -> Tensor:
-    """[B, G, K] indices within a cloud -> [B·G, K] row numbers of the flattened features."""
+    """Converts indices [B, G, K] within a cloud to row numbers [B·G, K] of the flattened features."""
     offsets = torch.arange(indices.shape[0], device=indices.device).mul_(num_points).view(-1, 1, 1)
     return (indices + offsets).flatten(0, 1)
 
@@ -151,18 +154,21 @@ class PointTokenizer(nn.Module):
         self.projection = nn.Linear(channels, hidden_size) if channels != hidden_size else nn.Identity()
 
     def draw_parameters(self, start: StartValues) -> None:
-        """Start values of method.md 5; the last projection, which the paper does not need, as the adapters' layers."""
+        """Draws the start values of method.md 5.
+
+        The last projection, which the paper does not need, starts as the adapters' linear layers do.
+        """
         start.linear_of_head(self.stem, "stem")
         if isinstance(self.projection, nn.Linear):
             start.linear(self.projection, "projection")
 
     def bytes_of_cloud(self, num_points: int, value: int, keeps: bool) -> int:
-        """Bytes that a forward certainly holds for a cloud of N points.
+        """Returns a lower bound on the bytes that a forward holds for a cloud of N points.
 
         Args:
             num_points: N.
-            value: bytes of a feature.
-            keeps: whether all is kept for a backward pass, or one stage at a time is held.
+            value: bytes of one feature value.
+            keeps: whether all stages are kept for a backward pass; if not, one stage is held at a time.
         """
         places, kept = [], []
         stage: Any
@@ -174,7 +180,7 @@ class PointTokenizer(nn.Module):
         return embedded + (sum(places) + sum(kept) if keeps else max(places))
 
     def excluded_from_sampling(self, points: Tensor) -> Tensor | None:
-        """Points that sampling never picks, [B, N] bool; none in the method itself."""
+        """Returns which points sampling never picks, [B, N] bool; None, as in the method itself, for no such points."""
         return None
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,7 +197,7 @@ class PointTokenizer(nn.Module):
         return self.projection(features), points
 
     def _embed(self, points: Tensor) -> Tensor:
-        """Stem: [B, N, 3] -> [B, N, C0]."""
+        """Applies the stem: linear, batch norm, ReLU. [B, N, 3] -> [B, N, C0]."""
         points = points.to(next(self.stem.parameters()).dtype)
         layers = (self.stem, self.stem_norm)
         if not self.training and all(is_untouched(layer, *_LAYERS) for layer in layers):

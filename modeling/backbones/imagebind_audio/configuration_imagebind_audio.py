@@ -57,7 +57,7 @@ class ImageBindAudioConfig(PreTrainedConfig):
         return rows, columns
 
     def validate_architecture(self) -> None:
-        """Checks the ranges that types cannot say; run by transformers whenever a config is made."""
+        """Checks the ranges that types do not express; transformers runs it whenever a config is made."""
         for name in ImageBindAudioConfig.__annotations__:
             value = getattr(self, name)
             if name != "hidden_act" and not (value > 0 and math.isfinite(value)):

@@ -96,7 +96,7 @@ class ImageBindAudioAttention(nn.Module):
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> tuple[Tensor, Tensor | None]:
-        """[B, L, D] -> [B, L, D] and, of the eager implementation, weights [B, H, L, L + 1].
+        """Maps [B, L, D] to [B, L, D] and, in the eager implementation, the weights [B, H, L, L + 1].
 
         `attention_mask`, if any, is added to the scores and covers the learned row too: [B or 1, H or 1, L, L + 1].
         """

@@ -1,1 +1,1 @@
-"""The tokenizer again, with the same numbers and less memory or time."""
+"""Ways to compute the tokenizer's numbers with less memory or time."""

@@ -1,7 +1,8 @@
 """One residual bottleneck of the tokenizer in training: h + norm(W2 relu(norm(W1 h))), a block of rows at a time.
 
-Names: h [R, 2C] are the rows, y = W1 h less a constant [R, w] the products, x = relu(norm(y)) [R, w] the inner values
-and z = W2 x [R, 2C] the outer products, which are never made as a whole. docs/performance.md derives the formulas.
+Names: h [R, 2C] are the rows; y [R, w] are the products, W1 h minus a constant; x = relu(norm(y)) [R, w] are the inner
+values; z = W2 x [R, 2C] are the outer values, which are never computed as a whole. docs/performance.md derives the
+formulas.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def parameters_of(module: "ResidualBottleneck") -> list[Tensor]:
-    """Of a `ResidualBottleneck`, in the order of `TrainedBottleneck.gradients`."""
+    """Weight and bias of down, down_norm, up and up_norm: the order in which `TrainedBottleneck.gradients` returns."""
     layers = (module.down, module.down_norm, module.up, module.up_norm)
     return [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
 
@@ -30,9 +31,9 @@ class TrainedBottleneck:
 
     Args:
         module: the bottleneck, for its running statistics.
-        parameters: of the module, as `parameters_of` orders them.
-        rows: that the stage works on; products take their dtype, statistics at least float32.
-        kept: of an earlier `TrainedBottleneck` of the same module, for the backward pass.
+        parameters: the module's, in the order of `parameters_of`.
+        rows: the stage's rows; products run in their dtype, statistics in at least float32.
+        kept: for the backward pass, what `kept()` of the forward pass's `TrainedBottleneck` returned.
     """
 
     def __init__(
@@ -57,26 +58,29 @@ class TrainedBottleneck:
             self._scale_outer()
 
     def kept(self) -> tuple[Tensor, ...]:
-        """What the backward pass needs, for `__init__`."""
+        """Returns the tensors that the backward pass needs: the argument `kept` of its `TrainedBottleneck`."""
         of_products = (self.products, self.count, self.product_mean, self.product_deviation)
         return (*of_products, self.inner_mean, self.inner_sum, self.inner_squares, self.outer_deviation)
 
     # Forward.
 
     def start(self) -> None:
-        """Makes room for y."""
+        """Allocates y [R, w], and zeros for Σ y and Σ y² [w]."""
         self.products = self.down.new_empty(self.rows.neighbors.numel(), len(self.down))
         self._blocks = self.rows.in_blocks(self.products)
         self._about: Tensor | None = None
-        exact = widest_dtype(self.down.device)  # many blocks are added up
+        exact = widest_dtype(self.down.device)  # because the sums of many blocks are added up
         self._product_sums = torch.zeros(2, len(self.down), dtype=exact, device=self.down.device)
 
     def project(self, hidden: Tensor, number: int) -> None:
-        """Computes y of a block of rows h."""
+        """Computes a block of y from its rows h [r, 2C], and adds to the sums."""
         self.receive(torch.mm(hidden, self.down.t(), out=self._blocks[number]), number)
 
     def receive(self, products: Tensor, number: int) -> None:
-        """Takes W1 h of a block, less the first block's mean: so its plain moments lose nothing to rounding."""
+        """Stores a block of y and adds its Σ y and Σ y² to the sums, given the block's W1 h [r, w].
+
+        y is W1 h minus the mean of the first block, so that the variance E[y²] − E[y]² loses nothing to rounding.
+        """
         if self._about is None:
             self._about = products.mean(dim=0, dtype=self.wide).to(self.down.dtype)
         products = torch.sub(products, self._about, out=self._blocks[number])
@@ -84,18 +88,18 @@ class TrainedBottleneck:
         self._product_sums[1] += products.to(self.wide).square().sum(dim=0)
 
     def finish_statistics(self) -> None:
-        """Moments of y and of z over the rows of all processes."""
+        """Computes mean and variance of y and of z over the rows of all processes, and updates both norms."""
         self._finish_inner_norm_statistics()
         self._finish_outer_norm_statistics()
 
     def _finish_inner_norm_statistics(self) -> None:
-        """Moments of y over the rows of all processes."""
+        """Computes mean and variance of y over the rows of all processes."""
         assert self._about is not None  # of the first block
         num_rows, about = len(self.products), self._about.to(self._product_sums.dtype)
         total, squares = self._product_sums
         count = sum_over_processes(total.new_full((), num_rows))
         mean = sum_over_processes(total + about * num_rows) / count
-        apart = mean - about  # what is left of the mean in `products`
+        apart = mean - about  # the mean of y, as `products` holds it
         variance = sum_over_processes(squares - 2 * apart * total + num_rows * apart.square()) / count
         norm = self.module.down_norm
         self.count, self.product_mean = count.to(self.wide), apart.to(self.wide)
@@ -104,9 +108,9 @@ class TrainedBottleneck:
         self._scale_inner()
 
     def _finish_outer_norm_statistics(self) -> None:
-        """Moments of z from those of x: mean W2 E[x], variance diag(W2 Cov(x) W2ᵀ)."""
+        """Computes mean and variance of z from those of x: mean W2 E[x], variance diag(W2 Cov(x) W2ᵀ)."""
         width = len(self.down)
-        exact = widest_dtype(self.up.device)  # many blocks are added up
+        exact = widest_dtype(self.up.device)  # because the sums of many blocks are added up
         total = torch.zeros(width, dtype=exact, device=self.up.device)
         squares = torch.zeros(width, width, dtype=exact, device=self.up.device)
         about: Tensor | None = None
@@ -134,21 +138,21 @@ class TrainedBottleneck:
         self._scale_outer()
 
     def expand(self, hidden: Tensor, number: int) -> Tensor:
-        """The sum h + norm(z) of a block without the norm's `shift`, written over h."""
+        """Returns h + norm(z) − `shift` of a block, [r, 2C], written over h."""
         return hidden.addmm_(self.inner(number), self.scaled_up.t())
 
     def output(self, hidden: Tensor, number: int) -> Tensor:
-        """relu(h + norm(z)) of a block, written over h: the next bottleneck's input."""
+        """Returns relu(h + norm(z)) of a block, [r, 2C], written over h: the next bottleneck's input."""
         return self.expand(hidden, number).add_(self.shift).relu_()
 
     def inner(self, number: int) -> Tensor:
-        """The inner values x of a block."""
+        """Returns the inner values x of a block, [r, w]."""
         return torch.addcmul(self._inner_shift, self._blocks[number], self._inner_scale).relu_().to(self.down.dtype)
 
-    # Backward. `gradient` is that of h + norm(z).
+    # Backward. The argument `gradient` is the gradient of h + norm(z).
 
     def start_backward(self) -> Tensor:
-        """Makes room for the gradients of the weights, and for those of y, which it returns."""
+        """Allocates zeros for the weights' gradients and sums; returns an empty tensor [R, w] for the gradient of y."""
         self._of_up = torch.zeros_like(self.up, dtype=self.wide)
         self._of_down = torch.zeros_like(self.down, dtype=self.wide)
         self._sum = self._of_up.new_zeros(len(self.up))
@@ -156,12 +160,15 @@ class TrainedBottleneck:
         return torch.empty_like(self.products)
 
     def meet_outer_norm(self, gradient: DenseGradient | WinnersGradient, number: int) -> None:
-        """Sums over a block what the outer norm's gradient needs of all rows: Σ g and Σ g xᵀ."""
+        """Adds a block's Σ g [2C] and Σ g xᵀ [2C, w] to the sums over all rows that `finish_outer_norm` needs."""
         self._sum += gradient.sum(number)
         self._of_up += gradient.transposed_times(self.inner(number), number)
 
     def finish_outer_norm(self) -> None:
-        """The gradient of z is a·g − b − c·(z − E[z]); z itself is not needed, z − E[z] = W2 (x − E[x])."""
+        """Computes b, c and the gradients of W2 and of the outer norm, where that of z is a·g − b − c·(z − E[z]).
+
+        z itself is not needed, because z − E[z] = W2 (x − E[x]).
+        """
         up = self.up.to(self.wide)
         products = self._of_up - torch.outer(self._sum, self.inner_mean)  # Σ g (x − E[x])ᵀ
         along = (up * products).sum(dim=1)  # Σ g (z − E[z])
@@ -176,7 +183,7 @@ class TrainedBottleneck:
         self._mixing = mixing.neg_().to(self.up.dtype)
 
     def meet_inner_norm(self, gradient: DenseGradient | WinnersGradient, of_inner: Tensor, number: int) -> None:
-        """Writes the gradient of norm(y) of a block, and sums Σ g and Σ g y, which the inner norm's needs."""
+        """Writes a block's gradient g of norm(y) to `of_inner` [r, w]; adds its Σ g and Σ g y [w] to the sums."""
         inner = self.inner(number)
         torch.addmm(self._constant, inner, self._mixing, out=of_inner)
         gradient.add_times(self.scaled_up, of_inner, number)
@@ -186,7 +193,7 @@ class TrainedBottleneck:
         self._inner_sums[1] += (self._blocks[number] * of_inner).sum(dim=0)
 
     def finish_inner_norm(self) -> None:
-        """The gradient of y is a·g − b − c·(y − E[y])."""
+        """Computes a, b and c of the gradient of y, a·g − b − c·(y − E[y]), and the gradients of the inner norm."""
         self._inner_sums[1] -= self.product_mean * self._inner_sums[0]  # Σ g (y − E[y])
         own_total, own_along = self._inner_sums
         total, along = sum_over_processes(self._inner_sums)
@@ -197,18 +204,24 @@ class TrainedBottleneck:
         self._inner_gradient_scale = scale
 
     def through_inner_norm(self, hidden: Tensor, of_products: Tensor, number: int) -> None:
-        """Turns a block's gradient of norm(y) into that of y, [r, w]; W1's adds up."""
+        """Overwrites a block's gradient of norm(y) [r, w] with that of y, and adds (gradient of y)ᵀ h to that of W1.
+
+        In the stage's first bottleneck `hidden` is only the geometry part of h; `add_to_weight` adds the other parts.
+        """
         exact = of_products.to(self.wide)
         exact = torch.addcmul(self._inner_offset, exact, self._inner_gradient_scale, out=exact)
         of_products.copy_(exact.addcmul_(self._blocks[number].to(self.wide), self._inner_slope))
         self._of_down += of_products.t() @ hidden
 
     def add_to_weight(self, *parts: Tensor) -> None:
-        """Adds to the gradient of W1 what came another way: parts [w, ...] side by side."""
+        """Adds parts [w, C] that were computed elsewhere, side by side, to the gradient of W1 [w, 2C]."""
         self._of_down += torch.cat(parts, dim=1)
 
     def gradients(self) -> list[Tensor]:
-        """Of the parameters; those of the biases are zero, because a batch norm takes every constant away."""
+        """Returns the gradients of the parameters, in the order of `parameters_of`.
+
+        Those of the linear layers' biases are zero, because the batch norm after each takes every constant away.
+        """
         of_down_weight, of_down_bias = self._inner_gradients
         of_up, of_up_weight, of_up_bias = self._outer_gradients
         found = [self._of_down, torch.zeros_like(of_down_bias), of_down_weight, of_down_bias]

@@ -1,21 +1,21 @@
 """Nearest neighbours in large clouds on a CPU: a tree of one level, whose leaves are searched nearest first.
 
 Unusual here: all centres search at once. Points are sorted into equal leaves, slab by slab along x, y and z; each
-centre looks into the few leaves whose boxes are nearest, and those for which that was not enough look into twice as
-many. The result is that of looking at every point, to the last bit: a box's distance is rounded as its points' are.
+centre searches the few leaves whose boxes are nearest, and centres for which that was not enough search twice as many.
+The result equals that of comparing every point, to the last bit: a box's distance is rounded as its points' are.
 """
 
 import torch
 from torch import Tensor
 
-LEAF_SIZE = 32  # points in a leaf, about
-MOST_CUTS = 8  # along each axis: a box costs as much to look at as a point
-_FIRST_LEAVES = 4  # looked into besides twice those that K points fill
-_BLOCK = 1 << 19  # candidates looked at at once: 2 MiB, which stay in the cache
+LEAF_SIZE = 32  # approximate number of points in a leaf
+MOST_CUTS = 8  # slabs along each axis; more leaves do not pay, because a box costs as much to look at as a point
+_FIRST_LEAVES = 4  # leaves searched at first, in addition to twice the number that K points fill
+_BLOCK = 1 << 19  # candidates compared at once: 2 MiB, which stay in the cache
 
 
 def search_leaves(points: Tensor, centers: Tensor, num_neighbors: int) -> Tensor:
-    """The nearest points of one cloud to each centre; of points equally far, those of the lowest indices.
+    """Finds the K points of one cloud nearest to each centre; of points equally far, those of the lowest indices.
 
     Args:
         points: [N, 3] float32.
@@ -28,7 +28,7 @@ def search_leaves(points: Tensor, centers: Tensor, num_neighbors: int) -> Tensor
     planes, original = _sort_into_leaves(points)  # [3, L, S] and [L, S]
     num_leaves, leaf_size = original.shape
     lowest = planes.amin(dim=2)
-    highest = planes.masked_fill(planes == torch.inf, -torch.inf).amax(dim=2)  # not of the filling
+    highest = planes.masked_fill(planes == torch.inf, -torch.inf).amax(dim=2)  # without the filling
     found = torch.empty(len(centers), num_neighbors, dtype=torch.long, device=points.device)
     waiting = torch.arange(len(centers), device=points.device)
     num_looked_into = _FIRST_LEAVES + 2 * -(-num_neighbors // leaf_size)
@@ -53,9 +53,9 @@ def search_leaves(points: Tensor, centers: Tensor, num_neighbors: int) -> Tensor
 
 
 def _sort_into_leaves(points: Tensor) -> tuple[Tensor, Tensor]:
-    """Coordinates [3, L, S] of the points in leaves, infinite where a leaf is filled up, and their indices [L, S]."""
+    """Sorts points [N, 3] into L leaves of S: coordinates [3, L, S], infinite in the filling, and indices [L, S]."""
     num_points = len(points)
-    cuts = min(max(1, round((num_points / LEAF_SIZE) ** (1 / 3))), MOST_CUTS)  # along each axis
+    cuts = min(max(1, round((num_points / LEAF_SIZE) ** (1 / 3))), MOST_CUTS)  # slabs along each axis
     leaf_size = -(-num_points // cuts**3)
     planes = points.new_full((3, cuts**3 * leaf_size), torch.inf)
     planes[:, :num_points] = points.t()
@@ -67,7 +67,7 @@ def _sort_into_leaves(points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _squared_distance_to_boxes(centers: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
-    """From centres [g, 3] to boxes [3, L], added up in the order of the points' own: [g, L]."""
+    """Squared distances [g, L] of centres [g, 3] to boxes [3, L], added in the same order as those to points."""
     total: Tensor | None = None
     for axis in range(3):
         center = centers[:, axis : axis + 1]
@@ -78,7 +78,7 @@ def _squared_distance_to_boxes(centers: Tensor, lowest: Tensor, highest: Tensor)
 
 
 def _keys(planes: Tensor, original: Tensor, leaves: Tensor, centers: Tensor) -> Tensor:
-    """Squared distances to the points of leaves [g, T], and their indices in the lower bits: [g, T·S] int64."""
+    """Sort keys of the points in leaves [g, T]: squared distance in the upper 32 bits, index below: [g, T·S] int64."""
     total: Tensor | None = None
     for axis in range(3):
         apart = planes[axis].index_select(0, leaves.flatten()).view(len(leaves), -1)

@@ -1,8 +1,8 @@
 """The rows a tokenizer stage works on: a neighbour's features, its centre's and their geometry (method.md 1).
 
-Unusual here: but for autograd and compilers, the [B·G·K, 2C] rows are never one tensor; they are made a block of
-neighbourhoods at a time, small enough to stay in the processor's cache, and made anew rather than kept: that costs less
-than the way to memory and back.
+Unusual here: except for autograd and compilers, the [B·G·K, 2C] rows are never one tensor. They are computed a block of
+neighbourhoods at a time, small enough to stay in the processor's cache, and computed again rather than kept: that costs
+less than writing them to memory and reading them back.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from .sine_table import GeometryEncoder
 
-# Values of one block. On a CPU 1 M float32 values are 4 MiB: a block and what is made of it stay in the cache.
+# Values in one block. On a CPU 1 M float32 values are 4 MiB, so a block and its products stay in the cache.
 _CPU_BLOCK = 1 << 20
 _DEVICE_BLOCK = 1 << 26
 
 
 class NeighborRows(NamedTuple):
-    """What the rows of a stage are made of; row g·K + k belongs to neighbour k of centre g, over all clouds.
+    """The parts of a stage's rows; row g·K + k belongs to neighbour k of centre g, counted over all clouds.
 
     Args:
         features: [P, C] of all clouds' points.
@@ -35,34 +35,34 @@ class NeighborRows(NamedTuple):
 
     @property
     def channels(self) -> int:
-        """2C, of a row."""
+        """Channels of a row, 2C."""
         return 2 * self.features.shape[-1]
 
     @property
     def block_size(self) -> int:
-        """Centres whose rows together fill one block."""
+        """How many centres a block has: those whose rows together fill it."""
         values = _CPU_BLOCK if self.features.device.type == "cpu" else _DEVICE_BLOCK
         return max(1, values // (self.neighbors.shape[1] * self.channels))
 
     def blocks(self) -> Iterator[slice]:
-        """Slices of the centres."""
+        """Yields the blocks as slices of the centres."""
         num_centers, size = len(self.neighbors), self.block_size
         return (slice(start, min(start + size, num_centers)) for start in range(0, num_centers, size))
 
     def in_blocks(self, values: Tensor) -> tuple[Tensor, ...]:
-        """What is known of each row, [G·K, X], block by block."""
+        """Splits values [G·K, X] of all rows into those of each block."""
         return values.split(self.block_size * self.neighbors.shape[1])
 
     def encoder(self) -> GeometryEncoder:
-        """Of the rows' geometry."""
+        """Returns the encoder of the rows' offsets."""
         return GeometryEncoder(self.offsets, self.channels)
 
     def of(self, block: slice, geometry: Tensor) -> Tensor:
-        """The rows of a block of centres, neighbour ⊕ centre + geometry: [g·K, 2C]. For use without gradients.
+        """Returns a block's rows, (neighbour ⊕ centre) + geometry: [g·K, 2C]. For use without gradients.
 
         Args:
             block: the centres.
-            geometry: of the block, [g, K, 2C]; written over where it has the features' dtype.
+            geometry: encoding of the block's offsets, [g, K, 2C]; written over where it has the features' dtype.
         """
         neighbors, half = self.neighbors[block], self.features.shape[-1]
         rows = geometry.to(self.features.dtype)
@@ -71,13 +71,14 @@ class NeighborRows(NamedTuple):
         return rows.flatten(0, 1)
 
     def through(self, weight: Tensor, encoder: GeometryEncoder) -> Callable[[slice], Tensor]:
-        """The rows times weightᵀ, of a block of centres, without making them: [g·K, w]. For use without gradients.
+        """Returns a function from a block of centres to its rows times weightᵀ, [g·K, w]. For use without gradients.
 
-        It is linear in neighbour, centre and geometry: each point and each centre meets the weight once, not K times.
+        The rows are not computed. The product is linear in neighbour, centre and geometry, so each point and each
+        centre is multiplied by the weight once, not K times.
 
         Args:
             weight: [w, 2C] in the features' dtype.
-            encoder: of the geometry, which has to be tabulated.
+            encoder: of the offsets; it must be tabulated.
         """
         half, multiply = self.features.shape[-1], encoder.through(weight)
         features, centers = self.features @ weight[:, :half].t(), self.centers @ weight[:, half:].t()
@@ -92,7 +93,7 @@ class NeighborRows(NamedTuple):
 
     def all(self) -> Tensor:
         """All rows at once, [G·K, 2C], for autograd and compilers."""
-        geometry = self.encoder().encode(slice(None))  # the very sines of the other ways
+        geometry = self.encoder().encode(slice(None))  # the same sines as in blocks
         gathered = self.features.index_select(0, self.neighbors.flatten()).view(*self.neighbors.shape, -1)
         rows = torch.cat([gathered, self.centers.unsqueeze(1).expand_as(gathered)], dim=-1)
         return (rows + geometry.to(rows.dtype)).flatten(0, 1)

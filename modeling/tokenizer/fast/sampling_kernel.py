@@ -1,8 +1,8 @@
-"""Farthest point sampling as one Triton kernel: a program a cloud, its distances in registers from first to last point.
+"""Farthest point sampling as one Triton kernel: one program per cloud, which keeps all distances in registers.
 
-`point_ops.farthest_point_sampling` comes here with float32 points on a GPU and stays with its torch loop otherwise: for
-clouds of more than 16384 points (16 distances in each of 1024 threads, which have 64 registers each), and where Triton
-is not installed (torch brings it for CUDA and ROCm) or cannot build a kernel.
+`point_ops.farthest_point_sampling` uses it for float32 points on a GPU. It keeps its torch loop for clouds of more than
+16384 points (16 distances in each of 1024 threads, which have 64 registers each), and where Triton is not installed
+(torch brings it for CUDA and ROCm) or cannot build a kernel.
 
 Unusual here: the sums of squares must be rounded as the torch loop rounds them, or another point wins, so multiply and
 add are never fused; the kernel is an operator of torch, so that compilers and CUDA graphs take it as one step.
@@ -16,9 +16,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_LARGEST_IN_REGISTERS = 8192  # points whose coordinates fit beside the distances; those of more are read at every step
+_LARGEST_IN_REGISTERS = 8192  # up to so many points, coordinates are in registers too; else read again at each step
 _POINTS_PER_THREAD = 8
-_MOST_WARPS = 32  # of a program
+_MOST_WARPS = 32  # in a program
 _THREADS_PER_WARP = 32
 
 
@@ -36,8 +36,8 @@ def farthest_points_kernel(
         planes: [B, 4, SIZE] float32: x, y, z, and the squared distance to start from.
         indices: [B, num_samples] int64, written.
         num_samples: how many points to choose; the first is point 0.
-        SIZE: a power of two, the cloud's points and what fills them up.
-        IN_REGISTERS: keep the coordinates in registers.
+        SIZE: a power of two, the number of the cloud's points and of the filling after them.
+        IN_REGISTERS: whether to keep the coordinates in registers.
     """
     cloud = tl.program_id(0).to(tl.int64)
     xs = planes + cloud * 4 * SIZE
@@ -59,7 +59,7 @@ def farthest_points_kernel(
 
 
 def launch_options(num_points: int) -> dict[str, int | bool]:
-    """How the kernel is compiled and launched for clouds of N points."""
+    """Returns the keyword arguments with which the kernel is compiled and launched for clouds of N points."""
     size = triton.next_power_of_2(max(num_points, _POINTS_PER_THREAD * _THREADS_PER_WARP))
     return {
         "SIZE": size,
@@ -101,7 +101,10 @@ def _(x: Tensor, y: Tensor, z: Tensor, distance: Tensor, num_samples: int) -> Te
 @torch.compiler.assume_constant_result
 @functools.cache
 def works_on(device: torch.device) -> bool:
-    """Tries the kernel out, once: Triton needs a C compiler and Python's headers, which not every machine has."""
+    """Whether the kernel runs on a device; tried once, with a warning where it does not.
+
+    Triton needs a C compiler and Python's headers, which not every machine has.
+    """
     try:
         zeros = torch.zeros(1, 2, device=device)
         farthest_points(zeros, zeros, zeros, zeros, 2)

@@ -1,8 +1,8 @@
 """The geometry encoding read from a table of sines, on a CPU.
 
-Unusual here: a sine costs twenty products, and a stage takes millions at places of [−1, 1]. The table holds the sines
-at 513 places and five of their derivatives; a weighted sum of six of its rows is nearer than float32 comes by rounding
-an angle of up to 100.
+Unusual here: a sine costs as much as twenty multiplications, and a stage needs millions, of coordinates in [−1, 1]. The
+table holds the sines and cosines at 513 places, and their first five derivatives. A weighted sum of six of its rows
+(Taylor's series) has a smaller error than float32 makes by rounding an angle of up to 100.
 """
 
 import functools
@@ -16,21 +16,22 @@ from torch.nn import functional as F
 from ...numerics.host_reads import host_may_read
 from ..geometry_encoding import frequencies_of, geometry_encoding
 
-_STEPS = 256  # of the table in a unit of length; the largest error is (100 / 512)⁶ / 6! = 7.7e-8
-_TERMS = 6  # of Taylor's series about the nearest place; fewer of them at more places would fill the cache
+_STEPS = 256  # places of the table per unit of length; the largest error is (100 / 512)⁶ / 6! = 7.7e-8
+_TERMS = 6  # terms of Taylor's series about the nearest place; fewer would need more places, which fill the cache
 
 
 class GeometryEncoder:
-    """`geometry_encoding` of blocks of offsets.
+    """Computes `geometry_encoding` of offsets, a block at a time.
 
-    From the table where it reaches; what is read there differs from the formula by less than float32 rounds an angle.
+    On a CPU, outside compilers, float32 offsets that all lie in [−1, 1] and need no gradient are read from the table;
+    the result differs from the formula's by less than float32 rounds an angle. All others go through the formula.
 
     Args:
         offsets: [G, K, 3].
         channels: a multiple of 6.
 
     Attributes:
-        is_tabulated: whether the table reaches all offsets.
+        is_tabulated: whether the encoding is read from the table.
     """
 
     def __init__(self, offsets: Tensor, channels: int) -> None:
@@ -39,13 +40,13 @@ class GeometryEncoder:
         self.is_tabulated = can_be and _lie_in_table(offsets)
         if not self.is_tabulated:
             return
-        places = offsets * _STEPS  # a power of two: exact, as is all before the sum
+        places = offsets * _STEPS  # exact, because _STEPS is a power of two; so is what is left to the nearest place
         nearest = places.round()
         self._left = places.sub_(nearest)
         self._nearest = nearest.add_(_STEPS).int()
 
     def encode(self, block: slice) -> Tensor:
-        """The encoding of a slice of the offsets: [g, K, channels]."""
+        """Returns the encoding of a slice of the offsets: [g, K, channels]."""
         if not self.is_tabulated:
             return geometry_encoding(self.offsets[block], self.channels)
         rows, powers = self._rows(block), self._powers(block)
@@ -53,13 +54,15 @@ class GeometryEncoder:
         return encoded.view(-1, self.offsets.shape[1], self.channels)
 
     def through(self, weight: Tensor) -> Callable[[slice], Tensor]:
-        """The encoding times weightᵀ, of a slice: [g·K, w]. What is linear in the table goes through its rows once.
+        """Returns a function from a slice of the offsets to their encoding times weightᵀ, [g·K, w].
+
+        The encoding is a weighted sum of the table's rows, so it is enough to multiply the table by the weight, once.
 
         Args:
             weight: [w, channels].
 
         Raises:
-            ValueError: the table does not reach; there nothing would be saved.
+            ValueError: the encoding is not read from the table; without it nothing would be saved.
         """
         if not self.is_tabulated:
             raise ValueError("only what is read from the table can go through a weight before it is read")
@@ -75,11 +78,11 @@ class GeometryEncoder:
         return multiply
 
     def _rows(self, block: slice) -> Tensor:
-        """The table's rows of each coordinate: [g·K·3, _TERMS] int32."""
+        """Which rows of the table each coordinate reads: [g·K·3, _TERMS] int32."""
         return _rows_of_places().index_select(0, self._nearest[block].flatten())
 
     def _powers(self, block: slice) -> Tensor:
-        """1, u, u², … of what is left to the nearest place: [g·K·3, _TERMS]."""
+        """Powers 1, u, u², … of each coordinate's difference u from its nearest place, in steps: [g·K·3, _TERMS]."""
         left = self._left[block].flatten()
         powers = left.new_ones(len(left), _TERMS)
         powers[:, 1] = left
@@ -89,25 +92,28 @@ class GeometryEncoder:
 
 
 def _lie_in_table(offsets: Tensor) -> bool:
-    """Whether all are in [−1, 1], as extent normalisation makes them; NaN is not."""
+    """Whether all offsets are in [−1, 1], as extent normalisation makes them; False if one is NaN."""
     least, largest = torch.aminmax(offsets)
     return bool(least >= -1) and bool(largest <= 1)
 
 
 @functools.cache
 def _rows_of_places() -> Tensor:
-    """The table's rows of each place: [2·_STEPS + 1, _TERMS] int32."""
+    """Row numbers in the table of each place's terms: [2·_STEPS + 1, _TERMS] int32."""
     return torch.arange((2 * _STEPS + 1) * _TERMS, dtype=torch.int32, device="cpu").view(-1, _TERMS)
 
 
 @functools.lru_cache(maxsize=16)
 def _table(num_frequencies: int) -> Tensor:
-    """Taylor's terms of the F sines and F cosines at each place, one after the other: [places · _TERMS, 2F] float32."""
+    """The table: Taylor's terms of F sines and F cosines, all of one place, then of the next: [places · _TERMS, 2F].
+
+    It is computed in float64 and stored as float32.
+    """
     frequencies = frequencies_of(num_frequencies, torch.device("cpu"))
     angles = torch.arange(-_STEPS, _STEPS + 1, dtype=torch.float64, device="cpu").unsqueeze(-1) / _STEPS * frequencies
     terms = []
     for order in range(_TERMS):
-        turned = angles + order * math.pi / 2  # the derivative of a sine, and of a cosine, is a quarter turn ahead
+        turned = angles + order * math.pi / 2  # each derivative of a sine or cosine adds a quarter turn
         size = (frequencies / _STEPS) ** order / math.factorial(order)
         terms.append(torch.cat([size * turned.sin(), size * turned.cos()], dim=-1))
     return torch.stack(terms, dim=1).flatten(0, 1).float()

@@ -64,4 +64,4 @@ def _infer_block(
         if number < len(layers):
             hidden.add_(up_bias).relu_()
     largest = hidden.view(-1, rows.neighbors.shape[1], rows.channels).amax(dim=1)
-    return F.relu_(largest.add_(up_bias))  # both keep the order, so they may wait until one row a centre is left
+    return F.relu_(largest.add_(up_bias))  # both keep the order, so they can wait for the maximum

@@ -1,13 +1,14 @@
 """A tokenizer stage in training, with a backward pass of its own (method.md 1; docs/performance.md derives it).
 
-What plain autograd would keep are a dozen tensors [B·G·K, C] a stage. Here each bottleneck keeps one of half that
-width, the product before its first batch norm; all else is made anew, a block at a time, but for the input of a second
-bottleneck in batches of ordinary size. A tie's gradient goes to one of its neighbours. Four facts save arithmetic:
+Plain autograd would keep a dozen tensors [B·G·K, C] in each stage. Here each bottleneck keeps one of half that width,
+the product before its first batch norm. All else is computed again, a block at a time, except the input of a second
+bottleneck in batches of ordinary size. Where neighbours tie for the maximum, one of them gets the gradient. Four facts
+save arithmetic:
 
 - A bias right before a batch norm changes nothing, so biases are left out; their gradients are zero.
 - y = W x has the mean W·mean(x) and the variance diag(W Cov(x) Wᵀ): the second norm's statistics need no product y.
-- Of the maximum's gradient one entry a centre and channel is not zero: products with it are sums of few rows.
-- The gradient of the gathered features is summed by point before it goes through the first product, not after.
+- The maximum's gradient has one entry per centre and channel that is not zero: products with it are sums of few rows.
+- The gradient of the gathered features is summed by point before it is multiplied by the first weight, not after.
 """
 
 import itertools
@@ -27,7 +28,8 @@ from .row_gradients import DenseGradient, WinnersGradient, sum_by_point
 if TYPE_CHECKING:
     from ..point_tokenizer import ResidualBottleneck
 
-_MOST_KEPT_VALUES = 1 << 27  # of the last bottleneck's input, 512 MiB in float32: to make it anew took 8 % of a step
+# The last bottleneck's input is kept up to so many values, 512 MiB in float32: computing it again took 8 % of a step.
+_MOST_KEPT_VALUES = 1 << 27
 
 
 def train_stage(rows: NeighborRows, bottlenecks: Sequence["ResidualBottleneck"]) -> Tensor:
@@ -86,9 +88,9 @@ class _TrainedStage(torch.autograd.Function):
 
 
 def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The maximum [G, 2C], which neighbour has it [G, 2C], and the last bottleneck's input where it is kept, [R, 2C].
+    """Returns the maximum [G, 2C], the neighbour that has it [G, 2C] and the last bottleneck's input [R, 2C] or None.
 
-    Fills in what the bottlenecks keep.
+    The input is None where it is not kept. Each bottleneck stores what it keeps for the backward pass.
     """
     encoder, blocks, num_neighbors = rows.encoder(), list(rows.blocks()), rows.neighbors.shape[1]
     first, last = bottlenecks[0], bottlenecks[-1]
@@ -101,7 +103,7 @@ def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[
             first.receive(through(block), number)
     first.finish_statistics()
     own: Sequence[Tensor] = ()
-    inputs = None  # [R, 2C], of one bottleneck after the other; the first's are made where they are needed
+    inputs = None  # [R, 2C], overwritten from bottleneck to bottleneck; the first's are computed where they are needed
     if first is not last:
         inputs = rows.features.new_empty(rows.neighbors.numel(), rows.channels)
         own = rows.in_blocks(inputs)
@@ -121,7 +123,7 @@ def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[
         outputs = last.expand(hidden, number)
         largest.append(_maximum(outputs.view(-1, num_neighbors, rows.channels)))
     pooled, winners = (torch.cat(parts) for parts in zip(*largest, strict=True))
-    # Adding a constant and relu keep the order, so they wait until one row a centre is left.
+    # Adding a constant and relu keep the order, so they wait for the maximum, which leaves one row per centre.
     pooled = (pooled + last.shift).relu_().to(pooled.dtype)
     return pooled, winners, inputs if is_input_kept else None
 
@@ -132,7 +134,7 @@ def _backward(
     last_input: Tensor | None,
     gradient: WinnersGradient | DenseGradient,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Gradients of features, centres and parameters, from that of the last bottleneck's sum h + norm(z)."""
+    """Returns the gradients of features, centres and parameters, given that of the last bottleneck's h + norm(z)."""
     encoder, blocks = rows.encoder(), list(rows.blocks())
     last_inputs = () if last_input is None else rows.in_blocks(last_input)
     of_parameters: list[Tensor] = []
@@ -167,15 +169,16 @@ def _backward(
             of_features, of_centers = _through_first_product(rows, bottleneck, of_products)
         of_parameters = [*bottleneck.gradients(), *of_parameters]
         gradient = gradient if before is None else before
-        del of_products, of_blocks, of_block  # before the next bottleneck's take as much
+        del of_products, of_blocks, of_block  # before the next bottleneck allocates as much
     return of_features + gradient.by_point(), of_centers + gradient.by_center(), of_parameters
 
 
 def _through_first_product(rows: NeighborRows, first: TrainedBottleneck, of_products: Tensor) -> tuple[Tensor, Tensor]:
-    """What comes to features [P, C] and centres [G, C] through the first product.
+    """Returns what the first product W1 h adds to the gradients of features [P, C] and centres [G, C].
 
-    It is linear in them: gradients are summed by point, and by centre, before they go through it. The gradient of the
-    weight has met the geometry alone; here it meets the other parts of the rows.
+    The product is linear in both, so its gradient `of_products` [R, w] is summed by point, and by centre, before it is
+    multiplied by the weight. The gradient of the weight holds only the geometry's part so far; here the parts of
+    features and centres are added.
     """
     half = rows.features.shape[-1]
     by_point = sum_by_point(of_products, rows)
@@ -185,13 +188,16 @@ def _through_first_product(rows: NeighborRows, first: TrainedBottleneck, of_prod
 
 
 def _maximum(outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """The maximum over neighbours [g, K, 2C] -> [g, 2C] and whose it is, the first's: torch's pooling is far faster."""
+    """Returns the maximum over neighbours, [g, K, 2C] -> [g, 2C], and the number of the (first) neighbour that has it.
+
+    torch's max pooling is far faster than `max` with indices.
+    """
     images = outputs.unsqueeze(2).permute(0, 3, 1, 2)  # [g, 2C, K, 1], channels last
     pooled, winners = F.max_pool2d(images, (outputs.shape[1], 1), return_indices=True)
     return pooled.flatten(1), winners.flatten(1)
 
 
 def _split(tensors: Sequence[Any], bottlenecks: Sequence[nn.Module]) -> list[Sequence[Any]]:
-    """As many of them for each bottleneck."""
+    """Splits tensors into equal parts, one for each bottleneck."""
     size = len(tensors) // len(bottlenecks)
     return [tensors[start : start + size] for start in range(0, len(tensors), size)]
