@@ -201,12 +201,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         self.ignore_backbone_on_save()
 
     def encode_positions(self, centers: Tensor, coordinates: Tensor) -> Tensor | None:
-        """Returns encodings of CLS and all tokens, [B, 1 + G, D], or None where none are added.
-
-        Args:
-            centers: [B, G, 3].
-            coordinates: [B, M, G, A], on lines (A = 1) or planes (A = 2).
-        """
+        """Encodings of CLS and tokens, None if none: centers [B, G, 3], coordinates [B, M, G, A] -> [B, 1 + G, D]."""
         variant = self.position_encoding
         if not self.adds_positions:
             return None
@@ -222,10 +217,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         return torch.cat([cls_position, encoding.to(cls_position.dtype)], dim=1)
 
     def block_arguments(self, coordinates: Tensor) -> BlockArguments:
-        """Returns a function from a block's index to its keyword arguments.
-
-        Positions that act inside the blocks are among them, those of coordinates [B, M, G, A].
-        """
+        """Keyword arguments by a block's index, among them positions that act in blocks, at coordinates [B, M, G, A]."""
         in_blocks, num_tokens = self.spec.in_blocks, coordinates.shape[2] + 1
         dtype = block_dtype(find(self.backbone, self.spec.blocks)[0])
         if in_blocks is None or self.position_encoding != "virtual":
