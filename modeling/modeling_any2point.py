@@ -217,7 +217,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         return torch.cat([cls_position, encoding.to(cls_position.dtype)], dim=1)
 
     def block_arguments(self, coordinates: Tensor) -> BlockArguments:
-        """Keyword arguments by a block's index, among them positions that act in blocks, at coordinates [B, M, G, A]."""
+        """Keyword arguments by a block's index, with positions that act in blocks, at coordinates [B, M, G, A]."""
         in_blocks, num_tokens = self.spec.in_blocks, coordinates.shape[2] + 1
         dtype = block_dtype(find(self.backbone, self.spec.blocks)[0])
         if in_blocks is None or self.position_encoding != "virtual":
