@@ -81,7 +81,7 @@ class BatchNorm1d(nn.BatchNorm1d):
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
-    momentum: float  # when it is made; where a user sets None, the tokenizer runs `plain_stage`
+    momentum: float | None  # None: a mean of all batches, as a user may set it; the tokenizer then runs `plain_stage`
 
     def reset_parameters(self) -> None:
         """Sets weight 1, bias 0, running mean 0, running variance 1, except what `from_pretrained` has loaded."""
@@ -100,6 +100,7 @@ class BatchNorm1d(nn.BatchNorm1d):
         centered = values - mean
         variance = sum_over_processes(centered.square().sum(dim=0)) / count
         self.num_batches_tracked.add_(1)
-        update_running_statistics(self, mean, variance, count, self.momentum)
+        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum  # as torch's own
+        update_running_statistics(self, mean, variance, count, momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return torch.addcmul(self.bias, centered, scale).to(rows.dtype)

@@ -80,6 +80,14 @@ def run_in_bfloat16(rank):
     return norm(rows).detach(), norm.running_var
 
 
+def run_mean_of_all_batches(rank):
+    norm, steps = BatchNorm1d(D), torch.randn(3, B, D, generator=torch.Generator().manual_seed(0))
+    norm.momentum = None  # as torch.optim.swa_utils.update_bn does
+    for rows in steps:
+        norm(rows.split((8, 4))[rank])
+    return norm.running_mean, norm.running_var
+
+
 def run_evaluation(rank):
     """The first process alone: were anything waited for, it would never end."""
     if rank == 1:
@@ -101,7 +109,7 @@ def run_compiled(rank):
 def run_process(folder, rank):
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     assert in_many_processes()
-    parts = (run_share, run_far_from_zero, run_in_bfloat16, run_evaluation, run_compiled)
+    parts = (run_share, run_far_from_zero, run_in_bfloat16, run_mean_of_all_batches, run_evaluation, run_compiled)
     torch.save({part.__name__: part(rank) for part in parts}, folder / f"{rank}.pt")
     distributed.barrier()
     distributed.destroy_process_group()
@@ -172,6 +180,16 @@ def test_statistics_are_never_halved(both):
     assert found.dtype == expected.dtype == torch.bfloat16
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(both[0]["run_in_bfloat16"][1], own.running_var)
+
+
+def test_without_a_momentum_statistics_are_means_over_all_batches(both):
+    own = nn.BatchNorm1d(D, momentum=None)
+    for rows in torch.randn(3, B, D, generator=torch.Generator().manual_seed(0)):
+        own(rows)
+    for results in both:
+        mean, variance = results["run_mean_of_all_batches"]
+        torch.testing.assert_close(mean, own.running_mean)
+        torch.testing.assert_close(variance, own.running_var)
 
 
 def test_evaluation_waits_for_no_other_process(both):
