@@ -23,23 +23,28 @@ def write_whole(file: Path, text: str) -> None:
         beside.unlink(missing_ok=True)
 
 
-def read_record(file: Path) -> dict[str, Any]:
+def read_record(file: Path, *objects: str, fix: str = "Start again in another folder.") -> dict[str, Any]:
     """Reads a JSON object that `write_whole` has written.
 
+    Args:
+        file: the record.
+        objects: names of the objects in it that will be read.
+        fix: what the error advises.
+
     Raises:
-        Any2PointError: the file holds something else.
+        Any2PointError: the file is missing or holds something else.
     """
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _damaged(file, str(error)) from error
-    if not isinstance(record, dict):
-        raise _damaged(file, f"it holds a {type(record).__name__}")
+        found = record if isinstance(record, dict) else {}
+        problem = next((f"it has no {name}" for name in objects if not isinstance(found.get(name), dict)), None)
+        if not isinstance(record, dict):
+            problem = f"it holds a {type(record).__name__}"
+    except (ValueError, FileNotFoundError) as error:
+        problem = str(error)
+    if problem:
+        raise Any2PointError(f"{file} must be a JSON object as it was written, and is damaged: {problem}. {fix}")
     return record
-
-
-def _damaged(file: Path, why: str) -> Any2PointError:
-    return Any2PointError(f"{file} must be a JSON object as it was written, and is damaged: {why}. Delete it to go on.")
 
 
 @contextmanager

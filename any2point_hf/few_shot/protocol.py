@@ -30,6 +30,7 @@ from .rows import NUM_STEPS, ROWS, row_accuracy
 from .table import Accuracies, write_few_shot_table
 
 TABLE_FILE = "few_shot.md"
+_REMEASURE = "Delete it, and it is measured again."
 AUGMENTATION = Augmentation(scale=(0.9, 1.1), shift=0.1)
 CONFIG = {"num_points": 256, "num_neighbors": 16, "neighborhood_norm": "deviation", "label_smoothing": 0.1}
 Key = tuple[str, int, int, int]  # row, ways, shots, fold
@@ -120,7 +121,7 @@ def _record_file(output: Path, key: Key) -> Path:
 
 def _check_record(file: Path, asked: dict[str, Any]) -> None:
     """Checks that a recorded measurement is of the same clouds, backbone and training."""
-    before = read_record(file).get("settings", {}) if file.is_file() else asked
+    before = read_record(file, "settings", "result", fix=_REMEASURE)["settings"] if file.is_file() else asked
     different = [f"{name} was {before.get(name)!r}" for name in asked if before.get(name) != asked[name]]
     if different:
         raise Any2PointError(
@@ -135,7 +136,8 @@ def _accuracies(output: Path, keys: dict[Key, Any]) -> Accuracies:
     for key in keys:
         if (file := _record_file(output, key)).is_file():
             row, ways, shots, fold = key
-            done.setdefault((row, ways, shots), {})[fold] = read_record(file)["result"]["accuracy"]
+            result = read_record(file, "result", fix=_REMEASURE)["result"]
+            done.setdefault((row, ways, shots), {})[fold] = result["accuracy"]
     return done
 
 

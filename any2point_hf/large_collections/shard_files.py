@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..modeling.errors import Any2PointError
+from ..modeling.files import read_record
 
 RUN_FILE = "run.json"
 _METADATA = b"any2point_run"
@@ -43,7 +44,8 @@ class ShardFiles:
         if out.exists():
             self._check(_read_settings(out), out)
         elif any(self.folder.glob("*.parquet")):
-            self._check(json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8")), self.folder)
+            earlier = read_record(self.folder / RUN_FILE, fix="Choose another file, or delete the folder.")
+            self._check(earlier, self.folder)
 
     def _check(self, earlier: dict[str, Any], place: Path) -> None:
         names = {**self.settings, **earlier}

@@ -30,6 +30,7 @@ from .control_backbones import permuted_weights, random_weights
 from .rows import Row, fit_row
 from .tuning_baselines import apply_method, check_method
 
+_REMEASURE = "Delete it, and it is measured again."
 PUBLISHED = {"1d": "clip-text", "2d": "dinov2", "audio": "imagebind-audio"}  # by modality: whose presets are the start
 WEIGHTS = {"permuted": permuted_weights, "random": random_weights}
 OF_PUBLISHED_CANVAS = ("plane", "cell_size")  # left to defaults: equal on published backbones, fit for others
@@ -97,7 +98,7 @@ class Run:
 
     def record(self) -> dict[str, Any] | None:
         """What was measured, or None if nothing has been yet."""
-        return read_record(self.file)["result"] if self.file.is_file() else None
+        return read_record(self.file, "result", fix=_REMEASURE)["result"] if self.file.is_file() else None
 
 
 class Runs:

@@ -37,7 +37,7 @@ def train_with_seeds(
     runs: dict[str, dict[str, float]] = {}
     settings = json.loads(json.dumps(settings))
     if file.is_file():
-        earlier = read_record(file)
+        earlier = read_record(file, "settings", "runs")
         changed = [name for name in settings if earlier["settings"].get(name) != settings[name]]
         if changed:
             raise Any2PointError(

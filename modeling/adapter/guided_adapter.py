@@ -266,4 +266,5 @@ def ensemble_weights(features: Tensor, reference: Tensor, views: TokenCells, vox
 
 def _lengths(vectors: Tensor) -> Tensor:
     """Lengths of [..., D], at least `SMALLEST_LENGTH`: [..., 1]."""
+    vectors = vectors.to(at_least_float32(vectors.dtype))  # the smallest length is 0 in float16
     return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp(min=SMALLEST_LENGTH)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..numerics.host_reads import host_may_read
+from ..numerics.precision import compute_dtype, without_autocast
 
 
 class TokenCells(NamedTuple):
@@ -52,19 +53,19 @@ class TokenCells(NamedTuple):
         """Mean over each cell of features [B, G, D], which all views share, or [B, M, G, D] -> [B, M, C, D]."""
         shares = self.shares.to(features.dtype)
         if features.dim() == 4:
-            return shares @ features
-        return (shares.flatten(1, 2) @ features).unflatten(1, self.occupied.shape[1:])
+            return _product(shares, features).to(features.dtype)
+        return _product(shares.flatten(1, 2), features).to(features.dtype).unflatten(1, self.occupied.shape[1:])
 
     def weighted_sum(self, features: Tensor, weights: Tensor) -> Tensor:
         """Returns Σ_m w_m F_m of each token, [B, G, D], for weights [B, M, G] and the cells' features [B, M, C, D]."""
         features, weights = features.flatten(1, 2), weights.transpose(1, 2).to(features.dtype)
         by_cell = weights.new_zeros(*weights.shape[:2], features.shape[1])  # one row per token, one column per cell
-        return by_cell.scatter(-1, self.rows.transpose(1, 2), weights) @ features
+        return _product(by_cell.scatter(-1, self.rows.transpose(1, 2), weights), features).to(features.dtype)
 
     def products(self, features: Tensor, reference: Tensor, voxels: "TokenCells") -> Tensor:
         """Dot products of each token's cell features [B, M, C, D] and voxel features [B, 1, V, D]: [B, M, G]."""
         features, reference = features.flatten(1, 2), reference.squeeze(1)
-        products = features @ reference.transpose(1, 2)  # of every cell with every voxel, [B, M·C, V]
+        products = _product(features, reference.transpose(1, 2))  # of every cell with every voxel, [B, M·C, V]
         pairs = self.rows * reference.shape[1] + voxels.numbers
         return products.flatten(1).gather(1, pairs.flatten(1)).view_as(self.numbers)
 
@@ -74,6 +75,14 @@ class TokenCells(NamedTuple):
         lowest = features.new_full((*self.occupied.shape, features.shape[-1]), -torch.inf)
         largest = lowest.scatter_reduce(2, cells, features, "amax")
         return largest.masked_fill(~self.occupied.unsqueeze(-1), 0.0)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Returns left @ right. Where that would be in float16, it is in float32: sums could leave float16's range."""
+    if compute_dtype(right) != torch.float16:
+        return left @ right
+    with without_autocast(right.device):
+        return left.float() @ right.float()
 
 
 def number_cells(cells: Tensor) -> Tensor:

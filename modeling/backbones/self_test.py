@@ -124,8 +124,7 @@ def _gradient_problem(backbone: PreTrainedModel, spec: BackboneSpec, tokens: Ten
     tokens = tokens.clone().requires_grad_()
     bottlenecks, handles = [], []
     for block in find(backbone, spec.blocks):
-        narrow = nn.Sequential(nn.Linear(tokens.shape[-1], 4), nn.Linear(4, tokens.shape[-1]))
-        bottlenecks.append(narrow.to(tokens.device, block_dtype(block)))
+        bottlenecks.append(_Bottleneck(tokens.shape[-1]).to(tokens.device))
         handles += insert_bottleneck(block, spec, bottlenecks[-1], "after")
     try:
         _run(backbone, spec, tokens).square().sum().backward()
@@ -134,9 +133,20 @@ def _gradient_problem(backbone: PreTrainedModel, spec: BackboneSpec, tokens: Ten
             handle.remove()
     if tokens.grad is None or not (tokens.grad.abs().amax(dim=-1) > 0).all():
         return "gradients do not reach all tokens."
-    gradients = [bottleneck[1].weight.grad for bottleneck in bottlenecks]
+    gradients = [bottleneck.up.weight.grad for bottleneck in bottlenecks]
     if not all(gradient is not None and gradient.abs().max() > 0 for gradient in gradients):
         return "gradients do not reach a bottleneck on its feed-forward branch."
     if any(parameter.grad is not None for parameter in backbone.parameters()):
         return "gradients reach its own weights."
     return None
+
+
+class _Bottleneck(nn.Module):
+    """Stands for the adapter's: answers in the dtype of its input, which need not be that of other parts of a block."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(width, 4), nn.Linear(4, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.up(self.down(hidden.float())).to(hidden.dtype)

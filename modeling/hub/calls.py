@@ -6,6 +6,7 @@ Unusual here: the client of huggingface_hub waits for an answer without end and 
 
 import os
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -51,6 +52,32 @@ _BROKEN_OFF = "Nothing is half written: do the same again, and what has arrived 
 _OFFLINE = "Unset HF_HUB_OFFLINE, or leave out local_files_only"
 
 
+class _XetLimits:
+    """Sets `_XET_LIMITS` in the environment while any thread is inside, but for those that the user has set."""
+
+    def __init__(self) -> None:
+        self.lock, self.num_inside = threading.Lock(), 0
+        self.ours: list[str] = []
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self.lock:
+            if self.num_inside == 0:
+                self.ours = [name for name in _XET_LIMITS if name not in os.environ]
+                os.environ.update({name: _XET_LIMITS[name] for name in self.ours})
+            self.num_inside += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.num_inside -= 1
+                for name in () if self.num_inside else self.ours:
+                    os.environ.pop(name, None)
+
+
+_xet_limits = _XetLimits()
+
+
 @contextmanager
 def hub_calls(doing: str) -> Iterator[None]:
     """Bounds the Hub calls made inside, and turns their failures into `HubError`.
@@ -61,14 +88,13 @@ def hub_calls(doing: str) -> Iterator[None]:
     Raises:
         HubError: the Hub does not answer, refuses, or breaks off.
     """
-    own_limits = {name: limit for name, limit in _XET_LIMITS.items() if name not in os.environ}
-    os.environ.update(own_limits)
     limits = _Limits()
     hooks = get_session().event_hooks
     hooks["request"].append(limits.before_call)
     hooks["response"].append(limits.after_answer)
     try:
-        yield
+        with _xet_limits():
+            yield
     except Any2PointError:
         raise
     except Exception as error:
@@ -79,8 +105,6 @@ def hub_calls(doing: str) -> Iterator[None]:
     finally:
         hooks["request"].remove(limits.before_call)
         hooks["response"].remove(limits.after_answer)
-        for name in own_limits:
-            os.environ.pop(name, None)
 
 
 def hub_trouble(repo_id: str, options: Mapping[str, Any]) -> HubError | None:

@@ -58,8 +58,9 @@ def test_a_record_is_read_back(tmp_path):
     assert whole_files.read_record(tmp_path / "run.json") == {"seed": 3}
 
 
-@pytest.mark.parametrize("text", ["", '{"seed"', "[1]", "null"])
+@pytest.mark.parametrize("text", [None, "", '{"seed"', "[1]", "null", "{}", '{"runs": []}'])
 def test_a_damaged_record_is_named(tmp_path, text):
-    (tmp_path / "run.json").write_text(text)
-    with pytest.raises(Any2PointError, match=r"run\.json must be a JSON object .* Delete it"):
-        whole_files.read_record(tmp_path / "run.json")
+    if text is not None:
+        (tmp_path / "run.json").write_text(text)
+    with pytest.raises(Any2PointError, match=r"run\.json must be a JSON object .* is damaged: .*\. Measure again"):
+        whole_files.read_record(tmp_path / "run.json", "runs", fix="Measure again.")

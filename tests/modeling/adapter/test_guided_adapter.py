@@ -287,6 +287,12 @@ def test_ensemble_weights_of_opposite_views_are_equal_and_their_gradients_finite
     assert features.grad.isfinite().all()
 
 
+def test_a_zero_reference_weighs_all_views_equally_in_float16():
+    reference = torch.zeros(1, 1, 1, D, dtype=torch.float16)
+    weights = ensemble_weights(torch.randn(1, M, 1, D).half(), reference, *own_cells(1))
+    torch.testing.assert_close(weights.float(), torch.full((1, M, 1), 1 / M))
+
+
 def test_a_zero_reference_weighs_all_views_equally_and_gives_finite_gradients():
     reference = torch.zeros(1, 1, 1, D, requires_grad=True)
     weights = ensemble_weights(torch.randn(1, M, 1, D), reference, *own_cells(1))
@@ -301,3 +307,16 @@ def test_rounding_of_cosines_near_minus_one_does_no_harm():
     weights = ensemble_weights(features, reference, *own_cells(50))
     assert (weights >= 0).all()
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(1, 50), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 15.0])
+def test_float16_under_autocast_stays_finite_and_near_float32(make, cells, scale):
+    attention, aggregation = LocalAttention(384, M, 12, 6), GuidedAggregation(384, M, 0.7, True, True).eval()
+    for norm in (aggregation.view_norm, aggregation.voxel_norm):
+        norm.weight.data.fill_(scale)  # products of F and B beyond 65504
+    tokens, near = torch.randn(B, G, 384), neighborhoods(cells, torch.float32)
+    tokens[:, :, 7] = 7e4  # beyond float16 itself
+    expected = aggregation(tokens, near, attention)
+    with torch.autocast("cpu", torch.float16):
+        found = aggregation(tokens, near, attention)
+    torch.testing.assert_close(found, expected, atol=0.02 * scale, rtol=0.01)

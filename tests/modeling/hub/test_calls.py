@@ -1,5 +1,6 @@
 """Pulls from a Hub that refuses, breaks off, hangs or is dead (pushes to one: test_hub_push.py)."""
 
+import os
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import get_session
 
 from any2point_hf.modeling import CheckpointError, HubError
+from any2point_hf.modeling.hub.calls import hub_calls
 
 CALLS = ["GET /api/models", "HEAD model.safetensors", "GET model.safetensors"]
 # Each ends soon, says what to do, and leaves the cache such that the next try succeeds
@@ -135,6 +137,17 @@ def test_hooks_are_gone_after_a_call(hub, push, pull):
     with pytest.raises(HubError):
         pull("me/adapter")
     assert get_session().event_hooks == before
+
+
+def test_limits_of_hf_xet_hold_while_any_call_runs_and_no_longer(monkeypatch):
+    monkeypatch.setenv("HF_XET_CLIENT_READ_TIMEOUT", "7s")  # a user's own
+    before, first = dict(os.environ), hub_calls("first")
+    first.__enter__()
+    with hub_calls("second"):  # as of another thread
+        first.__exit__(None, None, None)
+        assert os.environ["HF_XET_CLIENT_CONNECT_TIMEOUT"] == "5s"
+        assert os.environ["HF_XET_CLIENT_READ_TIMEOUT"] == "7s"
+    assert dict(os.environ) == before
 
 
 def test_an_endpoint_that_is_no_hub(hub, pull):
