@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..modeling.files import write_whole
-from .picture import BACKGROUND_COLOR, CATEGORY_COLORS, COLOR_SCALE, MARK_COLOR, Panel, Picture
+from .picture_content import BACKGROUND_COLOR, CATEGORY_COLORS, COLOR_SCALE, MARK_COLOR, Panel, PictureContent
 
 POINT_SIZE = 4
 FEW_POINTS = 512  # a cloud of at most this many has larger points
@@ -33,10 +33,10 @@ def cloud_figure(
     """
     values = np.asarray(values)
     limits = limits or (float(values.min()), float(values.max()))
-    return picture_figure(Picture(title, label, (Panel("", np.asarray(points), values, limits),)))
+    return picture_figure(PictureContent(title, label, (Panel("", np.asarray(points), values, limits),)))
 
 
-def picture_figure(picture: Picture) -> go.Figure:
+def picture_figure(picture: PictureContent) -> go.Figure:
     """All of a picture as a plotly figure; the slider chooses the panel."""
     shown = [_traces(picture, panel) for panel in picture.panels]
     figure = go.Figure([trace for traces in shown for trace in traces])
@@ -69,7 +69,7 @@ def picture_figure(picture: Picture) -> go.Figure:
     return figure
 
 
-def write_html(picture: Picture, path: Path) -> None:
+def write_html(picture: PictureContent, path: Path) -> None:
     """Writes the figure with plotly.js inside, filling the window."""
     page = picture_figure(picture).to_html(
         include_plotlyjs=True,
@@ -81,7 +81,7 @@ def write_html(picture: Picture, path: Path) -> None:
     write_whole(path, page.replace("<head>", head, 1))
 
 
-def _traces(picture: Picture, panel: Panel) -> list[go.Scatter3d]:
+def _traces(picture: PictureContent, panel: Panel) -> list[go.Scatter3d]:
     """The traces of a panel: its coloured points, the grey points behind them, and the marks."""
     names, values = picture.categories, panel.values
     texts = panel.hover or [names[value] if names else f"{value:.4g} {picture.label}" for value in values.tolist()]
@@ -95,7 +95,7 @@ def _traces(picture: Picture, panel: Panel) -> list[go.Scatter3d]:
     return traces
 
 
-def _colors(picture: Picture, panel: Panel) -> dict[str, Any]:
+def _colors(picture: PictureContent, panel: Panel) -> dict[str, Any]:
     """The part of a marker that says how values are coloured."""
     bar: dict[str, Any] = {"title": {"text": picture.label, "side": "right"}, "len": 0.7, "thickness": 14}
     count = len(picture.categories)

@@ -16,7 +16,8 @@ from ..point_clouds.files import read_point_cloud
 from ..processing_any2point import Any2PointProcessor
 from .clusters import clusters
 from .measures import cls_attention, cls_similarity, on_points, position_similarity, token_positions
-from .picture import Panel, Picture
+from .picture import Picture
+from .picture_content import Panel
 
 SHOWN_POINTS = 2048
 CLUSTER_NAMES = ("least similar", "between", "most similar")

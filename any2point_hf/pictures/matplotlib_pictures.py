@@ -11,7 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 
-from .picture import BACKGROUND_COLOR, CATEGORY_COLORS, COLOR_SCALE, MARK_COLOR, Panel, Picture
+from .picture_content import BACKGROUND_COLOR, CATEGORY_COLORS, COLOR_SCALE, MARK_COLOR, Panel, PictureContent
 
 PANEL_INCHES = 2.6
 DOTS_PER_INCH = 110
@@ -44,7 +44,7 @@ def draw_point_clouds(
     figure.savefig(path, dpi=DOTS_PER_INCH)
 
 
-def write_png(picture: Picture, path: Path) -> None:
+def write_png(picture: PictureContent, path: Path) -> None:
     """Draws all panels of a picture, with one colour bar if they share its limits, and otherwise one for each."""
     figure, all_axes = _figure(len(picture.panels), picture.columns)
     colors = [_colors(picture, panel) for panel in picture.panels]
@@ -71,7 +71,7 @@ def _figure(num_panels: int, columns: int | None) -> tuple[Figure, list[Any]]:
     return figure, [figure.add_subplot(rows, columns, index + 1, **options) for index in range(num_panels)]
 
 
-def _colors(picture: Picture, panel: Panel) -> dict[str, Any]:
+def _colors(picture: PictureContent, panel: Panel) -> dict[str, Any]:
     """The colour map and norm of a panel's values."""
     if not picture.categories:
         return {"cmap": LinearSegmentedColormap.from_list("scale", COLOR_SCALE), "norm": Normalize(*panel.limits)}
@@ -109,7 +109,7 @@ def _finish(axes: Any, points: np.ndarray, title: str, color: str) -> None:
     axes.set_title(title, fontsize=10, color=color)
 
 
-def _add_bar(figure: Figure, picture: Picture, colors: dict[str, Any], axes: Any, **options: Any) -> Any:
+def _add_bar(figure: Figure, picture: PictureContent, colors: dict[str, Any], axes: Any, **options: Any) -> Any:
     """Adds a colour bar; where the values are categories, it shows their names."""
     ticks = range(len(picture.categories)) if picture.categories else None
     bar = figure.colorbar(ScalarMappable(**colors), ax=axes, ticks=ticks, **options)

@@ -18,7 +18,8 @@ from gradio_client.utils import is_http_url_like
 from ..data.shapes import SHAPE_NAMES
 from ..modeling.errors import Any2PointError
 from ..pictures.interactive_pictures import cloud_figure, picture_figure
-from ..pictures.picture import Panel, Picture
+from ..pictures.picture import Picture
+from ..pictures.picture_content import Panel
 from ..point_clouds.files import POINT_CLOUD_EXTENSIONS
 from .inference import Adapter, Prediction, classify, example_cloud, read_upload
 

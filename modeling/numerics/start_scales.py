@@ -5,7 +5,7 @@ the measured values, so loading measures nothing.
 """
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,6 @@ from transformers import initialization as init
 
 from ..backbones.spec import BackboneSpec
 from .named_dropout import clear_dropout_keys, set_dropout_keys
-
-if TYPE_CHECKING:
-    from ..modeling_any2point import Any2PointModel
 
 AGGREGATION_SHARE = 0.05  # RMS of what the aggregation adds at the start, as a share of the tokens' RMS
 _TRIAL_WEIGHT = 0.1  # the view norm's first weight; here the aggregation is nearly linear in it
@@ -48,11 +45,11 @@ class TokenScale(nn.Module):
 
 
 @torch.no_grad()
-def start_scales(model: "Any2PointModel") -> None:
+def start_scales(model: Any) -> None:
     """Measures and sets what `token_scale="embedding"` and `adapter_start="scaled"` ask for.
 
     Args:
-        model: a new model that has its backbone.
+        model: a new `Any2PointModel` that has its backbone.
     """
     scales_adapters = model.config.adapter_start == "scaled" and len(model.aggregations) > 0
     if model.token_scale is None and not scales_adapters:
@@ -81,7 +78,7 @@ def start_scales(model: "Any2PointModel") -> None:
     _move_adapters(model, home)
 
 
-def _move_adapters(model: "Any2PointModel", device: torch.device) -> None:
+def _move_adapters(model: Any, device: torch.device) -> None:
     """Moves everything but the backbone."""
     for name, part in model.named_children():
         if name != "backbone":
@@ -125,7 +122,7 @@ def _word_factor(backbone: PreTrainedModel, embeddings: nn.Embedding) -> float:
     return float(getattr(embeddings, "embed_scale", 1.0)) * getattr(backbone.config, "embedding_multiplier", 1.0)
 
 
-def _scale_tokens(model: "Any2PointModel", clouds: Tensor) -> None:
+def _scale_tokens(model: Any, clouds: Tensor) -> None:
     """Sets the token scale from the tokenizer's output for the clouds, if the backbone has an `embedding_rms`."""
     size = embedding_rms(model.backbone, model.spec)
     if size is None:

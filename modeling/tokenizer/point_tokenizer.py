@@ -16,14 +16,14 @@ from ..numerics.batch_norm import BatchNorm1d
 from ..numerics.initialization import StartValues
 from ..numerics.untouched import is_untouched
 from .fast.neighbor_rows import NeighborRows
-from .fast.stage_inference import fold_batch_norm, infer_stage
+from .fast.stage_inference import infer_stage
 from .fast.stage_training import train_stage
 from .point_ops import farthest_point_sampling, gather_points, nearest_neighbors
+from .residual_bottleneck import LAYERS, ResidualBottleneck, fold_batch_norm
 
 NUM_STAGES = 3
 BOTTLENECKS_PER_STAGE = (2, 1, 1)
 LAST_STAGE_WIDTH = 32
-_LAYERS = (nn.Linear, BatchNorm1d)
 _BYTES_OF_NEIGHBOR = 8 + 3 * 4  # an int64 index and a float32 offset
 
 
@@ -39,33 +39,6 @@ def deviation_normalization(offsets: Tensor) -> Tensor:
 
 
 NORMALIZATIONS = {"extent": extent_normalization, "deviation": deviation_normalization}
-
-
-class ResidualBottleneck(nn.Module):
-    """h ← ReLU(h + BN(W2 ReLU(BN(W1 h)))) on rows of channels (method.md 1).
-
-    Shapes: input [..., C], output [..., C].
-    """
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.down = nn.Linear(channels, width)
-        self.down_norm = BatchNorm1d(width)
-        self.up = nn.Linear(width, channels)
-        self.up_norm = BatchNorm1d(channels)
-
-    def draw_parameters(self, start: StartValues) -> None:
-        """Draws the linear layers by torch's default, as the released code does its 1×1 convolutions."""
-        start.default_linear(self.down, "down")
-        start.default_linear(self.up, "up")
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Maps rows [R, C] to rows [R, C]; in training batch statistics are taken over the R rows."""
-        if self.training or not is_untouched(self, ResidualBottleneck, *_LAYERS):
-            inner = F.relu_(self.down_norm(self.down(hidden)))
-            return F.relu_(self.up_norm(self.up(inner)).add_(hidden))
-        inner = F.relu_(F.linear(hidden, *fold_batch_norm(self.down, self.down_norm)))
-        return F.relu_(F.linear(inner, *fold_batch_norm(self.up, self.up_norm)).add_(hidden))
 
 
 class TokenizerStage(nn.Module):
@@ -103,7 +76,7 @@ class TokenizerStage(nn.Module):
         on_mps = rows.features.device.type == "mps"  # where the fast ways have never been tried
         if torch.compiler.is_compiling() or rows.offsets.requires_grad or on_mps:
             return plain_stage
-        if not is_untouched(self.bottlenecks, nn.ModuleList, ResidualBottleneck, *_LAYERS):
+        if not is_untouched(self.bottlenecks, nn.ModuleList, ResidualBottleneck, *LAYERS):
             return plain_stage  # the only one that calls the layers
         if self.training:
             return train_stage if self._takes_batch_statistics() else plain_stage
@@ -200,6 +173,6 @@ class PointTokenizer(nn.Module):
         """Applies the stem: linear, batch norm, ReLU. [B, N, 3] -> [B, N, C0]."""
         points = points.to(next(self.stem.parameters()).dtype)
         layers = (self.stem, self.stem_norm)
-        if not self.training and all(is_untouched(layer, *_LAYERS) for layer in layers):
+        if not self.training and all(is_untouched(layer, *LAYERS) for layer in layers):
             return F.relu_(F.linear(points, *fold_batch_norm(self.stem, self.stem_norm)))
         return F.relu_(self.stem_norm(self.stem(points).flatten(0, 1))).view(*points.shape[:2], -1)

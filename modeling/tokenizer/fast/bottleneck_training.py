@@ -6,21 +6,18 @@ formulas.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ...numerics.batch_norm import BatchNorm1d, sum_over_processes, update_running_statistics
 from ...numerics.precision import at_least_float32, widest_dtype
+from ..residual_bottleneck import ResidualBottleneck
 from .neighbor_rows import NeighborRows
 from .row_gradients import DenseGradient, WinnersGradient
 
-if TYPE_CHECKING:
-    from ..point_tokenizer import ResidualBottleneck
 
-
-def parameters_of(module: "ResidualBottleneck") -> list[Tensor]:
+def parameters_of(module: ResidualBottleneck) -> list[Tensor]:
     """Weight and bias of down, down_norm, up and up_norm: the order in which `TrainedBottleneck.gradients` returns."""
     layers = (module.down, module.down_norm, module.up, module.up_norm)
     return [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
@@ -38,7 +35,7 @@ class TrainedBottleneck:
 
     def __init__(
         self,
-        module: "ResidualBottleneck",
+        module: ResidualBottleneck,
         parameters: Sequence[Tensor],
         rows: NeighborRows,
         kept: Sequence[Tensor] | None = None,

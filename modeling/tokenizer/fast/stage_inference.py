@@ -1,31 +1,18 @@
 """A tokenizer stage at inference: batch norms folded into the products, neighbourhoods in blocks (method.md 1)."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from ...numerics.batch_norm import BatchNorm1d
 from ...numerics.precision import compute_dtype, without_autocast
+from ..residual_bottleneck import ResidualBottleneck, fold_batch_norm
 from .neighbor_rows import NeighborRows
 from .sine_table import GeometryEncoder
 
-if TYPE_CHECKING:
-    from ..point_tokenizer import ResidualBottleneck
 
-
-def fold_batch_norm(linear: nn.Linear, norm: BatchNorm1d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of one linear layer equal to `norm(linear(x))` with the norm's running statistics."""
-    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    bias = norm.bias - norm.running_mean * scale
-    if linear.bias is not None:
-        bias = bias + linear.bias * scale
-    return linear.weight * scale.unsqueeze(-1), bias
-
-
-def infer_stage(rows: NeighborRows, bottlenecks: Iterable["ResidualBottleneck"]) -> Tensor:
+def infer_stage(rows: NeighborRows, bottlenecks: Iterable[ResidualBottleneck]) -> Tensor:
     """The maximum over each neighbourhood of the bottlenecks' output, without gradients.
 
     Args:

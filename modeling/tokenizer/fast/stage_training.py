@@ -13,7 +13,7 @@ save arithmetic:
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,18 +21,16 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ...numerics.precision import compute_dtype, without_autocast
+from ..residual_bottleneck import ResidualBottleneck
 from .bottleneck_training import TrainedBottleneck, parameters_of
 from .neighbor_rows import NeighborRows
 from .row_gradients import DenseGradient, WinnersGradient, sum_by_point
-
-if TYPE_CHECKING:
-    from ..point_tokenizer import ResidualBottleneck
 
 # The last bottleneck's input is kept up to so many values, 512 MiB in float32: computing it again took 8 % of a step.
 _MOST_KEPT_VALUES = 1 << 27
 
 
-def train_stage(rows: NeighborRows, bottlenecks: Sequence["ResidualBottleneck"]) -> Tensor:
+def train_stage(rows: NeighborRows, bottlenecks: Sequence[ResidualBottleneck]) -> Tensor:
     """The maximum over each neighbourhood of the bottlenecks' output, with batch statistics and gradients.
 
     Args:
@@ -57,7 +55,7 @@ class _TrainedStage(torch.autograd.Function):
         centers: Tensor,
         neighbors: Tensor,
         offsets: Tensor,
-        bottlenecks: Sequence["ResidualBottleneck"],
+        bottlenecks: Sequence[ResidualBottleneck],
         *parameters: Tensor,
     ) -> Tensor:
         rows = NeighborRows(features, neighbors, offsets, centers)

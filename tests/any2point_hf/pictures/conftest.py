@@ -66,7 +66,8 @@ def processor():
 @pytest.fixture
 def picture():
     """`picture(**changes)`: two panels of 600 points with marks, a background and scales of their own."""
-    from any2point_hf.pictures.picture import Panel, Picture
+    from any2point_hf.pictures.picture import Picture
+    from any2point_hf.pictures.picture_content import Panel
 
     def make(num_panels=2, **changes):
         generator = np.random.default_rng(0)

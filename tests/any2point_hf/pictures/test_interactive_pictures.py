@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from any2point_hf.pictures.interactive_pictures import cloud_figure, picture_figure, write_html
-from any2point_hf.pictures.picture import CATEGORY_COLORS, COLOR_SCALE
+from any2point_hf.pictures.picture_content import CATEGORY_COLORS, COLOR_SCALE
 
 
 def test_points_and_values_are_those_of_the_picture(picture):

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 import any2point_hf
 from any2point_hf.pictures.matplotlib_pictures import write_png
-from any2point_hf.pictures.picture import CATEGORY_COLORS, COLOR_SCALE
+from any2point_hf.pictures.picture_content import CATEGORY_COLORS, COLOR_SCALE
 
 
 @pytest.fixture

@@ -5,10 +5,8 @@ import pytest
 import torch
 
 from any2point_hf.modeling.tokenizer.fast import neighbor_rows, sine_table
-from any2point_hf.modeling.tokenizer.fast.stage_inference import fold_batch_norm
 from any2point_hf.modeling.tokenizer.point_tokenizer import (
     PointTokenizer,
-    ResidualBottleneck,
     TokenizerStage,
     deviation_normalization,
     extent_normalization,
@@ -43,24 +41,6 @@ def test_deviation_normalization_is_one_unbiased_number_per_cloud(naive):
         alone = deviation_normalization(offsets[b : b + 1])[0]
         torch.testing.assert_close(found[b], alone, atol=1e-14, rtol=1e-14)
     assert not deviation_normalization(torch.zeros(1, 2, 3, 3)).any()
-
-
-def test_folding_a_batch_norm_changes_nothing(make):
-    for bias in (True, False):
-        linear, norm = torch.nn.Linear(5, 7, bias=bias).double(), torch.nn.BatchNorm1d(7).double()
-        make.randomize(torch.nn.ModuleDict({"linear": linear, "norm": norm}))
-        rows = torch.randn(9, 5, dtype=torch.float64)
-        folded = torch.nn.functional.linear(rows, *fold_batch_norm(linear, norm))
-        torch.testing.assert_close(folded, norm.eval()(linear(rows)), atol=1e-12, rtol=0)
-
-
-def test_bottleneck_leaves_its_input_alone(make):
-    for training in (True, False):
-        bottleneck = make.randomize(ResidualBottleneck(6, 3)).train(training)
-        rows = torch.randn(8, 6)
-        before = rows.clone()
-        assert (bottleneck(rows) >= 0).all()
-        assert torch.equal(rows, before)
 
 
 @pytest.mark.parametrize("normalization", ["extent", "deviation"])

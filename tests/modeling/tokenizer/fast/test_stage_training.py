@@ -11,7 +11,8 @@ from any2point_hf.modeling.tokenizer.fast import neighbor_rows
 from any2point_hf.modeling.tokenizer.fast import stage_training as tokenizer_training
 from any2point_hf.modeling.tokenizer.fast.neighbor_rows import NeighborRows
 from any2point_hf.modeling.tokenizer.fast.stage_training import train_stage
-from any2point_hf.modeling.tokenizer.point_tokenizer import ResidualBottleneck, plain_stage
+from any2point_hf.modeling.tokenizer.point_tokenizer import plain_stage
+from any2point_hf.modeling.tokenizer.residual_bottleneck import ResidualBottleneck
 
 
 def make_stage(make, num_bottlenecks=2, half=6, width=5, dtype=torch.float64):
