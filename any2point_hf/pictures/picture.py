@@ -5,19 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..modeling.errors import Any2PointError
-from .picture_content import PictureContent
+from .picture_content import Panel, PictureContent
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+__all__ = ["FORMATS", "Panel", "Picture"]
 FORMATS = (".png", ".html")
 
 
 class Picture(PictureContent):
-    """Clouds with numbers on their points, as a still picture or one to turn.
-
-    Args: those of `PictureContent`.
-    """
+    """Clouds with numbers on their points, as a still picture or one to turn; its arguments are `PictureContent`'s."""
 
     def save(self, path: str | os.PathLike) -> Path:
         """Writes a still picture (.png) or one to turn and to page through (.html, which needs no network).
