@@ -235,5 +235,6 @@ class TrainedBottleneck:
         self.scaled_up = (self.up * scale.unsqueeze(-1)).to(self.up.dtype)
 
     def _update(self, norm: BatchNorm1d, mean: Tensor, variance: Tensor) -> None:
+        assert norm.momentum is not None  # where a user sets None, the tokenizer runs `plain_stage`
         norm.num_batches_tracked.add_(1)
         update_running_statistics(norm, mean, variance, self.count, norm.momentum)
