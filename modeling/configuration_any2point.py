@@ -89,7 +89,7 @@ class Any2PointConfig(PreTrainedConfig):
 
     backbone: str | os.PathLike | None = None
     backbone_revision: str | None = None
-    backbone_config: dict | PreTrainedConfig | None = None
+    backbone_config: PreTrainedConfig | dict | None = None
     backbone_blocks: int | None = None
     modality: Literal["1d", "2d"] | None = None
     num_points: int = 1024

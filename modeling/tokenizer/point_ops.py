@@ -10,16 +10,15 @@ import importlib.util
 import torch
 from torch import Tensor
 
+from ..numerics.host_reads import host_may_read
+from ..numerics.precision import widest_dtype
+from .fast.block_size import values_in_block
 from .fast.leaf_search import search_leaves
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 LARGEST_KERNEL_CLOUD = 16384  # the most points whose distances fit into the registers of one program on a GPU
 
 LARGE_CLOUD = 1024  # from this many points on, a CPU searches a tree (leaf_search.py) instead of every point
-
-# Entries of one distance block: on a CPU 1 M float32 values are 4 MiB and stay in the last-level cache.
-_CPU_BLOCK = 1 << 20
-_DEVICE_BLOCK = 1 << 26
 
 
 def farthest_point_sampling(points: Tensor, num_samples: int, excluded: Tensor | None = None) -> Tensor:
@@ -115,11 +114,10 @@ def nearest_neighbors(points: Tensor, centers: Tensor, num_neighbors: int) -> Te
     points, centers = points.detach(), centers.detach()
     if torch.compiler.is_compiling():  # a compiler makes its own blocks
         return _nearest(centers, points, num_neighbors)
-    on_cpu = points.device.type == "cpu"
-    if on_cpu and num_points >= LARGE_CLOUD and points.dtype == torch.float32:
+    if num_points >= LARGE_CLOUD and points.dtype == torch.float32 and host_may_read(points):
         pairs = zip(points, centers, strict=True)
         return torch.stack([search_leaves(own_points, own, num_neighbors) for own_points, own in pairs])
-    block = _CPU_BLOCK if on_cpu else _DEVICE_BLOCK
+    block = values_in_block(points.device)
     clouds = max(1, block // (num_points * num_centers))
     centers_at_once = max(1, block // (num_points * clouds))
     found = [
@@ -139,7 +137,7 @@ def _without_ties(distances: Tensor) -> Tensor:
 
     Distances of other dtypes, and those on MPS, are returned as they are, because nothing is wider.
     """
-    if distances.dtype != torch.float32 or distances.device.type == "mps":
+    if distances.dtype != torch.float32 or widest_dtype(distances.device) != torch.float64:
         return distances
     index = torch.arange(distances.shape[-1], device=distances.device)
     if not torch.compiler.is_compiling():  # bits of floats ≥ 0 are in the order of the floats

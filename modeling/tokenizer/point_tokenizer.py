@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ..numerics.batch_norm import BatchNorm1d
 from ..numerics.initialization import StartValues
+from ..numerics.precision import widest_dtype
 from ..numerics.untouched import is_untouched
 from .fast.neighbor_rows import NeighborRows
 from .fast.stage_inference import infer_stage
@@ -73,8 +74,8 @@ class TokenizerStage(nn.Module):
 
         Compilers and gradients of the points need `plain_stage`, and so do layers that were hooked or replaced.
         """
-        on_mps = rows.features.device.type == "mps"  # where the fast ways have never been tried
-        if torch.compiler.is_compiling() or rows.offsets.requires_grad or on_mps:
+        has_no_float64 = widest_dtype(rows.features.device) != torch.float64  # in which the fast ways add up
+        if torch.compiler.is_compiling() or rows.offsets.requires_grad or has_no_float64:
             return plain_stage
         if not is_untouched(self.bottlenecks, nn.ModuleList, ResidualBottleneck, *LAYERS):
             return plain_stage  # the only one that calls the layers

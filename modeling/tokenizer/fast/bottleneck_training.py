@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...numerics.batch_norm import BatchNorm1d, sum_over_processes, update_running_statistics
-from ...numerics.precision import at_least_float32, widest_dtype
+from ...numerics.precision import at_least_float32
 from ..residual_bottleneck import ResidualBottleneck
 from .neighbor_rows import NeighborRows
 from .row_gradients import DenseGradient, WinnersGradient
@@ -66,8 +66,8 @@ class TrainedBottleneck:
         self.products = self.down.new_empty(self.rows.neighbors.numel(), len(self.down))
         self._blocks = self.rows.in_blocks(self.products)
         self._about: Tensor | None = None
-        exact = widest_dtype(self.down.device)  # because the sums of many blocks are added up
-        self._product_sums = torch.zeros(2, len(self.down), dtype=exact, device=self.down.device)
+        # in float64, because the sums of many blocks are added up
+        self._product_sums = torch.zeros(2, len(self.down), dtype=torch.float64, device=self.down.device)
 
     def project(self, hidden: Tensor, number: int) -> None:
         """Computes a block of y from its rows h [r, 2C], and adds to the sums."""
@@ -107,9 +107,9 @@ class TrainedBottleneck:
     def _finish_outer_norm_statistics(self) -> None:
         """Computes mean and variance of z from those of x: mean W2 E[x], variance diag(W2 Cov(x) W2ᵀ)."""
         width = len(self.down)
-        exact = widest_dtype(self.up.device)  # because the sums of many blocks are added up
-        total = torch.zeros(width, dtype=exact, device=self.up.device)
-        squares = torch.zeros(width, width, dtype=exact, device=self.up.device)
+        # in float64, because the sums of many blocks are added up
+        total = torch.zeros(width, dtype=torch.float64, device=self.up.device)
+        squares = torch.zeros(width, width, dtype=torch.float64, device=self.up.device)
         about: Tensor | None = None
         for number in range(len(self._blocks)):
             inner = self.inner(number).to(self.wide)
@@ -124,7 +124,7 @@ class TrainedBottleneck:
         apart = own_mean - mean  # zero in a single process
         squares += num_rows * torch.outer(apart, apart) - torch.outer(total, total) / num_rows
         covariance = sum_over_processes(squares) / self.count
-        up = self.up.to(exact)
+        up = self.up.double()
         variance = ((up @ covariance) * up).sum(dim=1).clamp(min=0).to(self.wide)
         norm = self.module.up_norm
         self.outer_deviation = torch.sqrt(variance + norm.eps)

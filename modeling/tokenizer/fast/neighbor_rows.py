@@ -11,11 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .block_size import values_in_block
 from .sine_table import GeometryEncoder
-
-# Values in one block. On a CPU 1 M float32 values are 4 MiB, so a block and its products stay in the cache.
-_CPU_BLOCK = 1 << 20
-_DEVICE_BLOCK = 1 << 26
 
 
 class NeighborRows(NamedTuple):
@@ -41,8 +38,7 @@ class NeighborRows(NamedTuple):
     @property
     def block_size(self) -> int:
         """How many centres a block has: those whose rows together fill it."""
-        values = _CPU_BLOCK if self.features.device.type == "cpu" else _DEVICE_BLOCK
-        return max(1, values // (self.neighbors.shape[1] * self.channels))
+        return max(1, values_in_block(self.features.device) // (self.neighbors.shape[1] * self.channels))
 
     def blocks(self) -> Iterator[slice]:
         """Yields the blocks as slices of the centres."""

@@ -152,6 +152,19 @@ def test_weights_in_half_precision_pass_the_self_test(make, model_type):
     assert model(make.points()).last_hidden_state.isfinite().all()
 
 
+@pytest.mark.parametrize("family", ["bert", "t5"])
+def test_overridden_families_in_half_precision_pass_the_self_test(make, monkeypatch, family):
+    """BERT norms the sum that a bottleneck adds to; T5 may keep the last product of its branch in float32."""
+    monkeypatch.setitem(BACKBONES, family, replace(BACKBONES[family], detected=True))
+    backbone = make.backbone(family).bfloat16()
+    for name, module in backbone.named_modules():
+        if name.endswith("DenseReluDense.wo"):
+            module.float()
+    with pytest.warns(UserWarning, match="passed a self-test"):
+        model = Any2PointModel(Any2PointConfig(**make.small), backbone=backbone)
+    assert model(make.points()).last_hidden_state.isfinite().all()
+
+
 def test_interleaved_rotations_keep_the_length_of_what_they_turn():
     config = AutoConfig.for_model("cohere", **UNLISTED["cohere"])
     spec = detect(config)

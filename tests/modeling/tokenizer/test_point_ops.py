@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from any2point_hf.modeling.tokenizer import point_ops
+from any2point_hf.modeling.tokenizer.fast import block_size
 from any2point_hf.modeling.tokenizer.point_ops import (
     farthest_point_sampling,
     gather_points,
@@ -88,7 +88,7 @@ def test_ties_of_neighbors_go_to_the_lowest_index_also_when_compiled(monkeypatch
 
 @pytest.mark.parametrize("block", [1, 500, 1 << 20])
 def test_neighbors_of_random_points_are_the_same_sets_in_any_blocks(naive, monkeypatch, block):
-    monkeypatch.setattr(point_ops, "_CPU_BLOCK", block)
+    monkeypatch.setattr(block_size, "_CPU_VALUES", block)
     points = torch.randn(3, 40, 3, dtype=torch.float64)
     centers = torch.randn(3, 7, 3, dtype=torch.float64)
     found = nearest_neighbors(points, centers, 9)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from any2point_hf.modeling.tokenizer.fast import neighbor_rows, sine_table
+from any2point_hf.modeling.tokenizer.fast import block_size, sine_table
 from any2point_hf.modeling.tokenizer.point_tokenizer import (
     PointTokenizer,
     TokenizerStage,
@@ -131,7 +131,7 @@ def test_inference_in_blocks_is_the_plain_way(make, monkeypatch, plainly, block,
     tokenizer = make.randomize(PointTokenizer(48, 5, normalization)).eval()
     points = make.points(3, 64)
     expected, _ = plainly(lambda: tokenizer(points))
-    monkeypatch.setattr(neighbor_rows, "_CPU_BLOCK", block)
+    monkeypatch.setattr(block_size, "_CPU_VALUES", block)
     with torch.no_grad():
         found, _ = tokenizer(points)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from any2point_hf.modeling.tokenizer.fast import neighbor_rows
+from any2point_hf.modeling.tokenizer.fast import block_size
 from any2point_hf.modeling.tokenizer.fast import stage_training as tokenizer_training
 from any2point_hf.modeling.tokenizer.fast.neighbor_rows import NeighborRows
 from any2point_hf.modeling.tokenizer.fast.stage_training import train_stage
@@ -62,7 +62,7 @@ def test_outputs_statistics_and_gradients_are_those_of_autograd(
     make, num_bottlenecks, num_centers, num_neighbors, block
 ):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbor_rows, "_CPU_BLOCK", block)
+        patch.setattr(block_size, "_CPU_VALUES", block)
         rows = make_rows(num_centers=num_centers, num_neighbors=num_neighbors)
         assert_same(make_stage(make, num_bottlenecks, width=24), rows, 1e-10)  # narrower ones tie at 0
 
@@ -121,7 +121,7 @@ def test_autocast_takes_the_products_to_bfloat16_and_keeps_statistics_wide(make)
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_statistics_of_many_rows_are_those_of_float32(make, monkeypatch, dtype):
-    monkeypatch.setattr(neighbor_rows, "_CPU_BLOCK", 1 << 26)  # one block, as on a GPU
+    monkeypatch.setattr(block_size, "_CPU_VALUES", 1 << 26)  # one block, as on a GPU
     rows = make_rows(1000, 12500, 16, dtype=torch.float32)
     bottlenecks = make_stage(make, 1, dtype=torch.float32)
     wide = copy.deepcopy(bottlenecks)
