@@ -108,7 +108,7 @@ def family(request):
     return request.param
 
 
-@pytest.fixture(params=list(families.FAMILIES))
+@pytest.fixture(scope="module", params=list(families.FAMILIES))
 def any_family(request):
     return request.param
 

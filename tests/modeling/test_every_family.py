@@ -48,6 +48,35 @@ pytestmark = [
 ]
 
 
+# Each family's tiny backbone and model are built once, for all tests that change nothing in them.
+
+
+@pytest.fixture(scope="module")
+def backbone(make, any_family):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        backbone = make.backbone(any_family)
+    yield from as_it_was(backbone)
+
+
+@pytest.fixture(scope="module")
+def model(make, backbone):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = make.model(backbone)
+    yield from as_it_was(model)
+
+
+def as_it_was(module):
+    """Lends the module, and checks that no test changed it."""
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    yield module
+    assert not module.training
+    assert module.state_dict().keys() == before.keys()
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
 def frozen(backbone):
     shared = share_backbone(backbone)
     spec = backbone_spec(shared.config)
@@ -82,8 +111,8 @@ def test_the_bank_holds_every_family_of_the_table(make):
 
 
 @torch.no_grad()
-def test_our_block_loop_is_the_native_forward(make, any_family):
-    backbone = tower_module(make.backbone(any_family), None)
+def test_our_block_loop_is_the_native_forward(make, any_family, backbone):
+    backbone = tower_module(backbone, None)
     backbone.config.use_cache = False
     spec = backbone_spec(backbone.config)
     unrolled = frozen(backbone)[0] if spec.prepare and "unrolled" in spec.blocks else backbone
@@ -114,8 +143,8 @@ def test_our_block_loop_is_the_native_forward(make, any_family):
 
 
 @torch.no_grad()
-def test_a_backbone_in_use_saves_and_loads_as_itself(make, any_family, tmp_path):
-    own = tower_module(make.backbone(any_family), None)
+def test_a_backbone_in_use_saves_and_loads_as_itself(backbone, tmp_path):
+    own = tower_module(backbone, None)
     in_use, _ = frozen(own)
     before = own.state_dict()
     assert set(in_use.state_dict()) == set(before)
@@ -130,17 +159,17 @@ def test_a_backbone_in_use_saves_and_loads_as_itself(make, any_family, tmp_path)
 
 
 @torch.no_grad()
-def test_a_model_can_be_pickled(make, any_family):
+def test_a_model_can_be_pickled(make, any_family, model):
     if any_family in PARAMETRIZED:
         pytest.skip("torch pickles no parametrized modules, such as transformers' position convolution of these")
-    model, points = make.model(any_family), make.points()
+    points = make.points()
     again = pickle.loads(pickle.dumps(model))
     assert torch.equal(again(points).pooler_output, model(points).pooler_output)
 
 
 @torch.no_grad()
-def test_every_token_attends_to_every_other(make, any_family):
-    shared, spec = frozen(make.backbone(any_family))
+def test_every_token_attends_to_every_other(backbone):
+    shared, spec = frozen(backbone)
     hidden = torch.randn(2, 9, 48)
     changed = hidden.clone()
     changed[0, -1] = torch.randn(48)
@@ -150,16 +179,15 @@ def test_every_token_attends_to_every_other(make, any_family):
 
 
 @torch.no_grad()
-def test_blocks_know_no_order(make, any_family):
-    shared, spec = frozen(make.backbone(any_family))
+def test_blocks_know_no_order(backbone):
+    shared, spec = frozen(backbone)
     hidden, order = torch.randn(1, 9, 48), torch.cat([torch.zeros(1).long(), 1 + torch.randperm(8)])
     outputs = run_blocks(shared, spec, hidden)
     torch.testing.assert_close(run_blocks(shared, spec, hidden[:, order]), outputs[:, order], atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
-def test_the_model_does_not_know_the_order_of_points(make, any_family):
-    model = make.model(any_family)
+def test_the_model_does_not_know_the_order_of_points(make, model):
     points = make.points(1)
     order = torch.cat([torch.zeros(1).long(), 1 + torch.randperm(127)])  # sampling starts at the first point
     found, expected = model(points[:, order]), model(points)
@@ -168,16 +196,15 @@ def test_the_model_does_not_know_the_order_of_points(make, any_family):
 
 
 @torch.no_grad()
-def test_a_cloud_does_not_know_the_clouds_beside_it(make, any_family):
-    model = make.model(any_family)
+def test_a_cloud_does_not_know_the_clouds_beside_it(make, model):
     points = make.points(3)
     together, alone = model(points).last_hidden_state, model(points[1:2]).last_hidden_state
     torch.testing.assert_close(together[1:2], alone, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("placement", ["after", "before", "parallel"])
-def test_gradients_reach_every_adapter_and_no_backbone_parameter(make, any_family, placement):
-    model = make.model(any_family, head=True, num_labels=3, adapter_placement=placement).train()
+def test_gradients_reach_every_adapter_and_no_backbone_parameter(make, backbone, placement):
+    model = make.model(backbone, head=True, num_labels=3, adapter_placement=placement).train()
     assert not model.backbone.training
     model(make.points(4), labels=torch.tensor([0, 1, 2, 0])).loss.backward()
     for name, parameter in model.named_parameters():
@@ -193,12 +220,13 @@ def test_gradients_reach_every_adapter_and_no_backbone_parameter(make, any_famil
 
 
 @torch.no_grad()
-def test_placements_differ_and_are_hooked_once_a_block(make, any_family):
-    backbone, points = make.backbone(any_family), make.points()
-    models = [make.model(backbone, adapter_placement=placement) for placement in ("after", "before", "parallel")]
-    for model in models[1:]:
-        model.load_state_dict(models[0].state_dict())
-    outputs = [model(points).last_hidden_state for model in models]
+def test_placements_differ_and_are_hooked_once_a_block(make, backbone, model):
+    points = make.points()
+    assert model.config.adapter_placement == "after"
+    models = [model, *(make.model(backbone, adapter_placement=placement) for placement in ("before", "parallel"))]
+    for other in models[1:]:
+        other.load_state_dict(model.state_dict())
+    outputs = [each(points).last_hidden_state for each in models]
     assert len(models[0].bottlenecks) == 2
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert (outputs[first] - outputs[second]).abs().max() > 1e-4
@@ -210,8 +238,7 @@ def test_placements_differ_and_are_hooked_once_a_block(make, any_family):
 
 
 @torch.no_grad()
-def test_save_and_load_give_the_same_logits(make, any_family, tmp_path):
-    backbone = make.backbone(any_family)
+def test_save_and_load_give_the_same_logits(make, backbone, tmp_path):
     backbone.save_pretrained(tmp_path / "backbone")
     model = make.model(backbone, head=True, num_labels=3)
     model.save_pretrained(tmp_path / "adapter")
@@ -253,8 +280,8 @@ def gradients(model, points):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(make, any_family):
-    model = make.model(any_family, head=True, num_labels=3, adapter_dropout=0.0).train()
+def test_gradient_checkpointing_gives_the_same_gradients(make, backbone):
+    model = make.model(backbone, head=True, num_labels=3, adapter_dropout=0.0).train()
     points, twin = make.points(), copy.deepcopy(model)
     (getattr(twin, "activation_checkpointing_enable", None) or twin.gradient_checkpointing_enable)()
     plain, checkpointed = gradients(model, points), gradients(twin, points)
@@ -264,9 +291,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(make, any_family):
         assert error <= 1e-6, name
 
 
-def test_a_half_precision_backbone_works_under_single_precision_adapters(make, any_family):
-    backbone = make.backbone(any_family)
-    model = make.model(backbone)
+def test_a_half_precision_backbone_works_under_single_precision_adapters(make, backbone, model):
     half = Any2PointModel(model.config, backbone=copy.deepcopy(backbone).bfloat16())
     half.load_state_dict({n: t for n, t in model.state_dict().items() if "backbone." not in n}, strict=False)
     half.eval()
@@ -322,16 +347,16 @@ def test_inference_compiles_without_graph_breaks(make, compiled_family):
 
 
 @torch.no_grad()
-def test_positions_are_felt_and_belong_to_their_points(make, any_family):
+def test_positions_are_felt_and_belong_to_their_points(make, any_family, backbone):
     if any_family in WITHOUT_POSITIONS:
         with pytest.warns(UserWarning, match=r"no positions that a point could be given.*sinusoidal"):
-            model = make.model(any_family, **NO_ADAPTERS)
+            model = make.model(backbone, **NO_ADAPTERS)
         assert model.position_encoding == "none"
         assert not model.adds_positions
         return
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model = make.model(any_family, **NO_ADAPTERS)
+        model = make.model(backbone, **NO_ADAPTERS)
     assert model.position_encoding == "virtual"
     tokens = torch.randn(1, NUM_TOKENS, 48)
     centers = torch.randn(1, NUM_TOKENS, 3) / 3
@@ -351,8 +376,8 @@ def test_positions_are_felt_and_belong_to_their_points(make, any_family):
 
 @torch.no_grad()
 @pytest.mark.parametrize("encoding", ["sinusoidal", "learnable"])
-def test_positions_of_the_users_choice(make, any_family, encoding):
-    model = make.model(any_family, position_encoding=encoding, **NO_ADAPTERS)
+def test_positions_of_the_users_choice(make, backbone, encoding):
+    model = make.model(backbone, position_encoding=encoding, **NO_ADAPTERS)
     assert model.adds_positions
     tokens, centers = torch.randn(1, NUM_TOKENS, 48), torch.randn(1, NUM_TOKENS, 3) / 3
     outputs = run_with_positions(model, tokens, centers)
@@ -361,10 +386,10 @@ def test_positions_of_the_users_choice(make, any_family, encoding):
 
 
 @torch.no_grad()
-def test_a_table_is_read_exactly_at_its_own_places(make, any_family):
-    model = make.model(any_family, **NO_ADAPTERS, num_views=2)
-    if model.spec.positions is None:
+def test_a_table_is_read_exactly_at_its_own_places(make, backbone):
+    if backbone_spec(tower_module(backbone, None).config).positions is None:
         pytest.skip("its positions are no table")
+    model = make.model(backbone, **NO_ADAPTERS, num_views=2)
     table = model.spec.table(model.backbone)
     assert table.shape == (model.spec.num_rows(model.backbone.config), 48)
     if model.modality == "1d":
@@ -421,8 +446,8 @@ def test_the_table_is_what_the_backbone_adds(make, any_family):
 
 
 @torch.no_grad()
-def test_positions_in_blocks_are_the_native_ones_at_whole_places(make, any_family):
-    shared, spec = frozen(make.backbone(any_family))
+def test_positions_in_blocks_are_the_native_ones_at_whole_places(backbone):
+    shared, spec = frozen(backbone)
     kind = spec.in_blocks
     if kind is None:
         pytest.skip("its positions do not act in its blocks")
@@ -499,8 +524,8 @@ def test_grid_biases_are_interpolated_bilinearly(make):
 
 
 @torch.no_grad()
-def test_the_final_norm_starts_as_the_backbones(make, any_family):
-    model = Any2PointModel(Any2PointConfig(**make.small), backbone=make.backbone(any_family))
+def test_the_final_norm_starts_as_the_backbones(make, backbone):
+    model = Any2PointModel(Any2PointConfig(**make.small), backbone=backbone)
     if model.spec.final_norm is None:
         assert model.final_norm is None
         return
@@ -512,9 +537,8 @@ def test_the_final_norm_starts_as_the_backbones(make, any_family):
         assert torch.equal(model.cls_token.flatten(), find(model.backbone, model.spec.cls_token).flatten())
 
 
-def test_trained_parameters_are_counted_alike(make, any_family):
+def test_trained_parameters_are_counted_alike(model):
     """What is trained does not depend on the backbone's family, but for norms and positions that it has or lacks."""
-    model = make.model(any_family)
     names = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
     expected = {"cls_token", "tokenizer", "bottlenecks", "aggregations", "local_attention"}
     expected |= {"final_norm"} if model.spec.final_norm else set()
