@@ -548,6 +548,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @needs_signals
 def test_ctrl_c_in_training(run_train, bert, two_classes, subprocess_environment, tmp_path):
     arguments = ["train", "--data", two_classes.path, "--backbone", bert, "--output", tmp_path / "trained"]

@@ -35,6 +35,7 @@ print(json.dumps({"peak": int(status["VmHWM"].split()[0]) * 1024}))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
 def test_a_million_points_take_less_than_2_gib(tmp_path, tiny_adapter, subprocess_environment):
     (tmp_path / "clouds").mkdir()

@@ -21,6 +21,7 @@ def whole_tree(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_mypy_finds_no_error_and_knows_the_classes(whole_tree):
     pytest.importorskip("mypy")
     lines = ["import any2point_hf", "reveal_type(any2point_hf.Any2PointModel)", "unknown: int = any2point_hf.__name__"]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from any2point_hf import data
 from any2point_hf.cli import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -280,6 +281,7 @@ def test_help(arguments, capsys):
     assert "usage: any2point" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_in_a_process_of_its_own(subprocess_environment, bert, two_classes, tmp_path, run_command):
     command = [sys.executable, "-m", "any2point_hf", "train", "--epochs", "1", "--batch-size", "8"]
     command += ["--num-points", "64", "--num-neighbors", "8", "--rotate", "z"]
@@ -348,7 +350,9 @@ def test_options_of_a_collection_need_a_place_for_the_results(run_command, adapt
     assert (result.code, result.err) == (2, "error: --skip-bad, --engine needs --out FILE.parquet, got none.\n")
 
 
-def test_built_in_shapes_are_turned_unless_told_otherwise(run_train, used):
+def test_built_in_shapes_are_turned_unless_told_otherwise(run_train, used, monkeypatch):
+    few = data.make_shapes(40, 10, num_points=128)
+    monkeypatch.setattr(data, "make_shapes", lambda seed=0: few)
     for arguments, axis in (((), "z"), (("--rotate", "none"), None), (("--rotate", "x"), "x")):
         run_train(*arguments, data="shapes")
         assert used.pop().recipe.augmentation.rotation_axis == axis

@@ -17,6 +17,8 @@ from any2point_hf import (
 )
 from any2point_hf.export import METADATA_FILE, check_logits
 
+pytestmark = pytest.mark.slow
+
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 SIZES = {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
 BACKBONES = {

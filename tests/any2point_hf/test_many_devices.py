@@ -26,7 +26,7 @@ from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassif
 from any2point_hf.processing_any2point import Any2PointProcessor
 from any2point_hf.training.trainer import make_trainer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 CONFIGS = Path(__file__).parents[2] / "docs" / "accelerate"
 WARNINGS = [f"-Werror::{name}" for name in ("DeprecationWarning", "FutureWarning", "PendingDeprecationWarning")]

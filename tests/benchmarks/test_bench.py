@@ -209,6 +209,7 @@ def test_the_plan_for_a_gpu_can_be_measured(suite, monkeypatch):
     assert "sampling 2 × 128 → 64" in table
 
 
+@pytest.mark.slow
 def test_the_command_measures_in_fresh_processes_and_reports_failures(suite, monkeypatch, tmp_path, capsys):
     bench = importlib.import_module("bench")
     run = bench.subprocess.run

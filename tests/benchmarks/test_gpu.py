@@ -19,7 +19,7 @@ ROWS = ("no backbone", "full", "full, scaled start")  # of the plan "dry-run"
 KEYS = {f"dry run|{row}|{which}|0" for row in ROWS[1:] for which in ("pretrained", "permuted")}
 KEYS |= {"dry run|no backbone||0"}
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture

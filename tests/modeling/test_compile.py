@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
+pytestmark = pytest.mark.slow
+
 
 # Positions in a table of a line and of a plane, rotary ones, and biases between tokens
 @pytest.mark.parametrize("compiled_family", ["bert", "vit", "llama", "t5"])

@@ -53,6 +53,7 @@ def measured(monkeypatch):
     return given
 
 
+@pytest.mark.slow
 def test_every_row_learns_what_is_easy(run, monkeypatch, tmp_path):
     monkeypatch.setattr(rows, "NUM_STEPS", 20)
     lines = []

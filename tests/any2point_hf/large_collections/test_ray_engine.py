@@ -17,6 +17,7 @@ from any2point_hf.modeling.errors import Any2PointError
 from any2point_hf.processing_any2point import Any2PointProcessor
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"),  # Ray warns of its own settings
 ]

@@ -38,6 +38,7 @@ def pictures(monkeypatch):
     return saved
 
 
+@pytest.mark.slow
 def test_all_three_figures(run_command, adapter, learnable, two_classes, tmp_path, pictures):
     models = ("--model", adapter, "--model", learnable)
     out = tmp_path / "out"

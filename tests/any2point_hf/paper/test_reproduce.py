@@ -16,7 +16,7 @@ from any2point_hf.paper.runs import Budget, Runs, base_fields, make_budget
 from any2point_hf.paper.tables import TABLES, find_table
 from any2point_hf.paper.tuning_baselines import METHODS, apply_method
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 pytest.importorskip("peft")
 

@@ -44,7 +44,7 @@ PATIENCE = 120_000  # milliseconds, for a machine that does much else
 FIGURE = 'document.querySelector("#cloud .js-plotly-plot")'
 VISIBLE = f"() => JSON.stringify({FIGURE}.data.map((trace) => trace.visible))"
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
