@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "files",
             nargs="+",
             metavar="FILE",
-            help=".ply .off .obj .stl .pcd .xyz .txt .npy .npz; with --out one folder of files or one dataset",
+            help=".ply, .obj, .las, .xyz, .npy and others (docs/data.md); with --out a folder of files or one dataset",
         ),
         shtab.FILE,
     )

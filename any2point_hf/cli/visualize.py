@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "cloud",
             metavar="CLOUD",
-            help=".ply .off .obj .stl .pcd .xyz .txt .npy .npz; or a built-in shape, such as shapes:chair",
+            help="a .ply, .obj, .las, .xyz or other file (docs/data.md); or a built-in shape, such as shapes:chair",
         ),
         shtab.FILE,
     )

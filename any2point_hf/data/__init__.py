@@ -14,6 +14,7 @@ from any2point_hf.data.scanobjectnn import is_scanobjectnn, load_scanobjectnn
 from any2point_hf.data.shapenetpart import is_shapenetpart, load_shapenetpart
 from any2point_hf.data.shapes import SHAPE_NAMES, make_shapes
 from any2point_hf.modeling.errors import DatasetError
+from any2point_hf.point_clouds.checks import local_float32
 
 __all__ = [
     "SHAPE_NAMES",
@@ -94,7 +95,8 @@ def build_dataset_dict(
     """Builds the data set from arrays; every source goes through here.
 
     Args:
-        splits: for every split its clouds, float32 [N, 3] each (N may vary), and as many class indices.
+        splits: for every split its clouds, [N, 3] each (N may vary), and as many class indices. Clouds in map
+            coordinates, that float32 cannot hold, are moved to their means.
         class_names: the names that the class indices stand for.
 
     Returns:
@@ -102,9 +104,8 @@ def build_dataset_dict(
     """
     # Array2D reads back 20 times faster than nested lists: its rows come as views, not as Python lists.
     features = Features(points=Array2D((None, 3), "float32"), label=ClassLabel(names=list(class_names)))
-    return DatasetDict(
-        {
-            split: Dataset.from_dict({"points": list(clouds), "label": list(labels)}, features=features)
-            for split, (clouds, labels) in splits.items()
-        }
-    )
+    columns = {
+        split: {"points": [local_float32(cloud) for cloud in clouds], "label": list(labels)}
+        for split, (clouds, labels) in splits.items()
+    }
+    return DatasetDict({split: Dataset.from_dict(rows, features=features) for split, rows in columns.items()})

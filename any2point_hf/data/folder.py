@@ -25,7 +25,7 @@ def read_folder(root: Path, *, seed: int = 0) -> tuple[dict[str, tuple[Iterable[
         seed: of the points sampled on meshes.
 
     Returns:
-        For every split its clouds (float32 [N, 3], read as they are iterated over, once) and class indices;
+        For every split its clouds ([N, 3], read as they are iterated over, once) and class indices;
         and the sorted class names.
 
     Raises:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from any2point_hf.modeling.errors import DatasetError
-from any2point_hf.point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points
+from any2point_hf.point_clouds.checks import LARGEST_COORDINATE, MINIMUM_DISTINCT_POINTS, check_points
 
 _KEYS = ("points", "labels", "split", "class_names")
 _SPLITS = ("train", "test")
@@ -21,7 +21,7 @@ def read_npz(path: Path) -> tuple[dict[str, tuple[Iterable[np.ndarray], list[int
         path: of the file.
 
     Returns:
-        For "train" and "test" the clouds (float32 [M', N, 3], in the file's order) and class indices; and the
+        For "train" and "test" the clouds ([M', N, 3], in the file's order) and class indices; and the
         class names.
 
     Raises:
@@ -55,9 +55,7 @@ def read_npz(path: Path) -> tuple[dict[str, tuple[Iterable[np.ndarray], list[int
         f"0…{len(names) - 1} ({len(names)} classes)",
     )
     _check_values(path, split, (split != 0) & (split != 1), "split", "0 (train) or 1 (test)")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is reported below
-        points = points.astype(np.float32)
-    finite = np.isfinite(points).all(axis=(1, 2))
+    finite = (np.abs(points) <= LARGEST_COORDINATE).all(axis=(1, 2))
     if not finite.all():
         raise DatasetError(
             f"{path}: points must be finite, got NaN or infinity in {np.count_nonzero(~finite)} of "

@@ -55,7 +55,7 @@ class CloudCollection(ABC):
             seed: of the points sampled on a mesh.
 
         Returns:
-            [N, 3] float32, finite, of enough distinct points.
+            [N, 3] float32 or float64, finite, of enough distinct points.
 
         Raises:
             PointCloudError: the cloud cannot be read, or is not like this; the message names it and the rule.
@@ -86,7 +86,7 @@ class FolderOfClouds(CloudCollection):
         return FolderOfClouds(Path(self.source), self._names.slice(start, stop - start), self.fingerprint)
 
     def read(self, index: int, seed: int = 0) -> np.ndarray:
-        """Reads one file, float32 [N, 3]; raises PointCloudError."""
+        """Reads one file, [N, 3]; raises PointCloudError."""
         path = Path(self.source) / self._names[index].as_py()
         return check_points(read_point_cloud(path, seed=seed), str(path), minimum_distinct=MINIMUM_DISTINCT_POINTS)
 
@@ -101,7 +101,7 @@ class DatasetOfClouds(CloudCollection):
             raise DatasetError(f"{source} must have a column 'points', its columns are {found}. Rename the one it is.")
         self.source, self.split, self.fingerprint = source, split, fingerprint
         self._dataset, self._first = dataset, first
-        self._points = dataset.select_columns("points").with_format("numpy")
+        self._points = dataset.select_columns("points").with_format("numpy", dtype=np.float64)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -129,6 +129,6 @@ class DatasetOfClouds(CloudCollection):
         return DatasetOfClouds(rows, self.source, self.split, self.fingerprint, self._first + start)
 
     def read(self, index: int, seed: int = 0) -> np.ndarray:
-        """Reads one row, float32 [N, 3]; raises PointCloudError."""
+        """Reads one row, [N, 3]; raises PointCloudError."""
         name = f"row {self._first + index} of {self.source}"
         return check_points(self._points[index]["points"], name, minimum_distinct=MINIMUM_DISTINCT_POINTS)

@@ -8,11 +8,14 @@ from any2point_hf.modeling.errors import PointCloudError
 MINIMUM_DISTINCT_POINTS = 8
 """Fewest different points that make a shape; the processor's rule, files may hold fewer."""
 
-_LARGEST_COORDINATE = 1e38  # the difference of two such coordinates still fits float32
+LARGEST_COORDINATE = 1e38  # the difference of two such coordinates still fits float32
+
+
+_FAR = 1000  # times as far from the middle as nine in ten points
 
 
 def check_points(points: ArrayLike, name: str, *, minimum_distinct: int = 1) -> np.ndarray:
-    """Checks that points form a usable cloud and converts them.
+    """Checks that points form a usable cloud, and keeps their precision.
 
     Args:
         points: [N, 3] of any real number type.
@@ -20,7 +23,7 @@ def check_points(points: ArrayLike, name: str, *, minimum_distinct: int = 1) -> 
         minimum_distinct: how many different points there must be, ≥ 1.
 
     Returns:
-        [N, 3] float32, finite.
+        [N, 3] float32 or, for numbers that are more precise, float64; finite.
 
     Raises:
         PointCloudError: points are ragged, not numbers, not [N, 3], empty, not finite or too few.
@@ -38,13 +41,12 @@ def check_points(points: ArrayLike, name: str, *, minimum_distinct: int = 1) -> 
         )
     if not len(array):
         raise PointCloudError(f"{name} holds no points; at least {minimum_distinct} are needed.")
-    with np.errstate(over="ignore"):
-        array = array.astype(np.float32)
-    unusable = int((~(np.abs(array) <= _LARGEST_COORDINATE)).any(axis=1).sum())
+    array = array.astype(np.float32 if array.dtype.itemsize <= 2 or array.dtype == np.float32 else np.float64)
+    unusable = int((~(np.abs(array) <= LARGEST_COORDINATE)).any(axis=1).sum())
     if unusable:
         raise PointCloudError(
             f"{name} must be finite: {unusable} of {len(array)} points have a coordinate that is NaN, "
-            f"infinite or beyond ±{_LARGEST_COORDINATE:g}. Remove these points."
+            f"infinite or beyond ±{LARGEST_COORDINATE:g}. Remove these points."
         )
     remaining = array
     for found in range(minimum_distinct):  # sorting all points to count the different ones would cost far more
@@ -55,3 +57,44 @@ def check_points(points: ArrayLike, name: str, *, minimum_distinct: int = 1) -> 
             )
         remaining = remaining[(remaining != remaining[0]).any(axis=1)]
     return array
+
+
+def check_no_point_is_far(points: np.ndarray, name: str) -> None:
+    """Checks that scaling to the unit sphere leaves a shape.
+
+    Args:
+        points: [N, 3] float64, finite.
+        name: the file or argument, for the error message.
+
+    Raises:
+        PointCloudError: a point is a thousand times as far from the middle as nine in ten of all.
+    """
+    from_middle = np.abs(points - np.median(points, axis=0)).max(axis=1)
+    ninth = int(0.9 * (len(points) - 1))
+    usual = np.partition(from_middle, ninth)[ninth]
+    far = int((from_middle > _FAR * usual).sum()) if usual else 0
+    if far:
+        raise PointCloudError(
+            f"{name} must not have points far from all others: {far} of {len(points)} are more than {_FAR} times as "
+            "far from the middle as most, and beside them the shape would be a single spot. Remove these points."
+        )
+
+
+def local_float32(points: np.ndarray) -> np.ndarray:
+    """Points as float32; moved to their mean first where float32 would change the shape, as it would map coordinates.
+
+    The model sees no difference, because the processor moves every cloud to its mean.
+    """
+    return (
+        points.astype(np.float32, copy=False)
+        if fits_float32(points)
+        else (points - points.mean(axis=0)).astype(np.float32)
+    )
+
+
+def fits_float32(points: np.ndarray) -> bool:
+    """Whether float32 moves no point by more than a millionth of the cloud's extent."""
+    if points.dtype == np.float32 or not len(points):
+        return True
+    moved = np.abs(points.astype(np.float32) - points).max()
+    return bool(moved <= 1e-6 * np.ptp(points, axis=0).max())

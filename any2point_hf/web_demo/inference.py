@@ -22,7 +22,7 @@ from ..modeling.configuration_any2point import Any2PointConfig, recorded_path
 from ..modeling.errors import Any2PointError, CheckpointError, PointCloudError, UnsupportedBackboneError
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from ..pictures.measures import cls_attention, on_points
-from ..point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points
+from ..point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points, local_float32
 from ..point_clouds.files import read_point_cloud
 from ..processing_any2point import Any2PointProcessor
 from ..trained_adapter import load
@@ -138,7 +138,7 @@ def read_upload(path: str | Path, seed: int = 0) -> np.ndarray:
         seed: of the samples of a mesh.
 
     Returns:
-        [N, 3] float32, N ≤ `MAX_POINTS`.
+        [N, 3] float32, N ≤ `MAX_POINTS`; moved to its mean where float32 cannot hold it.
 
     Raises:
         PointCloudError: it cannot be read, holds no usable cloud, or too large a one.
@@ -157,7 +157,7 @@ def read_upload(path: str | Path, seed: int = 0) -> np.ndarray:
             f"a cloud on this page has at most {MAX_POINTS:,} points, {path.name} has {len(points):,}. Keep one point "
             f"in {step}, or run any2point predict on your own machine."
         )
-    return check_points(points, path.name, minimum_distinct=MINIMUM_DISTINCT_POINTS)
+    return local_float32(check_points(points, path.name, minimum_distinct=MINIMUM_DISTINCT_POINTS))
 
 
 def _check_unpacked_size(path: Path) -> None:

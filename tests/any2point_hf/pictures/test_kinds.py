@@ -35,6 +35,7 @@ def test_a_large_cloud_is_shown_in_part_and_a_small_one_whole(processor, monkeyp
 
 
 def test_a_file_is_read(processor, cloud, tmp_path):
+    cloud = cloud.astype(np.float32)
     np.save(tmp_path / "a.npy", cloud)
     for from_file, from_array in zip(
         kinds.prepare(processor, tmp_path / "a.npy"), kinds.prepare(processor, cloud), strict=True

@@ -1,0 +1,110 @@
+"""Meshes: .obj, .off, .stl and, by trimesh, .glb, .gltf and .dae."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .geometry import Geometry, triangulate
+from .text import decode
+
+_STL_TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+_STL_CORNER = re.compile(r"\bvertex\s+(\S+)\s+(\S+)\s+(\S+)", re.IGNORECASE)
+
+
+def read_obj(path: Path) -> Geometry:
+    """Reads vertices and faces; normals, textures, groups and materials are left out."""
+    vertices: list[list[float]] = []
+    polygons: list[list[int]] = []
+    text = path.read_bytes().decode("utf-8-sig", "replace").replace("\\\r\n", " ").replace("\\\n", " ")
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.partition("#")[0].split()
+        kind = words[0].lower() if words else ""
+        try:
+            if kind == "v":
+                vertices.append([float(word) for word in words[1:4]])
+                if len(words) < 4:
+                    raise ValueError(f"a vertex needs three numbers, got {len(words) - 1}")
+            elif kind in ("f", "fo"):
+                polygons.append([_corner(word, len(vertices)) for word in words[1:]])
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+    if not vertices:
+        raise ValueError("it holds no vertices")
+    points = np.array(vertices)
+    return Geometry(points, triangulate(points, polygons))
+
+
+def _corner(word: str, num_vertices: int) -> int:
+    """The row of a face's corner, such as 3, 3/1/2 or −1 for the last vertex so far."""
+    index = int(word.partition("/")[0])
+    if index == 0:
+        raise ValueError("a face names vertex 0; vertices are counted from 1")
+    if index < -num_vertices:
+        raise ValueError(f"a face names vertex {index}, but {num_vertices} vertices come before it")
+    return index - 1 if index > 0 else num_vertices + index
+
+
+def read_off(path: Path) -> Geometry:
+    """Reads text OFF, with colours or normals left out; ModelNet glues header and counts: "OFF3514 3546 0"."""
+    text = re.sub("#.*", "", path.read_bytes().decode("utf-8-sig", "replace"))
+    header = re.match(r"\s*(?:ST)?C?N?OFF(?:\s+BINARY)?", text, re.IGNORECASE)
+    if not header or header[0].upper().endswith("BINARY"):
+        raise ValueError("a text OFF file starts with 'OFF'")
+    rows = [row for line in text[header.end() :].splitlines() if (row := line.split())]
+    num_vertices, num_faces = (int(count) for count in rows[0][:2]) if rows else (0, 0)
+    if min(num_vertices, num_faces) < 0:
+        raise ValueError(f"its counts must not be negative, got {num_vertices} and {num_faces}")
+    found = len(rows) - 1
+    if found != num_vertices + num_faces:
+        more = ": it is cut off" if found < num_vertices + num_faces else ", which is more"
+        raise ValueError(f"it has {found} of {num_vertices} + {num_faces} vertex and face lines{more}")
+    vertices = np.array([row[:3] for row in rows[1 : num_vertices + 1]], dtype=np.float64).reshape(-1, 3)
+    polygons = []
+    for row in rows[num_vertices + 1 :]:
+        polygon = [int(vertex) for vertex in row[1 : int(row[0]) + 1]]
+        if len(polygon) != int(row[0]):
+            raise ValueError(f"a face of {row[0]} vertices names {len(polygon)}: it is cut off")
+        polygons.append(polygon)
+    return Geometry(vertices, triangulate(vertices, polygons))
+
+
+def read_stl(path: Path) -> Geometry:
+    """Reads text and binary STL."""
+    data = path.read_bytes()
+    num_triangles = int.from_bytes(data[80:84], "little")
+    if len(data) == 84 + 50 * num_triangles:  # binary, whatever its header says
+        corners = np.frombuffer(data, _STL_TRIANGLE, num_triangles, 84)["corners"].reshape(-1, 3)
+    elif b"\0" in data:
+        expected = 84 + 50 * num_triangles
+        more = "which is more" if len(data) > expected else "it is cut off"
+        raise ValueError(f"a binary STL with its header has {expected} bytes, this has {len(data)}: {more}")
+    else:
+        text = decode(data)
+        if not re.search(r"\bend\s*solid\b", text, re.IGNORECASE):
+            raise ValueError("a text STL ends in 'endsolid', this does not: it is cut off or no STL")
+        found = _STL_CORNER.findall(text)
+        num_facets = len(re.findall(r"\bouter\s+loop\b", text, re.IGNORECASE))
+        if len(found) != 3 * num_facets:
+            raise ValueError(f"its {num_facets} facets have {len(found)} corners, not {3 * num_facets}")
+        corners = np.array(found, dtype=np.float64).reshape(-1, 3)
+    if not len(corners):
+        raise ValueError("it holds no triangles")
+    return Geometry(corners, np.arange(len(corners)).reshape(-1, 3))
+
+
+def read_scene(path: Path) -> Geometry:
+    """Reads .glb, .gltf and .dae: all parts where the scene puts them; without faces its points."""
+    import trimesh
+
+    options: Any = {"process": False, "skip_materials": True}
+    scene: Any = trimesh.load_scene(path, **options)
+    parts = [part for part in scene.dump(concatenate=False) if len(getattr(part, "vertices", ()))]
+    meshes = [part for part in parts if len(getattr(part, "faces", ()))]
+    if meshes:
+        mesh: Any = trimesh.util.concatenate(meshes)
+        return Geometry(np.asarray(mesh.vertices), np.asarray(mesh.faces))
+    if not parts:
+        raise ValueError("it holds no vertices")
+    return Geometry(np.concatenate([np.asarray(part.vertices) for part in parts]))

@@ -1,0 +1,83 @@
+"""Meshes: letter case, comments, indices that count back, scenes."""
+
+import numpy as np
+import pytest
+import trimesh
+
+from any2point_hf.modeling.errors import PointCloudError
+from any2point_hf.point_clouds.files import MESH_SAMPLES, read_point_cloud
+from any2point_hf.point_clouds.meshes import read_obj, read_scene, read_stl
+
+SQUARE = [[0, 0, 0], [2, 0, 0], [2, 2, 0], [0, 2, 0]]
+OBJS = {
+    "plain": "v 0 0 0\nv 2 0 0\nv 2 2 0\nv 0 2 0\nf 1 2 3 4\n",
+    "slashes": "v 0 0 0\nv 2 0 0\nvt 0 0\nv 2 2 0\nv 0 2 0\nvn 0 0 1\nf 1/1/1 2/1/1 3//1 4/1\n",
+    "backwards": "v 0 0 0\nv 2 0 0\nv 2 2 0\nv 0 2 0\nf -4 -3 -2 -1\n",
+    "capitals and tabs": "V\t0\t0 0\nV 2 0 0 1 0 0\nV 2 2 0\nV 0 2 0 # corner\nusemtl a\nF 1 2 3 4 # side\n",
+    "continued": "v 0 0 0\nv 2 0 0\nv 2 2 0\nv 0 2 0\nf 1 2 \\\n3 4\n",
+}
+
+
+@pytest.mark.parametrize("name", OBJS)
+def test_obj(tmp_path, name):
+    (tmp_path / "a.obj").write_text(OBJS[name])
+    found = read_obj(tmp_path / "a.obj")
+    assert found.points.tolist() == SQUARE
+    assert sorted(map(sorted, found.triangles.tolist())) == [[0, 1, 2], [0, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("v 0 0 0\nf 1 2 3\n", "a face names vertex 2, but there are 1 vertices, counted from 0"),
+        ("v 0 0 0\nf 0 1 1\n", "line 2: a face names vertex 0; vertices are counted from 1"),
+        ("v 0 0 0\nf -1 -2 -1\n", "line 2: a face names vertex -2, but 1 vertices come before it"),
+        ("v 0 0 up\n", "line 1: could not convert string to float: 'up'"),
+    ],
+)
+def test_bad_obj(tmp_path, text, message):
+    (tmp_path / "a.obj").write_text(text)
+    with pytest.raises(PointCloudError, match=message):
+        read_point_cloud(tmp_path / "a.obj")
+
+
+def test_binary_stl_whose_header_says_solid(tmp_path):
+    sphere = trimesh.creation.icosphere(subdivisions=1)
+    data = bytearray(sphere.export(file_type="stl"))
+    data[:5] = b"solid"
+    (tmp_path / "a.stl").write_bytes(data)
+    found = read_stl(tmp_path / "a.stl")
+    np.testing.assert_allclose(found.points[found.triangles], sphere.triangles, atol=1e-6)
+    (tmp_path / "b.stl").write_text(sphere.export(file_type="stl_ascii"))
+    found = read_stl(tmp_path / "b.stl")
+    np.testing.assert_allclose(found.points[found.triangles], sphere.triangles, atol=1e-6)
+
+
+def test_a_text_stl_with_half_a_facet(tmp_path):
+    text = "solid a\nfacet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nendloop\nendfacet\nendsolid a\n"
+    (tmp_path / "a.stl").write_text(text)
+    with pytest.raises(PointCloudError, match="its 1 facets have 2 corners, not 3"):
+        read_point_cloud(tmp_path / "a.stl")
+
+
+@pytest.mark.parametrize("extension", ["glb", "gltf", "dae"])
+def test_parts_of_a_scene_stand_where_the_scene_puts_them(tmp_path, extension):
+    if extension == "dae":
+        pytest.importorskip("collada")
+    box = trimesh.creation.box()
+    moved = trimesh.transformations.translation_matrix([10, 0, 0])
+    scene = trimesh.Scene([box])
+    scene.add_geometry(box, transform=moved)
+    if extension == "gltf":
+        for name, data in scene.export(file_type="gltf").items():
+            (tmp_path / name).write_bytes(data)
+        path = tmp_path / "model.gltf"
+    else:
+        path = tmp_path / f"a.{extension}"
+        mesh = scene.to_mesh() if extension == "dae" else scene
+        path.write_bytes(mesh.export(file_type=extension))
+    points = read_scene(path).points
+    np.testing.assert_allclose([points.min(axis=0), points.max(axis=0)], [[-0.5] * 3, [10.5, 0.5, 0.5]], atol=1e-6)
+    sampled = read_point_cloud(path)
+    assert len(sampled) == MESH_SAMPLES
+    assert (sampled[:, 0] > 5).mean() == pytest.approx(0.5, abs=0.03)
