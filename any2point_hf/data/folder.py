@@ -1,6 +1,7 @@
 """Data sets in folders of point-cloud files: `<class>/<split>/<file>` or `<split>/<class>/<file>`."""
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from any2point_hf.modeling.errors import DatasetError
 from any2point_hf.point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points
 from any2point_hf.point_clouds.files import POINT_CLOUD_EXTENSIONS, read_point_cloud
+from any2point_hf.point_clouds.folders import is_cloud_file, warn_of_left_out
 
 _SPLIT_OF_FOLDER = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
 _LAYOUTS = "<class>/<split>/<file> or <split>/<class>/<file>, splits named train, test (and val or validation)"
@@ -17,8 +19,8 @@ _LAYOUTS = "<class>/<split>/<file> or <split>/<class>/<file>, splits named train
 def read_folder(root: Path, *, seed: int = 0) -> tuple[dict[str, tuple[Iterable[np.ndarray], list[int]]], list[str]]:
     """Finds the clouds of a folder; the folders' names tell which layout it has.
 
-    Files without a point-cloud extension, hidden files, README and LICENSE are passed over. Clouds come
-    sorted by class, then by file name.
+    Files without a point-cloud extension are left out with a warning that counts them; hidden files, README and LICENSE
+    are passed over. Clouds come sorted by class, then by file name.
 
     Args:
         root: an existing folder.
@@ -33,7 +35,9 @@ def read_folder(root: Path, *, seed: int = 0) -> tuple[dict[str, tuple[Iterable[
             at all to test on.
         PointCloudError: (while iterating) a file cannot be read.
     """
-    files = _find_files(root)
+    left_out: Counter[str] = Counter()
+    files = _find_files(root, left_out)
+    warn_of_left_out(root, left_out)
     if not any(files.values()):
         found = sorted({path.suffix or path.name for path in root.rglob("*") if path.is_file()})
         raise DatasetError(
@@ -66,7 +70,7 @@ def _read(paths: list[Path], seed: int) -> Iterable[np.ndarray]:
         yield check_points(read_point_cloud(path, seed=seed), str(path), minimum_distinct=MINIMUM_DISTINCT_POINTS)
 
 
-def _find_files(root: Path) -> dict[tuple[str, str], list[Path]]:
+def _find_files(root: Path, left_out: Counter[str]) -> dict[tuple[str, str], list[Path]]:
     """Maps (split, class name) to its sorted cloud files, for every class folder, empty ones too."""
     folders = _folders(root)
     # ShapeNet has a class named "train": only a folder that is no split shows that splits are one level down.
@@ -80,12 +84,12 @@ def _find_files(root: Path) -> dict[tuple[str, str], list[Path]]:
             files[("train", class_folder.name)] = []  # names the class even where it has no folder of a split
             for split_folder in _folders(class_folder):
                 if split_folder.name in _SPLIT_OF_FOLDER:
-                    _add(files, split_folder, _SPLIT_OF_FOLDER[split_folder.name], class_folder.name)
+                    _add(files, left_out, split_folder, _SPLIT_OF_FOLDER[split_folder.name], class_folder.name)
     else:
         for split_folder in folders:
             if split_folder.name in _SPLIT_OF_FOLDER:
                 for class_folder in _folders(split_folder):
-                    _add(files, class_folder, _SPLIT_OF_FOLDER[split_folder.name], class_folder.name)
+                    _add(files, left_out, class_folder, _SPLIT_OF_FOLDER[split_folder.name], class_folder.name)
     if not files:
         found = [str(inner.relative_to(root)) for folder in folders for inner in (folder, *_folders(folder))]
         raise DatasetError(
@@ -95,15 +99,10 @@ def _find_files(root: Path) -> dict[tuple[str, str], list[Path]]:
     return files
 
 
-def _add(files: dict[tuple[str, str], list[Path]], folder: Path, split: str, class_name: str) -> None:
-    clouds = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in POINT_CLOUD_EXTENSIONS
-        and not path.name.startswith(".")  # macOS leaves ._chair_0001.off beside chair_0001.off
-        and path.stem.lower() not in ("readme", "license")
-        and path.is_file()
-    ]
+def _add(
+    files: dict[tuple[str, str], list[Path]], left_out: Counter[str], folder: Path, split: str, class_name: str
+) -> None:
+    clouds = [path for path in folder.iterdir() if is_cloud_file(path, left_out)]
     files[(split, class_name)] = files.get((split, class_name), []) + sorted(clouds, key=_name)
 
 

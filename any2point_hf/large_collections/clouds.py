@@ -13,7 +13,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset
 
 from ..modeling.errors import DatasetError
-from ..point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points
+from ..point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points, in_needed_precision
 from ..point_clouds.files import read_point_cloud
 
 
@@ -131,4 +131,5 @@ class DatasetOfClouds(CloudCollection):
     def read(self, index: int, seed: int = 0) -> np.ndarray:
         """Reads one row, [N, 3]; raises PointCloudError."""
         name = f"row {self._first + index} of {self.source}"
-        return check_points(self._points[index]["points"], name, minimum_distinct=MINIMUM_DISTINCT_POINTS)
+        points = check_points(self._points[index]["points"], name, minimum_distinct=MINIMUM_DISTINCT_POINTS)
+        return in_needed_precision(points)

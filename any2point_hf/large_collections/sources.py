@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ..data.scanobjectnn import is_scanobjectnn
 from ..data.shapenetpart import is_shapenetpart
 from ..modeling.errors import DatasetError
 from ..point_clouds.files import POINT_CLOUD_EXTENSIONS
+from ..point_clouds.folders import is_cloud_file, warn_of_left_out
 from .clouds import CloudCollection, DatasetOfClouds, FolderOfClouds
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -42,8 +44,10 @@ def open_collection(source: str | os.PathLike[str], split: str | None = None) ->
         loaded = _ask_datasets(source, load_dataset, source, split=split)
         return _open_dataset({split: loaded} if split else loaded, source, split, _revision(loaded))
     if path.is_dir() and not _is_official(path) and not _is_saved(path):
-        names = list(_find_clouds(path))
-        if names:
+        left_out: Counter[str] = Counter()
+        names = list(_find_clouds(path, left_out))
+        if names and not (left_out[".parquet"] and all(map(_is_table, names))):
+            warn_of_left_out(path, left_out)
             return _open_folder(path, names, split)
     loaded = _load(source, path)
     folder = path if path.exists() else Path(str(path).rpartition("#")[0])
@@ -77,11 +81,14 @@ def _is_official(folder: Path) -> bool:
     return is_scanobjectnn(folder) or is_modelnet(folder) or is_shapenetpart(folder)
 
 
-def _find_clouds(root: Path) -> Iterator[pa.Array]:
-    """Yields the point-cloud files of one folder after another, by name, as paths in the root with forward slashes."""
+def _find_clouds(root: Path, left_out: Counter[str]) -> Iterator[pa.Array]:
+    """Yields the point-cloud files of one folder after another, by name, as paths in the root with forward slashes.
+
+    Other files are counted in `left_out`.
+    """
     for folder, names in _walk(root):
         inside = "" if folder == root else folder.relative_to(root).as_posix() + "/"
-        clouds = [inside + name for name in names if _is_cloud(name) and not (folder / name).is_dir()]
+        clouds = [inside + name for name in names if is_cloud_file(folder / name, left_out)]
         if clouds:
             try:
                 yield pa.array(clouds, pa.string())
@@ -91,9 +98,9 @@ def _find_clouds(root: Path) -> Iterator[pa.Array]:
                 ) from error
 
 
-def _is_cloud(name: str) -> bool:
-    stem, extension = os.path.splitext(name.lower())
-    return extension in POINT_CLOUD_EXTENSIONS and stem not in ("readme", "license")
+def _is_table(names: pa.Array) -> bool:
+    """Whether all files are such as data sets have beside their .parquet files."""
+    return all(name.lower().endswith((".csv", ".txt")) for name in names.to_pylist())
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:

@@ -92,6 +92,11 @@ def local_float32(points: np.ndarray) -> np.ndarray:
     )
 
 
+def in_needed_precision(points: np.ndarray) -> np.ndarray:
+    """Points [N, 3] as float32 where float32 keeps the shape, else as they are."""
+    return points.astype(np.float32, copy=False) if fits_float32(points) else points
+
+
 def fits_float32(points: np.ndarray) -> bool:
     """Whether float32 moves no point by more than a millionth of the cloud's extent."""
     if points.dtype == np.float32 or not len(points):

@@ -13,7 +13,7 @@ import numpy as np
 from any2point_hf.modeling.errors import PointCloudError
 
 from .arrays import read_numpy
-from .checks import check_points, fits_float32
+from .checks import check_points, in_needed_precision
 from .geometry import Geometry, check_corners
 from .meshes import read_obj, read_off, read_scene, read_stl
 from .pcd import read_pcd
@@ -70,6 +70,8 @@ def read_point_cloud(path: str | os.PathLike, *, seed: int = 0) -> np.ndarray:
     extension = path.suffix.lower()
     if path.is_dir():
         raise PointCloudError(f"{path} is a folder; expected one point cloud file. Give the path of a file in it.")
+    if path.is_symlink() and not path.exists():
+        raise PointCloudError(f"{path} is a link to {os.readlink(path)}, where there is nothing. Mend or remove it.")
     if not path.is_file():
         raise PointCloudError(f"{path} does not exist. Check the path, relative to {Path.cwd()}.")
     if extension not in _READERS:
@@ -82,7 +84,7 @@ def read_point_cloud(path: str | os.PathLike, *, seed: int = 0) -> np.ndarray:
         points = check_points(geometry.points, str(path))
         if geometry.triangles is not None:
             points = _sample_surface(points, geometry.triangles, seed)
-        return points.astype(np.float32) if fits_float32(points) else points
+        return in_needed_precision(points)
     except PointCloudError:
         raise
     except Exception as error:  # parsers fail in many ways, and each means the same to the user

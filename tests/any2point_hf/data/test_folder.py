@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 
@@ -82,7 +84,7 @@ def test_a_class_may_be_named_like_a_split(tmp_path, layout):
     assert numbers(dataset["test"]) == [1, 3]
 
 
-def test_files_that_are_no_clouds_are_passed_over(tmp_path):
+def test_files_that_are_no_clouds_are_left_out_and_counted(tmp_path):
     write(tmp_path, ["bed/train/a.npy", "bed/test/b.npy", "bed/train/._a.npy"])
     for name in (
         "README.txt",
@@ -90,12 +92,23 @@ def test_files_that_are_no_clouds_are_passed_over(tmp_path):
         "bed/train/README.txt",
         "bed/train/.DS_Store",
         "bed/test/notes",
+        "bed/test/a.PNG",
+        "bed/train/b.png",
     ):
         (tmp_path / name).write_text("not a cloud")
     (tmp_path / ".git" / "train").mkdir(parents=True)
-    dataset = load_point_cloud_dataset(tmp_path)
+    with pytest.warns(UserWarning, match=r"3 files are left out, whose .*: 2 \.png, 1 notes\.$"):
+        dataset = load_point_cloud_dataset(tmp_path)
     assert dataset.num_rows == {"train": 1, "test": 1}
     assert dataset["train"].features["label"].names == ["bed"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_link_to_nowhere_is_an_error(tmp_path):
+    write(tmp_path, ["bed/train/a.npy", "bed/test/b.npy"])
+    (tmp_path / "bed" / "train" / "c.npy").symlink_to("gone.npy")
+    with pytest.raises(PointCloudError, match=r"c\.npy is a link to gone\.npy, where there is nothing"):
+        load_point_cloud_dataset(tmp_path)
 
 
 def test_extensions_count_in_any_case(tmp_path):

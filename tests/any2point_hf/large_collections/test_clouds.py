@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Value
 
+from any2point_hf.large_collections.clouds import DatasetOfClouds
 from any2point_hf.large_collections.sources import open_collection
 from any2point_hf.modeling.errors import DatasetError, PointCloudError
 from any2point_hf.point_clouds.files import read_point_cloud
@@ -46,7 +47,8 @@ def test_a_folder_in_any_nesting(tmp_path):
     names = ["b/deep/est/z.xyz", "b/a.txt", "c.TXT", "a.xyz", "a/1.txt", ".hidden/x.xyz", ".x.xyz", "README.txt"]
     write_files(tmp_path / "scans", [*names, "__MACOSX/a.xyz", "b/License.txt"])
     (tmp_path / "scans" / "notes.md").write_text("no cloud")
-    collection = open_collection(tmp_path / "scans")
+    with pytest.warns(UserWarning, match=r"1 files are left out, whose .*: 1 \.md\.$"):
+        collection = open_collection(tmp_path / "scans")
     assert collection.ids() == ["a.xyz", "c.TXT", "a/1.txt", "b/a.txt", "b/deep/est/z.xyz"]
     assert collection.labels() is None
     assert collection.split is None
@@ -55,6 +57,17 @@ def test_a_folder_in_any_nesting(tmp_path):
     part = collection.part(1, 4)
     assert part.ids() == ["c.TXT", "a/1.txt", "b/a.txt"]
     assert np.array_equal(part.read(2), collection.read(3))
+
+
+def test_tables_beside_parquet_files_are_no_clouds(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    make_dataset().to_parquet(folder / "train.parquet")
+    (folder / "metadata.csv").write_text("file,label\na,1\n")
+    assert isinstance(open_collection(folder), DatasetOfClouds)
+    np.savetxt(folder / "a.xyz", clouds(1)[0])
+    with pytest.warns(UserWarning, match=r"1 \.parquet"):
+        assert open_collection(folder).ids() == ["a.xyz", "metadata.csv"]
 
 
 def test_a_folder_of_classes_and_splits_is_a_folder_of_files(tmp_path):
