@@ -18,12 +18,13 @@ class Geometry(NamedTuple):
     triangles: np.ndarray | None = None
 
 
-def triangulate(points: np.ndarray, polygons: Sequence[Sequence[int]]) -> np.ndarray | None:
+def triangulate(points: np.ndarray, polygons: Sequence[Sequence[int]], first: int = 0) -> np.ndarray | None:
     """Cuts polygons of any number of corners, also concave ones, into triangles.
 
     Args:
         points: [N, 3].
         polygons: the corners of each face, rows of `points`; those of fewer than three corners have no area and go.
+        first: how the file numbers its first vertex, for errors.
 
     Returns:
         [F, 3] integers, or None if no face is left.
@@ -38,16 +39,16 @@ def triangulate(points: np.ndarray, polygons: Sequence[Sequence[int]]) -> np.nda
     for size, group in sorted(by_size.items()):
         if size >= 3:
             corners = np.array(group, dtype=np.int64)
-            check_corners(corners, len(points))
+            check_corners(corners, len(points), first)
             parts.append(_triangles_of(points, corners))
     return np.concatenate(parts) if parts else None
 
 
-def check_corners(corners: np.ndarray, num_points: int) -> None:
+def check_corners(corners: np.ndarray, num_points: int, first: int = 0) -> None:
     """Raises a ValueError unless all corners are rows of `num_points` points."""
     if corners.size and (corners.min() < 0 or corners.max() >= num_points):
         wrong = corners.min() if corners.min() < 0 else corners.max()
-        raise ValueError(f"a face names vertex {wrong}, but there are {num_points} vertices, counted from 0")
+        raise ValueError(f"a face names vertex {wrong + first}, but there are {num_points} vertices, from {first} on")
 
 
 def strip_triangles(strip: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -79,6 +80,7 @@ def _is_concave(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
     """Whether a polygon [P, n] turns the other way at some corner: [P] bool."""
     with np.errstate(invalid="ignore", over="ignore"):
         places = points[corners].astype(np.float64)
+        places -= places[:, :1]  # map coordinates would cancel
         edges = np.roll(places, -1, axis=1) - places
         turns = np.cross(np.roll(edges, 1, axis=1), edges)
         along = (turns * _normals(places)[:, None]).sum(axis=-1)

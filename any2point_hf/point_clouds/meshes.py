@@ -1,5 +1,6 @@
 """Meshes: .obj, .off, .stl and, by trimesh, .glb, .gltf and .dae."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,35 +11,48 @@ from .geometry import Geometry, triangulate
 from .text import decode
 
 _STL_TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
-_STL_CORNER = re.compile(r"\bvertex\s+(\S+)\s+(\S+)\s+(\S+)", re.IGNORECASE)
+_GLTF_PACKED = {"KHR_draco_mesh_compression", "EXT_meshopt_compression"}
+_GLTF_SIZES = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
+_GLTF_BYTES = {5120: 1, 5121: 1, 5122: 2, 5123: 2, 5125: 4, 5126: 4}
+_STL_CORNER = re.compile(r"^\s*vertex\s+(\S+)\s+(\S+)\s+(\S+)", re.IGNORECASE | re.MULTILINE)
+_STL_BEGIN = re.compile(r"^\s*solid\b", re.IGNORECASE | re.MULTILINE)
+_STL_END = re.compile(r"^\s*end\s*solid\b", re.IGNORECASE | re.MULTILINE)
 
 
 def read_obj(path: Path) -> Geometry:
     """Reads vertices and faces; normals, textures, groups and materials are left out."""
     vertices: list[list[float]] = []
     polygons: list[list[int]] = []
-    text = path.read_bytes().decode("utf-8-sig", "replace").replace("\\\r\n", " ").replace("\\\n", " ")
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.partition("#")[0].split()
+    begun = ""  # a line that the next one goes on with
+    for number, line in enumerate(path.read_bytes().decode("utf-8-sig", "replace").splitlines(), 1):
+        text = begun + line.partition("#")[0].rstrip()
+        words = text.split()
         kind = words[0].lower() if words else ""
+        if kind not in ("v", "f", "fo"):
+            continue
+        begun = text[:-1] + " " if text.endswith("\\") else ""
+        if begun:
+            continue
         try:
             if kind == "v":
                 vertices.append([float(word) for word in words[1:4]])
                 if len(words) < 4:
                     raise ValueError(f"a vertex needs three numbers, got {len(words) - 1}")
-            elif kind in ("f", "fo"):
+            else:
                 polygons.append([_corner(word, len(vertices)) for word in words[1:]])
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from error
     if not vertices:
         raise ValueError("it holds no vertices")
     points = np.array(vertices)
-    return Geometry(points, triangulate(points, polygons))
+    return Geometry(points, triangulate(points, polygons, first=1))
 
 
 def _corner(word: str, num_vertices: int) -> int:
     """The row of a face's corner, such as 3, 3/1/2 or −1 for the last vertex so far."""
     index = int(word.partition("/")[0])
+    if abs(index) > 2**31:
+        raise ValueError(f"a face names vertex {word[:30]}, more than a file can hold")
     if index == 0:
         raise ValueError("a face names vertex 0; vertices are counted from 1")
     if index < -num_vertices:
@@ -74,7 +88,7 @@ def read_stl(path: Path) -> Geometry:
     """Reads text and binary STL."""
     data = path.read_bytes()
     num_triangles = int.from_bytes(data[80:84], "little")
-    if len(data) == 84 + 50 * num_triangles:  # binary, whatever its header says
+    if len(data) >= 84 and 0 <= len(data) - (84 + 50 * num_triangles) <= 2:  # binary, whatever its header says
         corners = np.frombuffer(data, _STL_TRIANGLE, num_triangles, 84)["corners"].reshape(-1, 3)
     elif b"\0" in data:
         expected = 84 + 50 * num_triangles
@@ -82,7 +96,8 @@ def read_stl(path: Path) -> Geometry:
         raise ValueError(f"a binary STL with its header has {expected} bytes, this has {len(data)}: {more}")
     else:
         text = decode(data)
-        if not re.search(r"\bend\s*solid\b", text, re.IGNORECASE):
+        num_ends = len(_STL_END.findall(text))
+        if not num_ends or num_ends < len(_STL_BEGIN.findall(text)):
             raise ValueError("a text STL ends in 'endsolid', this does not: it is cut off or no STL")
         found = _STL_CORNER.findall(text)
         num_facets = len(re.findall(r"\bouter\s+loop\b", text, re.IGNORECASE))
@@ -98,6 +113,8 @@ def read_scene(path: Path) -> Geometry:
     """Reads .glb, .gltf and .dae: all parts where the scene puts them; without faces its points."""
     import trimesh
 
+    if path.suffix.lower() != ".dae":
+        _check_gltf(path.read_bytes())
     options: Any = {"process": False, "skip_materials": True}
     scene: Any = trimesh.load_scene(path, **options)
     parts = [part for part in scene.dump(concatenate=False) if len(getattr(part, "vertices", ()))]
@@ -108,3 +125,21 @@ def read_scene(path: Path) -> Geometry:
     if not parts:
         raise ValueError("it holds no vertices")
     return Geometry(np.concatenate([np.asarray(part.vertices) for part in parts]))
+
+
+def _check_gltf(data: bytes) -> None:
+    """Refuses what trimesh would read as zeros: packed and sparse arrays, and such as are larger than their bytes."""
+    text = data[20 : 20 + int.from_bytes(data[12:16], "little")] if data.startswith(b"glTF") else data
+    tree = json.loads(text.decode("utf-8-sig"))
+    if packed := _GLTF_PACKED.intersection(tree.get("extensionsRequired", [])):
+        raise ValueError(f"it is packed by {', '.join(sorted(packed))}, which is not supported. Export it without")
+    views = tree.get("bufferViews", [])
+    for accessor in tree.get("accessors", []):
+        if "sparse" in accessor or "bufferView" not in accessor:
+            raise ValueError("it has a sparse or empty array, which is not supported. Export it with whole arrays")
+        size = accessor["count"] * _GLTF_SIZES[accessor["type"]] * _GLTF_BYTES[accessor["componentType"]]
+        there = views[accessor["bufferView"]]["byteLength"]
+        if not 0 <= size <= there:
+            raise ValueError(
+                f"an array of {accessor['count']} entries takes {size} bytes, it has {there}: it is cut off"
+            )

@@ -29,8 +29,9 @@ def read_pcd(path: Path) -> Geometry:
     needed = num_points * point_size
     if compressed := encoding == "binary_compressed":
         body = _unpack(body, needed)
-    if len(body) < needed:
-        raise ValueError(f"{num_points} points take {needed} bytes, it has {len(body)}: it is cut off")
+    if not needed <= len(body) <= needed + 2:  # a line end may follow
+        more = "it is cut off" if len(body) < needed else "which is more"
+        raise ValueError(f"{num_points} points take {needed} bytes, it has {len(body)}: {more}")
     dtypes = [np.dtype(f"<{kind}{size}") for kind, size in zip(kinds, sizes, strict=True)]
     starts = [sum(size * count for size, count in zip(sizes[:axis], counts, strict=False)) for axis in axes]
     # binary keeps each point's fields together, binary_compressed each field's points
@@ -52,7 +53,7 @@ def _read_header(data: bytes) -> tuple[dict[str, list[str]], int]:
             break
         key, *words = data[position:end].decode("utf-8-sig", "replace").split() or ["#"]
         position = end + 1
-        header[key.upper()] = words
+        header["FIELDS" if key.upper() == "COLUMNS" else key.upper()] = words
         if key.upper() == "DATA":
             if missing := {"FIELDS", "SIZE", "TYPE"} - header.keys():
                 raise ValueError(f"its header lacks {', '.join(sorted(missing))}")
@@ -95,7 +96,7 @@ def _num_points(header: dict[str, list[str]]) -> int:
 
 
 def _read_text(body: bytes, num_points: int, counts: list[int], axes: list[int]) -> np.ndarray:
-    lines = [line for line in body.decode("ascii", "replace").splitlines() if not line.isspace() and line]
+    lines = [line for line in body.decode("ascii", "replace").splitlines() if line.partition("#")[0].strip()]
     if len(lines) != num_points:
         more = "it is cut off" if len(lines) < num_points else "which is more"
         raise ValueError(f"its header says {num_points} points, {len(lines)} lines follow: {more}")
@@ -130,6 +131,8 @@ def _decompress_lzf(data: bytes, size: int) -> bytes:
             position += control + 1
             continue
         length = (control >> 5) + 2
+        if position + (length == 9) >= len(data):
+            raise ValueError("its compressed data are damaged: they end in the middle")
         if length == 9:
             length += data[position]
             position += 1

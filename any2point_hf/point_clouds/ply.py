@@ -4,6 +4,7 @@ Read here and not with a library: plyfile is under the GPL and reads lists row b
 different lengths, or a cut-off text file, for something else.
 """
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,7 +55,7 @@ def read_ply(path: Path) -> Geometry:
             f"its vertices have no {', '.join(missing)}, but {', '.join(list(vertices)[:12]) or 'nothing'}"
         )
     points = np.stack([vertices[axis] for axis in "xyz"], axis=1)
-    if "tristrips" in found:
+    if found.get("tristrips"):
         strips = _lists(found["tristrips"], elements)
         return Geometry(points, triangulate(points, [t for strip in strips for t in strip_triangles(list(strip))]))
     corners = _lists(found.get("face", {}), elements)
@@ -75,19 +76,19 @@ def _lists(rows: _Rows, elements: list[_Element]) -> np.ndarray:
 
 def _read_header(data: bytes) -> tuple[list[_Element], str, int]:
     """The elements, the byte order ("" for text), and where the numbers begin."""
-    start, end = data[:1024].lstrip(b"\xef\xbb\xbf \r\n"), data.find(b"end_header")
-    if not start.startswith(b"ply"):
+    if not data[:1024].lstrip(b"\xef\xbb\xbf \r\n").lower().startswith(b"ply"):
         raise ValueError("a PLY file starts with 'ply'")
-    line_end = data.find(b"\n", end)
-    if end < 0 or line_end < 0:
+    last = re.search(rb"^end_header[ \t]*(\r\n|\n|\r)", data, re.IGNORECASE | re.MULTILINE)
+    last = last or re.search(rb"\rend_header[ \t]*(\r)", data, re.IGNORECASE)  # lines of the first Macs
+    if not last:
         raise ValueError("its header has no end_header")
     elements: list[_Element] = []
     order = None
-    for line in data[:end].decode("utf-8-sig", "replace").splitlines():
+    for line in data[: last.start()].decode("utf-8-sig", "replace").splitlines():
         words = line.split()
         kind = words[0].lower() if words else "comment"
-        if kind == "format" and len(words) > 1 and words[1] in _BYTE_ORDERS:
-            order = _BYTE_ORDERS[words[1]]
+        if kind == "format" and len(words) > 1 and words[1].lower() in _BYTE_ORDERS:
+            order = _BYTE_ORDERS[words[1].lower()]
         elif kind == "element" and len(words) == 3:
             count = int(words[2])
             if not 0 <= count <= len(data):  # a row takes a byte at least
@@ -95,13 +96,20 @@ def _read_header(data: bytes) -> tuple[list[_Element], str, int]:
             elements.append(_Element(words[1], count, []))
         elif kind == "property" and elements and len(words) in (3, 5):
             *types, name = words[1:]
-            dtypes = [np.dtype((order or "") + _type(word)) for word in types if word != "list"]
-            elements[-1].properties.append(_Property(name, dtypes[-1], dtypes[0] if types[0] == "list" else None))
+            dtypes = [np.dtype(_type(word.lower())) for word in types if word.lower() != "list"]
+            if name in [p.name for p in elements[-1].properties]:
+                raise ValueError(f"its {elements[-1].name} has two properties of the name {name[:30]}")
+            elements[-1].properties.append(_Property(name, dtypes[-1], dtypes[0] if len(words) == 5 else None))
         elif kind not in ("ply", "comment", "obj_info"):
             raise ValueError(f"its header has the line {line[:60]!r}, which means nothing in PLY")
     if order is None:
         raise ValueError(f"its format must be one of {', '.join(_BYTE_ORDERS)}")
-    return elements, order, line_end + 1
+    for element in elements:  # the format may come after them
+        element.properties[:] = [
+            _Property(name, dtype.newbyteorder(order or "="), length and length.newbyteorder(order or "="))
+            for name, dtype, length in element.properties
+        ]
+    return elements, order, last.end()
 
 
 def _type(word: str) -> str:
@@ -152,13 +160,15 @@ def _ragged(element: _Element, rows) -> _Rows:  # noqa: ANN001
     for row in rows:
         position = 0
         for name, _, length in element.properties:
-            size = 1 if length is None else int(row[position])
+            size = 1 if length is None else int((row[position : position + 1] or [-1])[0])
             position += length is not None
             values = row[position : position + size]
             if size < 0 or len(values) < size:
                 raise _CutOffError(f"a row has {len(row)} numbers, too few for its lists")
             columns[name].append(values[0] if length is None else values)
             position += size
+        if position != len(row):
+            raise ValueError(f"a row has {len(row)} numbers, {position} of which are its lists' and others'")
     lists = {p.name for p in element.properties if p.length is not None}
     return {name: _objects(values) if name in lists else np.array(values) for name, values in columns.items()}
 
@@ -181,10 +191,11 @@ class _Binary:
         dtype = self._dtype_of_first(element)
         table = self._table(dtype, element.count)
         lengths = [p.name for p in element.properties if p.length is not None]
-        if all((table["length of " + name] == table.dtype[name].shape[0]).all() for name in lengths):
+        is_alike = all((table["length of " + name] == table.dtype[name].shape[0]).all() for name in lengths)
+        if not lengths and len(table) < element.count:
+            raise _CutOffError(f"{len(table)} follow")
+        if is_alike and len(table) == element.count:
             self.position += table.nbytes
-            if len(table) < element.count:
-                raise _CutOffError(f"{len(table)} follow")
             return {p.name: table[p.name] for p in element.properties}
         return _ragged(element, self._rows(element))
 

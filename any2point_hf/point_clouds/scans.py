@@ -43,7 +43,7 @@ def _check_las_header(path: Path) -> None:
         header = file.read(_LAS_HEADER.size)
     if len(header) < _LAS_HEADER.size or header[:4] != b"LASF":
         raise ValueError("a LAS file starts with 'LASF' and a header")
-    minor, start, num_records, _, point_size, num_points = _LAS_HEADER.unpack(header)
+    minor, start, num_records, kind, point_size, num_points = _LAS_HEADER.unpack(header)
     if minor >= 4:
         with path.open("rb") as file:
             file.seek(243)
@@ -51,10 +51,11 @@ def _check_las_header(path: Path) -> None:
             num_records += num_extended
     if start > size or num_records * _LAS_RECORD > size:
         raise ValueError(f"its header says {num_records} records before byte {start}, the file has {size} bytes")
-    smallest = point_size if path.suffix.lower() == ".las" else 0.01  # packed, a point takes part of a byte
+    is_packed = kind >= 128
+    smallest = 0.001 if is_packed else point_size  # packed, a point takes part of a byte
     if num_points * smallest > size:
         raise ValueError(f"its header says {num_points} points of {point_size} bytes, its file has {size}: cut off")
-    if path.suffix.lower() == ".laz" and num_points:
+    if is_packed and num_points:
         _check_chunk_table(path, start, size)
 
 
@@ -102,9 +103,9 @@ def read_ptx(path: Path) -> Geometry:
             raise ValueError(
                 f"a scan of {count} points has {len(rows)} lines and a pose {list(pose.shape)}: it is cut off"
             )
-        points = np.loadtxt(rows, usecols=(0, 1, 2), ndmin=2).reshape(-1, 3)
-        missing = (points == 0).all(axis=1)  # directions without an echo
-        scans.append(np.where(missing[:, None], np.nan, points @ pose[:3, :3] + pose[3, :3]))
+        points = np.loadtxt(rows or ["0 0 0"], usecols=(0, 1, 2), ndmin=2).reshape(-1, 3)
+        points = points[(points != 0).any(axis=1)]  # directions without an echo are written as 0 0 0
+        scans.append(points @ pose[:3, :3] + pose[3, :3])
         start += 10 + count
     return Geometry(np.concatenate(scans) if scans else np.empty((0, 3)))
 

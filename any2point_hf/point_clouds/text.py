@@ -1,12 +1,11 @@
 """Points in text: one on each line, in the first three columns or in those that a header names x, y and z.
 
 Columns are parted by spaces, tabs, commas or semicolons, and numbers may have decimal commas. Names stand on the first
-line or in a comment (`#` or `//`) above it. A first line of one integer, as .pts has it, counts the points.
+line or in a comment (`#`, `//` or `%`) above it. A first line of one integer, as .pts has it, counts the points.
 """
 
 import csv
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,33 +13,31 @@ import numpy as np
 
 from .geometry import Geometry
 
-_COMMENT = re.compile(r"(?:#|//).*")
-_DECIMAL_COMMA = re.compile(r"[-+]?\d*(?:,\d+)?(?:[eE][-+]?\d+)?")
-_AXIS = r"(?:(?:p|pos|position|point|coord|coordinate|vertex)[ _.]?)?{}(?:[ _.]?(?:pos|position|coord|coordinate))?"
-_UNIT = r"(?: ?[\[(].*[\])])?"  # such as "x [m]"
+_COMMENT = re.compile(r"(?:^\s*(?:#|//|%)|(?<=\s)(?:#|//)).*")
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+(?:[eE][-+]?\d+)?")
+_SEPARATOR = re.compile("sep=.")  # what Excel may write first
+_UNIT = re.compile(r"\s*[\[(][^\])]*[\])]")  # such as " [m]" behind a name
+_AXIS = r"(?:(?:p|pos|position|point|coord|coordinate|vertex)[ _.-]?)?{}(?:[ _.-]?(?:pos|position|coord|coordinate|m))?"
 _MOST_NAMES = 12  # of columns in a message
 
 
 def read_text(path: Path) -> Geometry:
     """Reads .txt, .xyz, .csv and other text; raises ValueError."""
-    text = decode(path.read_bytes())
-    lines = text.splitlines()
-    has_comments = "#" in text or "//" in text
-    rows = list(_rows(lines, has_comments))
-    if not rows:
-        raise ValueError("it has no line of three numbers")
-    layout = _layout(rows, _names_in_comments(lines) if has_comments else None)
-    rows = rows[layout.skipped :]
-    if not rows:
-        raise ValueError("it has no line of three numbers")
-    if layout.declared not in (None, len(rows)):
-        more = "more" if len(rows) > (layout.declared or 0) else "fewer: it is cut off"
-        raise ValueError(f"its first line counts {layout.declared} points, {len(rows)} lines follow, {more}")
+    text = decode(path.read_bytes()).rstrip("\x1a")
+    rows, numbers, comments = _rows(text)
+    skipped, declared = 0, None
+    if len(rows) > 1 and rows[0].strip().isdigit():
+        skipped, declared = 1, int(rows[0])
+    layout = _layout(rows[skipped:], comments)
+    skipped += layout.has_header
+    rows, numbers = rows[skipped:], numbers[skipped:]
+    if declared not in (None, len(rows)):
+        more = "more" if len(rows) > (declared or 0) else "fewer: it is cut off"
+        raise ValueError(f"its first line counts {declared} points, {len(rows)} lines follow, {more}")
     try:
         return Geometry(_numbers(rows, layout))
     except _RowError as error:
-        numbers = list(_rows(lines, has_comments, numbered=True))
-        raise ValueError(f"line {numbers[error.row + layout.skipped]}: {error}") from error
+        raise ValueError(f"line {numbers[error.row]}: {error}") from error
 
 
 def decode(data: bytes) -> str:
@@ -53,14 +50,13 @@ def decode(data: bytes) -> str:
 
 
 class _Layout(NamedTuple):
-    """Where the numbers are: lines before them, their delimiter (None: white space), columns of a row, x y z."""
+    """How the rows are cut into columns, and which of these are x, y and z."""
 
-    skipped: int
-    delimiter: str | None
+    has_header: bool
+    delimiter: str | None  # None: white space
     has_decimal_commas: bool
     width: int
     axes: list[int]
-    declared: int | None
 
 
 class _RowError(ValueError):
@@ -69,59 +65,54 @@ class _RowError(ValueError):
         self.row = row
 
 
-def _rows(lines: list[str], has_comments: bool, numbered: bool = False) -> Iterator:
-    """Yields the lines that hold something besides a comment, or their numbers in the file, from 1."""
-    for number, line in enumerate(lines, 1):
+def _rows(text: str) -> tuple[list[str], list[int], list[str]]:
+    """The lines that hold something, their numbers in the file, and the comments above the first of them."""
+    has_comments = any(mark in text for mark in ("#", "//", "%"))
+    rows, numbers, comments = [], [], []
+    for number, line in enumerate(text.splitlines(), 1):
         kept = _COMMENT.sub("", line) if has_comments else line
-        if not kept.isspace() and kept:
-            yield number if numbered else kept
+        if kept.strip(" \t\r,;") and not (number == 1 and _SEPARATOR.fullmatch(kept.strip())):
+            rows.append(kept)
+            numbers.append(number)
+        elif kept != line and (not rows or (len(rows) == 1 and rows[0].strip().isdigit())):
+            comments.append(line)
+    return rows, numbers, comments
 
 
-def _names_in_comments(lines: list[str]) -> list[str] | None:
-    """Finds a comment above the numbers that names x, y and z, and returns its words."""
-    for line in lines:
-        if line.strip() and _COMMENT.sub("", line).strip():
-            return None
-        said = line.strip().lstrip("#/").strip()
-        for delimiter in (",", ";", "\t", None):
-            if _axes(words := _split(said, delimiter)):
-                return words
-    return None
-
-
-def _layout(rows: list[str], commented: list[str] | None) -> _Layout:
-    first, second = rows[0], rows[min(1, len(rows) - 1)]
-    declared = int(first) if first.strip().isdigit() and len(rows) > 1 else None
-    skipped = 0 if declared is None else 1
-    first, second = rows[skipped], rows[min(skipped + 1, len(rows) - 1)]
-    delimiter, has_decimal_commas = _delimiter(second, first)
-    words, sample = _split(first, delimiter), _split(second, delimiter)
-    names = None
-    if not any(_is_number(word, has_decimal_commas) for word in words) or _counts_columns(words, sample, delimiter):
-        names, skipped, words = words, skipped + 1, sample
-        if len(rows) <= skipped:
+def _layout(rows: list[str], comments: list[str]) -> _Layout:
+    if not rows:
+        raise ValueError("it has no line of three numbers")
+    sample = rows[min(1, len(rows) - 1)]
+    delimiter, has_decimal_commas = _delimiter(rows)
+    first, second = _split(_without_units(rows[0], delimiter), delimiter), _split(sample, delimiter)
+    if _is_header(first, second, rows, delimiter, has_decimal_commas):
+        if len(rows) == 1:
             raise ValueError("it has no line of three numbers")
-    width = len(words)
+        return _Layout(True, delimiter, has_decimal_commas, *_named(first, rows[1:], delimiter))
+    width = len(first)
     if width < 3:
         raise ValueError(f"a line needs at least three columns (x, y, z), the first has {width}")
-    if names is not None:
-        axes = _named_axes(names, width)
-    else:
-        axes = (_axes(commented) if commented and len(commented) == width else None) or [0, 1, 2]
-    return _Layout(skipped, delimiter, has_decimal_commas, width, axes, declared)
+    return _Layout(False, delimiter, has_decimal_commas, width, _commented_axes(comments, width) or [0, 1, 2])
 
 
-def _delimiter(row: str, header: str) -> tuple[str | None, bool]:
-    """Finds what parts the columns of a row of numbers, and whether its numbers have decimal commas."""
-    if ";" in row:
+def _delimiter(rows: list[str]) -> tuple[str | None, bool]:
+    """Finds what parts the columns (None: white space), and whether numbers have decimal commas."""
+    header, *others = rows if len(rows) > 1 else [rows[0], rows[0]]
+    row = next((other for other in others if "," in other), others[0])
+    if ";" in others[0]:
         return ";", "," in row
     words = row.split()
-    if "," in row and len(words) >= 3 and all(map(_DECIMAL_COMMA.fullmatch, words)):
+    decimals = [bool(_DECIMAL_COMMA.fullmatch(word)) for word in words]
+    if any(decimals) and "," not in header:
+        return ("\t" if "\t" in header else None), True
+    if any(decimals) and len(words) >= 3 and all(map(_is_number, words, decimals)):
         return None, True
     if "," in row:
-        return ",", False
-    has_spaces_in_names = "\t" in row and len(header.split("\t")) == len(row.split("\t")) < len(header.split())
-    return ("\t" if has_spaces_in_names else None), False
+        if len(words) >= 3 and all("," in word[:-1] for word in words) and all(w.endswith(",") for w in words[:-1]):
+            raise ValueError("its commas part columns and decimals alike. Write decimal points, or semicolons between")
+        cells = _split(row, ",") if '"' in row else []
+        return ",", any(map(_DECIMAL_COMMA.fullmatch, cells))
+    return ("\t" if header.count("\t") >= 2 and not _are_numbers(header.split()) else None), False
 
 
 def _split(line: str, delimiter: str | None) -> list[str]:
@@ -131,12 +122,16 @@ def _split(line: str, delimiter: str | None) -> list[str]:
     elif '"' in line:
         words = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))
     else:
-        words = line.split(delimiter)
+        words = line.rstrip("\r\n").split(delimiter)
     words = [word.strip().strip("\"'") for word in words]
     return words[:-1] if len(words) > 1 and not words[-1] else words
 
 
-def _is_number(word: str, has_decimal_commas: bool) -> bool:
+def _without_units(header: str, delimiter: str | None) -> str:
+    return header if delimiter is None and not _UNIT.search(header) else _UNIT.sub("", header)
+
+
+def _is_number(word: str, has_decimal_commas: bool = False) -> bool:
     try:
         float(word.replace(",", ".") if has_decimal_commas else word)
     except ValueError:
@@ -144,30 +139,78 @@ def _is_number(word: str, has_decimal_commas: bool) -> bool:
     return True
 
 
-def _counts_columns(words: list[str], sample: list[str], delimiter: str | None) -> bool:
-    """Whether these are the names 0, 1, 2, … that pandas gives, perhaps after an empty one, and not a point."""
-    named = words[1:] if words[0] == "" else words
-    is_counted = delimiter is not None and len(named) >= 3 and named == [str(index) for index in range(len(named))]
-    return is_counted and (words[0] == "" or any(not word.lstrip("+-").isdigit() for word in sample))
+def _are_numbers(words: list[str]) -> bool:
+    return all(map(_is_number, words))
 
 
-def _named_axes(names: list[str], width: int) -> list[int]:
-    """The columns of x, y and z by their names."""
-    start = 1 if names[0] == "" else 0  # an index, that pandas leaves without a name
-    if names[start:] == [str(index) for index in range(len(names) - start)]:
-        return [start, start + 1, start + 2]
-    shown = ", ".join(name[:20] for name in names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else "")
+def _is_header(
+    first: list[str], second: list[str], rows: list[str], delimiter: str | None, has_decimal_commas: bool
+) -> bool:
+    """Whether the first row names the columns: by words where numbers follow, or by 0, 1, 2, as pandas does."""
+    numeric = [_is_number(word, has_decimal_commas) for word in first]
+    following = [_is_number(word, has_decimal_commas) for word in second]
+    if not any(numeric) or any(b and not a for a, b in zip(numeric, following, strict=False)):
+        return True
+    start = 1 if first[0] == "" else 0
+    others = [word for index, word in enumerate(first[start:]) if word != str(index)]
+    counted = first[start : start + 3] == ["0", "1", "2"] and not any(_is_number(word) for word in others)
+    some = [_split(row, delimiter)[start : start + 3] for row in rows[1:20]]
+    return counted and (start == 1 or any(not word.lstrip("+-").isdigit() for words in some for word in words))
+
+
+def _named(names: list[str], rows: list[str], delimiter: str | None) -> tuple[int, list[int]]:
+    """How many columns the rows have, and which are x, y and z by their names."""
+    width = len(_split(rows[0], delimiter))
+    if delimiter is None and len(names) == width - 1 and _counts_rows(rows):
+        names = ["", *names]  # R and pandas give an index no name
+    start = 1 if names[0] == "" else 0
     axes = _axes(names)
+    if axes is None and names[start : start + 3] == ["0", "1", "2"]:
+        axes = [start, start + 1, start + 2]
+    shown = ", ".join(name[:20] for name in names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else "")
     if axes is None:
         raise ValueError(f"its header must name one column each x, y and z; it names {shown}. Rename the columns")
+    if delimiter is not None:
+        width = rows[0].count(delimiter) + 1 if '"' not in rows[0] else width
+        width -= width == len(names) + 1 and rows[0].rstrip(" \r").endswith(delimiter)
     if len(names) != width:
         raise ValueError(f"its header names {len(names)} columns ({shown}), the first line of numbers has {width}")
-    return axes
+    return width, axes
+
+
+def _counts_rows(rows: list[str]) -> bool:
+    """Whether the first column counts the rows, from 0 or 1."""
+    firsts = [row.split(maxsplit=1)[0].strip('"') for row in rows]
+    return firsts in ([str(i) for i in range(len(rows))], [str(i) for i in range(1, len(rows) + 1)])
+
+
+def _commented_axes(comments: list[str], width: int) -> list[int] | None:
+    """The columns of x, y and z by the comment that names as many columns as there are.
+
+    Raises:
+        ValueError: a comment names x, y and z, but not as the first three, and none names all columns.
+    """
+    doubtful = None
+    for comment in comments:
+        said = re.sub(r"^[\s#/%]+(?:[\w ]+:)?", "", comment)
+        for delimiter in (",", ";", "\t", None):
+            names = _split(_UNIT.sub("", said), delimiter)
+            axes = _axes(names)
+            if axes and len(names) == width:
+                return axes
+            if axes and axes != [0, 1, 2]:
+                doubtful = comment.strip()
+    if doubtful:
+        raise ValueError(
+            f"a comment must name all {width} columns if x, y and z are not the first three, got {doubtful[:80]!r}. "
+            "Put names into the first line"
+        )
+    return None
 
 
 def _axes(names: list[str]) -> list[int] | None:
-    """Finds the columns of x, y and z, such as "X", "pos_x" or "x [m]"; None unless there is one of each."""
-    for pattern in ("{}", _AXIS + _UNIT):
+    """Finds the columns of x, y and z, such as "X" or "pos_x"; None unless there is one of each."""
+    for pattern in ("{}", _AXIS):
         matches = [
             [i for i, name in enumerate(names) if re.fullmatch(pattern.format(axis), name.strip().lower())]
             for axis in "xyz"
@@ -179,7 +222,7 @@ def _axes(names: list[str]) -> list[int] | None:
 
 def _numbers(rows: list[str], layout: _Layout) -> np.ndarray:
     """The coordinates [N, 3] of all rows, which must be as wide as the first."""
-    delimiter = layout.delimiter
+    delimiter, expected = layout.delimiter, layout.width
     if any('"' in row for row in rows):
         split = [_split(row, delimiter) for row in rows]
         widths = [len(words) for words in split]
@@ -187,11 +230,13 @@ def _numbers(rows: list[str], layout: _Layout) -> np.ndarray:
     elif delimiter is None:
         widths = [len(row.split()) for row in rows]
     else:
-        rows = [row.rstrip() for row in rows]
-        widths = [row.count(delimiter) + (not row.endswith(delimiter)) for row in rows]
+        widths = [row.count(delimiter) + 1 for row in rows]
+        for index, width in enumerate(widths):
+            if width == expected + 1 and rows[index].rstrip(" \r").endswith(delimiter):
+                widths[index] = expected
     for index, width in enumerate(widths):
-        if width != layout.width:
-            raise _RowError(index, f"it has {width} columns, the first line of numbers has {layout.width}")
+        if width != expected:
+            raise _RowError(index, f"it has {width} columns, the first line of numbers has {expected}")
     if layout.has_decimal_commas:
         rows = [row.replace(",", ".") for row in rows]
     try:

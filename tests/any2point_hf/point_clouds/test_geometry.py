@@ -25,6 +25,11 @@ def test_concave_polygons_keep_their_area_wherever_they_lie_and_begin(start, bac
     assert not ((inside[:, 0] > 1) & (inside[:, 1] > 1)).any()
 
 
+def test_a_small_concave_polygon_in_map_coordinates():
+    points = np.array([[0, 0, 0], [0.04, 0, 0], [0.04, 0.04, 0], [0.03, 0.01, 0]]) + np.array([5e5, 5.3e6, 0])
+    assert areas(points, triangulate(points, [[0, 1, 2, 3]])).sum() == pytest.approx(4e-4, rel=1e-5)
+
+
 def test_polygons_of_all_sizes_at_once():
     angles = np.arange(7) / 7 * 2 * np.pi
     points = np.concatenate([ELL, np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=1)])

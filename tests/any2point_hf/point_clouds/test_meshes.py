@@ -1,5 +1,7 @@
 """Meshes: letter case, comments, indices that count back, scenes."""
 
+import json
+
 import numpy as np
 import pytest
 import trimesh
@@ -14,6 +16,8 @@ OBJS = {
     "slashes": "v 0 0 0\nv 2 0 0\nvt 0 0\nv 2 2 0\nv 0 2 0\nvn 0 0 1\nf 1/1/1 2/1/1 3//1 4/1\n",
     "backwards": "v 0 0 0\nv 2 0 0\nv 2 2 0\nv 0 2 0\nf -4 -3 -2 -1\n",
     "capitals and tabs": "V\t0\t0 0\nV 2 0 0 1 0 0\nV 2 2 0\nV 0 2 0 # corner\nusemtl a\nF 1 2 3 4 # side\n",
+    "a folder of Windows": "mtllib C:\\tmp\\\n# C:\\tmp\\\nv 0 0 0\nv 2 0 0\nv 2 2 0\nv 0 2 0\nf 1 2 3 4\n",
+    "faces first": "f 1 2 3 4\nv 0 0 0\nv 2 0 0\nv 2 2 0\nv 0 2 0\n",
     "continued": "v 0 0 0\nv 2 0 0\nv 2 2 0\nv 0 2 0\nf 1 2 \\\n3 4\n",
 }
 
@@ -29,7 +33,7 @@ def test_obj(tmp_path, name):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("v 0 0 0\nf 1 2 3\n", "a face names vertex 2, but there are 1 vertices, counted from 0"),
+        ("v 0 0 0\nf 1 2 3\n", "a face names vertex 3, but there are 1 vertices, from 1 on"),
         ("v 0 0 0\nf 0 1 1\n", "line 2: a face names vertex 0; vertices are counted from 1"),
         ("v 0 0 0\nf -1 -2 -1\n", "line 2: a face names vertex -2, but 1 vertices come before it"),
         ("v 0 0 up\n", "line 1: could not convert string to float: 'up'"),
@@ -51,6 +55,38 @@ def test_binary_stl_whose_header_says_solid(tmp_path):
     (tmp_path / "b.stl").write_text(sphere.export(file_type="stl_ascii"))
     found = read_stl(tmp_path / "b.stl")
     np.testing.assert_allclose(found.points[found.triangles], sphere.triangles, atol=1e-6)
+
+
+def test_a_text_stl_of_several_solids(tmp_path):
+    facet = "facet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nvertex 0 1 0\nendloop\nendfacet\n"
+    (tmp_path / "a.stl").write_text(f"solid my vertex a b c\n{facet}endsolid\nsolid b\n{facet}end solid\n")
+    assert len(read_stl(tmp_path / "a.stl").triangles) == 2
+    (tmp_path / "b.stl").write_text(f"solid a\n{facet}endsolid\nsolid b\n{facet}")
+    with pytest.raises(PointCloudError, match="ends in 'endsolid'"):
+        read_point_cloud(tmp_path / "b.stl")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"count": 300_000_000}, "an array of 300000000 entries takes"),
+        ({"count": -1}, "an array of -1 entries takes"),
+        ({"bufferView": None}, "sparse or empty array"),
+        ({"sparse": {"count": 1}}, "sparse or empty array"),
+    ],
+)
+def test_arrays_of_a_scene_that_are_not_there(tmp_path, change, message):
+    for name, data in trimesh.Scene([trimesh.creation.box()]).export(file_type="gltf").items():
+        (tmp_path / name).write_bytes(data)
+    tree = json.loads((tmp_path / "model.gltf").read_text())
+    tree["accessors"][0] = {k: v for k, v in {**tree["accessors"][0], **change}.items() if v is not None}
+    (tmp_path / "model.gltf").write_text(json.dumps(tree))
+    with pytest.raises(PointCloudError, match=message):
+        read_point_cloud(tmp_path / "model.gltf")
+    tree["extensionsRequired"] = ["KHR_draco_mesh_compression"]
+    (tmp_path / "model.gltf").write_text(json.dumps(tree))
+    with pytest.raises(PointCloudError, match="packed by KHR_draco_mesh_compression, which is not supported"):
+        read_point_cloud(tmp_path / "model.gltf")
 
 
 def test_a_text_stl_with_half_a_facet(tmp_path):

@@ -29,6 +29,7 @@ GOOD = {
     "no_points": pcd(CLOUD.tobytes(), POINTS=None),
     "no_size": pcd(CLOUD.tobytes(), WIDTH=None, HEIGHT=None),
     "no_count": pcd(CLOUD.tobytes(), COUNT=None),
+    "columns": pcd(CLOUD.tobytes()).replace(b"FIELDS", b"COLUMNS"),
     "capitals": pcd(CLOUD.tobytes(), FIELDS="X Y Z"),
     "compressed": pcd(packed(CLOUD.T.tobytes(), 48), "binary_compressed"),
 }
@@ -41,6 +42,8 @@ BAD = {
     "type": (pcd(CLOUD.tobytes(), TYPE="F F X"), "the field z must be one number once, got TYPE x"),
     "twice": (pcd(bytes(64), FIELDS="x y z x", SIZE="4 4 4 4", TYPE="F F F F", COUNT="1 1 1 1"), "one number once"),
     "more_lines": (pcd(b"1 2 3\n" * 5, "ascii"), "says 4 points, 5 lines follow: which is more"),
+    "more_bytes": (pcd(bytes(60)), "4 points take 48 bytes, it has 60: which is more"),
+    "cut_reference": (pcd(struct.pack("<II", 1, 48) + b"\xe0", "binary_compressed"), "they end in the middle"),
     "ragged": (pcd(b"1 2 3\n" * 3 + b"1 2\n", "ascii"), "point 4 has 2 numbers, the header names 3"),
     "unpacks_to_more": (pcd(packed(CLOUD.tobytes(), 4800), "binary_compressed"), "hold 4800"),
     "unpacks_to_less": (pcd(packed(CLOUD.tobytes()[:-4], 48), "binary_compressed"), "they give 44 of 48 bytes"),

@@ -73,6 +73,31 @@ def test_polygons_of_several_sizes_are_cut_into_triangles(tmp_path):
     assert sorted(map(sorted, read_ply(path).triangles.tolist())) == [[0, 1, 2], [0, 1, 4], [0, 2, 3]]
 
 
+@pytest.mark.parametrize("sizes", [[4] * 50 + [3], [3, 4], [4, 3], [5, 3, 4]])
+def test_binary_polygons_of_several_sizes(tmp_path, sizes):
+    faces = b"".join(bytes([size]) + np.arange(size, dtype="<i4").tobytes() for size in sizes)
+    vertices = np.array([[np.cos(a), np.sin(a), 0] for a in range(5)], "<f4").tobytes()
+    path, elements = tmp_path / "a.ply", (("vertex", 5, *XYZ), ("face", len(sizes), FACE))
+    path.write_bytes(ply(vertices + faces, *elements, encoding="binary_little_endian"))
+    assert len(read_ply(path).triangles) == sum(sizes) - 2 * len(sizes)
+
+
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\r"])
+def test_headers_in_capitals_with_the_format_last(tmp_path, line_end):
+    header = b"PLY\nELEMENT vertex 2\nPROPERTY Float x\nproperty float Y\nproperty float z\ncomment end_header\n"
+    header += b"FORMAT BINARY_BIG_ENDIAN 1.0\nEND_HEADER\n"
+    points = np.array([[1, 2, 3], [4, 5, 6]])
+    path = tmp_path / "a.ply"
+    path.write_bytes(header.replace(b"\n", line_end) + points.astype(">f4").tobytes())
+    assert read_ply(path).points.tolist() == points.tolist()
+
+
+def test_no_strips_but_faces(tmp_path):
+    strips = ("tristrips", 0, "list int int vertex_indices")
+    (tmp_path / "a.ply").write_bytes(ply(SQUARE + "3 0 1 2\n", ("vertex", 4, *XYZ), strips, ("face", 1, FACE)))
+    assert read_ply(tmp_path / "a.ply").triangles.tolist() == [[0, 1, 2]]
+
+
 def test_strips_are_opened(tmp_path):
     path = tmp_path / "a.ply"
     strips = ("tristrips", 1, "list int int vertex_indices")
@@ -98,11 +123,13 @@ BAD = {
     "corner": (ply(SQUARE + "3 0 1 7\n", ("vertex", 4, *XYZ), ("face", 1, FACE)), "names vertex 7, but there are 4"),
     "no_z": (ply("0 0\n", ("vertex", 1, "float x", "float y")), "its vertices have no z, but x, y"),
     "type": (ply("0 0 0\n", ("vertex", 1, "quad x", "float y", "float z")), "names the type 'quad'"),
+    "long_row": (ply(SQUARE + "3 0 1 2 3\n", ("vertex", 4, *XYZ), ("face", 1, FACE)), "5 numbers, 4 of which"),
+    "twice": (ply("0 0 0 0\n", ("vertex", 1, *XYZ, "float x")), "two properties of the name x"),
     "word": (ply("0 0 up\n", ("vertex", 1, *XYZ)), "could not convert string 'up'"),
     "line": (ply("", ("vertex", 0, *XYZ)).replace(b"element", b"elements"), "'elements vertex 0', which means nothing"),
     "format": (ply("", ("vertex", 0, *XYZ)).replace(b"ascii", b"utf8"), "means nothing|format must be one of"),
     "list": (
-        ply(b"\xff" * 13, ("vertex", 1, "list uint int x", *XYZ), encoding="binary_little_endian"),
+        ply(b"\xff" * 13, ("vertex", 1, "list uint int a", *XYZ), encoding="binary_little_endian"),
         "its first list has 4294967295 entries: it is cut off",
     ),
 }
