@@ -55,7 +55,9 @@ def read_npz(path: Path) -> tuple[dict[str, tuple[Iterable[np.ndarray], list[int
         f"0…{len(names) - 1} ({len(names)} classes)",
     )
     _check_values(path, split, (split != 0) & (split != 1), "split", "0 (train) or 1 (test)")
-    finite = (np.abs(points) <= LARGEST_COORDINATE).all(axis=(1, 2))
+    with np.errstate(over="ignore"):  # half precision has no such number
+        usable = np.isfinite(points) & (np.abs(points) <= LARGEST_COORDINATE)
+    finite = usable.all(axis=(1, 2))
     if not finite.all():
         raise DatasetError(
             f"{path}: points must be finite, got NaN or infinity in {np.count_nonzero(~finite)} of "
