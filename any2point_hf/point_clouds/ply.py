@@ -5,8 +5,9 @@ different lengths, or a cut-off text file, for something else.
 """
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -15,7 +16,8 @@ from .geometry import Geometry, check_corners, strip_triangles, triangulate
 _TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4"}
 _TYPES |= {"double": "f8", "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"}
 _TYPES |= {"float32": "f4", "float64": "f8"}
-_BYTE_ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+_ByteOrder = Literal["", "<", ">"]  # "" for text
+_BYTE_ORDERS: dict[str, _ByteOrder] = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 _CORNERS = ("vertex_indices", "vertex_index")
 
 
@@ -27,7 +29,8 @@ class _Property(NamedTuple):
     length: np.dtype | None
 
 
-class _Element(NamedTuple):
+@dataclass(frozen=True)
+class _Element:
     name: str
     count: int
     properties: list[_Property]
@@ -74,7 +77,7 @@ def _lists(rows: _Rows, elements: list[_Element]) -> np.ndarray:
     return np.empty((0, 3))
 
 
-def _read_header(data: bytes) -> tuple[list[_Element], str, int]:
+def _read_header(data: bytes) -> tuple[list[_Element], _ByteOrder, int]:
     """The elements, the byte order ("" for text), and where the numbers begin."""
     if not data[:1024].lstrip(b"\xef\xbb\xbf \r\n").lower().startswith(b"ply"):
         raise ValueError("a PLY file starts with 'ply'")
@@ -83,7 +86,7 @@ def _read_header(data: bytes) -> tuple[list[_Element], str, int]:
     if not last:
         raise ValueError("its header has no end_header")
     elements: list[_Element] = []
-    order = None
+    order: _ByteOrder | None = None
     for line in data[: last.start()].decode("utf-8-sig", "replace").splitlines():
         words = line.split()
         kind = words[0].lower() if words else "comment"
