@@ -5,6 +5,7 @@ different lengths, or a cut-off text file, for something else.
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -158,7 +159,8 @@ class _Text:
         return f"{len(self.lines) - self.line} lines" if len(self.lines) > self.line else ""
 
 
-def _ragged(element: _Element, rows) -> _Rows:  # noqa: ANN001
+def _ragged(element: _Element, rows: Iterable[list[float]]) -> _Rows:
+    """The columns of an element whose lists differ in length; each row is its numbers, a list's length before it."""
     columns: dict[str, list] = {p.name: [] for p in element.properties}
     for row in rows:
         position = 0
@@ -230,7 +232,7 @@ class _Binary:
             position += length.itemsize + size * dtype.itemsize
         return np.dtype(fields)
 
-    def _rows(self, element: _Element):  # noqa: ANN202
+    def _rows(self, element: _Element) -> Iterator[list[float]]:
         """Yields each row's numbers, a list's length before its entries."""
         for number in range(element.count):
             row: list[float] = []
