@@ -2,12 +2,13 @@
 
 import math
 import os
+from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-from .errors import ConfigurationError, UnsupportedBackboneError, require
+from .errors import ConfigurationError, UnsupportedBackboneError, did_you_mean, require
 from .hub.names import pull_options, pulled_folder
 from .presets import find_preset
 
@@ -29,6 +30,10 @@ class Any2PointConfig(PreTrainedConfig):
         modality: `"1d"` (language: positions on lines) or `"2d"` (vision, audio: positions on planes); by default the
             backbone's own.
         num_points: number of points to which the processor brings each cloud. Any N from 64 to 65536 works.
+        num_point_features: F, what each point has besides its coordinates, such as 3 for a colour; 0 is the paper's
+            model. By default as many as there are names.
+        point_feature_names: what they are, in order, such as `["red", "green", "blue"]`; by default `feature_0` and so
+            on. Names of `point_clouds/features.py` are read from files.
         num_views: number of lines or planes that the cloud is projected on, at most 10. Six is the paper's choice.
         num_neighbors: K, points in each of the tokenizer's neighbourhoods. More is slower and smoother; 64 or 81 are
             published.
@@ -93,6 +98,8 @@ class Any2PointConfig(PreTrainedConfig):
     backbone_blocks: int | None = None
     modality: Literal["1d", "2d"] | None = None
     num_points: int = 1024
+    num_point_features: int = 0
+    point_feature_names: list[str] | tuple[str, ...] = ()
     num_views: int = 6
     num_neighbors: int = 64
     neighborhood_norm: Literal["extent", "deviation"] = "extent"
@@ -127,12 +134,18 @@ class Any2PointConfig(PreTrainedConfig):
     lora: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if kwargs.get("model_type") in (None, self.model_type):  # else it is another model's, which loading refuses
+            _refuse_unknown(kwargs)
         if self.backbone is not None:
             self.backbone = recorded_path(self.backbone)
         if isinstance(self.backbone_config, dict):
             self.backbone_config = _config_from_dict(self.backbone_config)
         self.line_direction, self.pooling = list(self.line_direction), list(self.pooling)
         self.plane = None if self.plane is None else list(self.plane)
+        self.point_feature_names = list(self.point_feature_names)
+        self.num_point_features = self.num_point_features or len(self.point_feature_names)
+        if not self.point_feature_names:
+            self.point_feature_names = [f"feature_{index}" for index in range(self.num_point_features)]
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -185,7 +198,12 @@ class Any2PointConfig(PreTrainedConfig):
         """As in transformers, but the argument `backbone`, as an Auto class or a pipeline passes it, may be a module.
 
         With `return_unused_kwargs` it is returned as unused, for the model; otherwise the config records its name.
+
+        Raises:
+            ConfigurationError: a field is unknown.
         """
+        if not kwargs.get("return_unused_kwargs"):
+            _refuse_unknown(kwargs.keys() - vars(cls()).keys() - _OF_LOADING)
         if not kwargs.get("return_unused_kwargs") or "backbone" not in kwargs:
             module_config = getattr(kwargs.get("backbone"), "config", None)
             if module_config is not None:
@@ -206,6 +224,13 @@ class Any2PointConfig(PreTrainedConfig):
             require(value is None or value > 0, f"{name} must be positive", value)
         require(self.num_points >= SMALLEST_CLOUD, f"num_points must be at least {SMALLEST_CLOUD}", self.num_points)
         require(self.num_points <= LARGEST_CLOUD, f"num_points must be at most {LARGEST_CLOUD}", self.num_points)
+        names = self.point_feature_names
+        require(self.num_point_features >= 0, "num_point_features must not be negative", self.num_point_features)
+        require(
+            len(set(names)) == len(names) == self.num_point_features and "" not in names,
+            f"point_feature_names must be {self.num_point_features} different names (num_point_features)",
+            names,
+        )
         require(1 <= self.num_views <= 10, "num_views must lie in 1…10 (the views there are)", self.num_views)
         require(
             self.local_attention_heads > 0 and self.local_attention_dim % self.local_attention_heads == 0,
@@ -275,6 +300,20 @@ def recorded_path(backbone: str | os.PathLike) -> str:
     return os.path.abspath(backbone) if os.path.isdir(backbone) else str(backbone)
 
 
+def _refuse_unknown(names: Iterable[str]) -> None:
+    """Raises a `ConfigurationError` if a name is neither a field nor one that transformers itself writes."""
+    fields = Any2PointConfig.__dataclass_fields__
+    unknown = sorted(name for name in set(names) - _OF_TRANSFORMERS - fields.keys() if not name.startswith("_"))
+    if unknown:
+        first = unknown[0]
+        meant = _OTHER_NAMES.get(first)
+        hint = f" Did you mean {meant}?" if meant else did_you_mean(first, METHOD_FIELDS)
+        raise ConfigurationError(
+            f"Any2PointConfig takes the fields of its documentation, got {first!r}, which is none.{hint} A config.json "
+            "that a newer version wrote needs that version."
+        )
+
+
 def _config_from_dict(values: dict[str, Any]) -> PreTrainedConfig:
     values = dict(values)
     model_type = values.pop("model_type", None)
@@ -287,6 +326,12 @@ def _config_from_dict(values: dict[str, Any]) -> PreTrainedConfig:
         ) from error
 
 
+# What transformers writes into a config.json, or passes on when it loads one, besides the fields of its dataclass.
+_OF_TRANSFORMERS = {"attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "is_heterogeneous"}
+_OF_TRANSFORMERS |= {"model_type", "name_or_path", "num_labels", "output_attentions", "per_layer_config"}
+_OF_TRANSFORMERS |= {"quantization_config", "torch_dtype", "use_cache"}
+_OF_LOADING = {"return_unused_kwargs", "trust_remote_code", "code_revision"}
+_OTHER_NAMES = dict.fromkeys(("num_channels", "in_channels", "input_channels", "num_features"), "num_point_features")
 _OF_BACKBONE = ("backbone", "backbone_revision", "backbone_config")  # which one, not what is done with it
 METHOD_FIELDS = tuple(name for name in Any2PointConfig.__annotations__ if name not in _OF_BACKBONE)
 

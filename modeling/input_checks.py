@@ -1,5 +1,7 @@
 """Checks of a model's input, before its forward does any work."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from .configuration_any2point import LARGEST_CLOUD, SMALLEST_CLOUD
@@ -44,8 +46,50 @@ def check_batch(points: Tensor) -> None:
             raise PointCloudError(f"points must be finite, got NaN or infinity in clouds {clouds[:8]} of the batch.")
 
 
+def check_point_features(point_features: Tensor | None, points: Tensor, names: Sequence[str]) -> None:
+    """Checks that there are features [B, N, F] where a model takes them, floating and, as in `check_batch`, finite.
+
+    Args:
+        point_features: of the points, or None.
+        points: [B, N, 3].
+        names: of the F features that the model takes; may be empty.
+
+    Raises:
+        PointCloudError: they are not.
+    """
+    if point_features is None and not names:
+        return
+    expected = [*points.shape[:2], len(names)]
+    listed = ", ".join(names)
+    if not names:
+        raise PointCloudError(
+            f"this model takes no point_features (num_point_features=0), got {_received(point_features)}. Leave them "
+            "out; labels are given by name, as labels=…"
+        )
+    if not isinstance(point_features, Tensor) or list(point_features.shape) != expected:
+        raise PointCloudError(
+            f"this model needs point_features {expected} ({listed}) beside the points, got "
+            f"{_received(point_features)}. Any2PointProcessor(point_feature_names=…) makes them."
+        )
+    if not point_features.is_floating_point():
+        raise PointCloudError(
+            f"point_features ({listed}) must be floating point, colours 0…1, got {point_features.dtype}."
+        )
+    if host_may_read(point_features) and not point_features.isfinite().all():
+        clouds = (~point_features.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
+        raise PointCloudError(
+            f"point_features must be finite, got NaN or infinity in clouds {clouds[:8]} of the batch."
+        )
+
+
+def _received(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} {list(value.shape)}"
+    return "none" if value is None else f"a {type(value).__name__}"
+
+
 def finite_clouds(points: Tensor) -> Tensor:
-    """Returns which clouds of points [B, N, 3] hold no NaN or infinity, [B, 1, 1] bool, on the points' device.
+    """Returns which clouds of points [B, N, 3 or more] hold no NaN or infinity, [B, 1, 1] bool, on the points' device.
 
     The model tokenizes the other clouds as zeros, since no table can be read at NaN, and then sets their tokens to NaN.
     """

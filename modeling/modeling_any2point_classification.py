@@ -92,6 +92,7 @@ class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
     def forward(
         self,
         points: Tensor,
+        point_features: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
@@ -102,6 +103,7 @@ class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
 
         Args:
             points: [B, N, 3] float, 64 ≤ N ≤ 65536; never rescaled here.
+            point_features: [B, N, F] float, what the config's `point_feature_names` name; None where F is 0.
             labels: [B] int64 in 0…classes − 1; if given, the loss (cross-entropy with `label_smoothing`) is returned.
             output_hidden_states: as in `Any2PointModel`.
             output_attentions: as in `Any2PointModel`.
@@ -110,19 +112,21 @@ class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
                 logits are as wide as the widest head, and −inf beyond an adapter's own classes.
 
         Raises:
-            PointCloudError: points of another shape, too few or too many, not floating or not finite.
+            PointCloudError: points of another shape, too few or too many, not floating or not finite; features that
+                the model does not take, or that are missing.
             BatchTooLargeError: the memory cannot hold the batch; the message names a size that fits.
             Any2PointError: a name is unknown, or there are more or fewer names than clouds.
             ValueError: a label outside the classes.
         """
         if adapter_names is not None:
             options: Any = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-            return forward_mixed(self, points, adapter_names, labels, **options)
+            return forward_mixed(self, points, point_features, adapter_names, labels, **options)
         if labels is not None:
             num_labels: Any = self.config.num_labels
             check_labels(labels, num_labels)
         outputs = self.any2point(
             points,
+            point_features,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             return_dict=True,

@@ -5,13 +5,19 @@ from pathlib import Path
 
 import numpy as np
 
-from .geometry import Geometry
+from .features import features_of, spread_groups, wanted_columns
+from .geometry import Geometry, Wanted
 
 _LARGEST_RATIO, _LARGEST_FREE = 100, 1 << 28  # how far an archive may unpack, unless to less than 256 MiB
 
 
-def read_numpy(path: Path) -> Geometry:
-    """Reads an array [N, 3 or more] or one with the fields x, y and z; of an archive its only array, or `points`."""
+def read_numpy(path: Path, wanted: Wanted = ()) -> Geometry:
+    """Reads an array [N, 3 or 6] or one with the fields x, y and z; of an archive its only array, or `points`.
+
+    Features are the fields of their names, the last three columns of six (normals), and the archive's arrays of the
+    names of features or groups, such as `rgb`.
+    """
+    others: dict[str, np.ndarray] = {}
     if path.suffix.lower() == ".npz":
         _check_archive(path)
         with np.load(path, allow_pickle=False) as archive:
@@ -19,18 +25,30 @@ def read_numpy(path: Path) -> Geometry:
             if key not in archive:
                 raise ValueError(f"a cloud lies under the key 'points', this file has {archive.files[:12]}")
             array = archive[key]
+            others = {name: archive[name] for name in archive.files if name != key and _is_wanted(name, wanted)}
     else:
         array = np.load(path, allow_pickle=False, mmap_mode="r")  # which looks how long the file is
     if array.dtype.names:
         names = {name.lower(): name for name in array.dtype.names}
         if missing := [axis for axis in "xyz" if axis not in names]:
             raise ValueError(f"its fields {', '.join(list(names)[:12])} lack {', '.join(missing)}")
-        return Geometry(np.stack([array[names[axis]].reshape(-1) for axis in "xyz"], axis=1))
+        points = np.stack([array[names[axis]].reshape(-1) for axis in "xyz"], axis=1)
+        axes = {names[axis] for axis in "xyz"}
+        columns = wanted_columns([name for name in array.dtype.names if name not in axes], wanted)
+        return Geometry(points, features={feature: array[name].reshape(-1) for feature, name in columns.items()})
     if array.ndim == 3:
         raise ValueError(f"it holds {array.shape[0]} clouds (shape {list(array.shape)}): pass a dataset with --data")
     if array.ndim != 2 or array.shape[1] not in (3, 6):
         raise ValueError(f"expected the shape [N, 3], or [N, 6] with normals, got {list(array.shape)}")
-    return Geometry(np.array(array[:, :3]))
+    if array.shape[1] == 6:
+        others.setdefault("normal", np.array(array[:, 3:]))
+    features = {name: values for name, values in spread_groups(others, len(array)).items() if _is_wanted(name, wanted)}
+    return Geometry(np.array(array[:, :3]), features=features)
+
+
+def _is_wanted(name: str, wanted: Wanted) -> bool:
+    """Whether an array by this name of a feature or a group holds a wanted feature."""
+    return bool(wanted_columns(features_of(name), wanted))
 
 
 def _check_archive(path: Path) -> None:

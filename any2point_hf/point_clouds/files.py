@@ -5,8 +5,9 @@ The readers take a path and return a `Geometry`. They may raise any error; `read
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from any2point_hf.modeling.errors import PointCloudError
 
 from .arrays import read_numpy
 from .checks import check_points, in_needed_precision
-from .geometry import Geometry, check_corners
+from .features import NORMALS, feature_names, missing_features, scaled_features, unit_length
+from .geometry import Geometry, Wanted, check_corners
 from .meshes import read_obj, read_off, read_scene, read_stl
 from .pcd import read_pcd
 from .ply import read_ply
@@ -26,7 +28,7 @@ MESH_SAMPLES = 8192
 
 _LONGEST_REASON = 300  # of a parser, in characters
 
-_READERS: dict[str, Callable[[Path], Geometry]] = {
+_READERS: dict[str, Callable[[Path, Wanted], Geometry]] = {
     ".ply": read_ply,
     ".off": read_off,
     ".obj": read_obj,
@@ -48,6 +50,18 @@ POINT_CLOUD_EXTENSIONS: tuple[str, ...] = tuple(_READERS)
 """The file name extensions that `read_point_cloud` knows."""
 
 
+class PointCloud(NamedTuple):
+    """Points with features.
+
+    Args:
+        points: [N, 3], as `read_point_cloud` returns them.
+        features: float32 [N] by name, on the scales of `FEATURE_GROUPS`.
+    """
+
+    points: np.ndarray
+    features: dict[str, np.ndarray]
+
+
 def read_point_cloud(path: str | os.PathLike, *, seed: int = 0) -> np.ndarray:
     """Reads a point cloud from a file of one of `POINT_CLOUD_EXTENSIONS`.
 
@@ -66,6 +80,26 @@ def read_point_cloud(path: str | os.PathLike, *, seed: int = 0) -> np.ndarray:
     Raises:
         PointCloudError: the file is missing, of an unknown format, empty, damaged, or holds no finite points.
     """
+    return read_point_cloud_with_features(path, (), seed=seed).points
+
+
+def read_point_cloud_with_features(
+    path: str | os.PathLike, names: Iterable[str] | None = None, *, seed: int = 0
+) -> PointCloud:
+    """Reads the points of a file, and what it says of each besides its place.
+
+    The samples of a mesh have the normals of their faces, and colours between those of the corners.
+
+    Args:
+        path: as in `read_point_cloud`.
+        names: of features or of groups, such as `["rgb", "intensity"]`; None for all in `FEATURE_GROUPS` that the file
+            has.
+        seed: of the samples of a mesh.
+
+    Raises:
+        PointCloudError: as `read_point_cloud` does; or a named feature is not in the file, not finite, or not of its
+            scale.
+    """
     path = Path(path)
     extension = path.suffix.lower()
     if path.is_dir():
@@ -79,12 +113,16 @@ def read_point_cloud(path: str | os.PathLike, *, seed: int = 0) -> np.ndarray:
         raise PointCloudError(f"{path} has the extension {extension!r}; point cloud files end in {known}.")
     if not path.stat().st_size:
         raise PointCloudError(f"{path} is empty (0 bytes); expected a point cloud. Write or download the file again.")
+    wanted = None if names is None else feature_names(names)
     try:
-        geometry = _READERS[extension](path)
+        geometry = _READERS[extension](path, wanted)
         points = check_points(geometry.points, str(path))
+        features = scaled_features(geometry.features, str(path))
         if geometry.triangles is not None:
-            points = _sample_surface(points, geometry.triangles, seed)
-        return in_needed_precision(points)
+            points, features = _sample_surface(points, geometry.triangles, features, wanted, seed)
+        if missing := [name for name in wanted or () if name not in features]:
+            raise missing_features(missing, features, str(path))
+        return PointCloud(in_needed_precision(points), features)
     except PointCloudError:
         raise
     except Exception as error:  # parsers fail in many ways, and each means the same to the user
@@ -95,8 +133,10 @@ def read_point_cloud(path: str | os.PathLike, *, seed: int = 0) -> np.ndarray:
         ) from error
 
 
-def _sample_surface(vertices: np.ndarray, triangles: np.ndarray, seed: int) -> np.ndarray:
-    """Vertices [V, 3] and triangles [F, 3] -> [MESH_SAMPLES, 3] float64, sampled around the first vertex."""
+def _sample_surface(
+    vertices: np.ndarray, triangles: np.ndarray, features: dict[str, np.ndarray], wanted: Wanted, seed: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Samples a mesh around its first vertex: vertices [V, 3], triangles [F, 3], features [V] -> MESH_SAMPLES rows."""
     import trimesh  # here, because only meshes should wait for it (most of a second)
 
     check_corners(triangles, len(vertices))
@@ -104,4 +144,14 @@ def _sample_surface(vertices: np.ndarray, triangles: np.ndarray, seed: int) -> n
     mesh = trimesh.Trimesh(vertices - origin, triangles, process=False)
     if not mesh.area > 0:
         raise ValueError("its faces have no area, so no points can be sampled on them")
-    return trimesh.sample.sample_surface(mesh, MESH_SAMPLES, seed=seed)[0] + origin
+    samples, faces = trimesh.sample.sample_surface(mesh, MESH_SAMPLES, seed=seed)[:2]
+    sampled: dict[str, np.ndarray] = {}
+    corners = mesh.triangles[faces]
+    if features:
+        weights = trimesh.triangles.points_to_barycentric(corners, samples, method="cross").astype(np.float32)
+        weights = np.clip(weights, 0, None) / np.clip(weights, 0, None).sum(axis=1, keepdims=True)
+        sampled = {name: (values[triangles[faces]] * weights).sum(axis=1) for name, values in features.items()}
+    if wanted is None or set(NORMALS) & set(wanted):
+        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        sampled |= dict(zip(NORMALS, unit_length(normals).T, strict=True))
+    return samples + origin, sampled

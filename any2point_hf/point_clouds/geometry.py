@@ -1,9 +1,13 @@
 """What a reader finds in a file, and triangles of all kinds of faces."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+
+Wanted = Collection[str] | None
+"""Features that a reader is asked for (`features.py`); None for all that it knows."""
 
 
 class Geometry(NamedTuple):
@@ -12,10 +16,12 @@ class Geometry(NamedTuple):
     Args:
         points: [N, 3] in the file's own precision; of a mesh its vertices.
         triangles: [F, 3] integers, rows of `points`; None for a cloud.
+        features: those of the points that were asked for and found, [N] by name, as they are stored.
     """
 
     points: np.ndarray
     triangles: np.ndarray | None = None
+    features: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 def triangulate(points: np.ndarray, polygons: Sequence[Sequence[int]], first: int = 0) -> np.ndarray | None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .geometry import Geometry, triangulate
+from .features import NORMALS, spread_groups, wanted_columns
+from .geometry import Geometry, Wanted, triangulate
 from .text import decode
 
 _STL_TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
@@ -19,33 +20,48 @@ _STL_BEGIN = re.compile(r"^\s*solid\b", re.IGNORECASE | re.MULTILINE)
 _STL_END = re.compile(r"^\s*end\s*solid\b", re.IGNORECASE | re.MULTILINE)
 
 
-def read_obj(path: Path) -> Geometry:
-    """Reads vertices and faces; normals, textures, groups and materials are left out."""
+def read_obj(path: Path, wanted: Wanted = ()) -> Geometry:
+    """Reads vertices with their colours, and faces; of a cloud also normals. Textures and materials are left out."""
     vertices: list[list[float]] = []
+    normals: list[list[float]] = []
+    takes_normals = wanted is None or bool(set(NORMALS) & set(wanted))
     polygons: list[list[int]] = []
     begun = ""  # a line that the next one goes on with
     for number, line in enumerate(path.read_bytes().decode("utf-8-sig", "replace").splitlines(), 1):
         text = begun + line.partition("#")[0].rstrip()
         words = text.split()
         kind = words[0].lower() if words else ""
-        if kind not in ("v", "f", "fo"):
+        if kind not in ("v", "f", "fo") and not (kind == "vn" and takes_normals):
             continue
         begun = text[:-1] + " " if text.endswith("\\") else ""
         if begun:
             continue
         try:
             if kind == "v":
-                vertices.append([float(word) for word in words[1:4]])
+                vertices.append([float(word) for word in words[1:7]])
                 if len(words) < 4:
                     raise ValueError(f"a vertex needs three numbers, got {len(words) - 1}")
+            elif kind == "vn":
+                normals.append([float(word) for word in words[1:4]])
             else:
                 polygons.append([_corner(word, len(vertices)) for word in words[1:]])
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from error
     if not vertices:
         raise ValueError("it holds no vertices")
-    points = np.array(vertices)
-    return Geometry(points, triangulate(points, polygons, first=1))
+    points = np.array([vertex[:3] for vertex in vertices])
+    others: dict[str, np.ndarray] = {}
+    if all(len(vertex) == 6 for vertex in vertices):  # x y z r g b; a fourth number alone is a weight
+        others["rgb"] = np.array(vertices)[:, 3:]
+    if len(normals) == len(vertices) and not polygons:
+        others["normal"] = np.array(normals)
+    return Geometry(points, triangulate(points, polygons, first=1), _chosen(others, len(points), wanted))
+
+
+def _chosen(arrays: dict[str, np.ndarray], num_points: int, wanted: Wanted) -> dict[str, np.ndarray]:
+    """The wanted features out of groups of them."""
+    features = spread_groups(arrays, num_points)
+    return {name: features[name] for name in wanted_columns(features, wanted)}
 
 
 def _corner(word: str, num_vertices: int) -> int:
@@ -60,8 +76,8 @@ def _corner(word: str, num_vertices: int) -> int:
     return index - 1 if index > 0 else num_vertices + index
 
 
-def read_off(path: Path) -> Geometry:
-    """Reads text OFF, with colours or normals left out; ModelNet glues header and counts: "OFF3514 3546 0"."""
+def read_off(path: Path, wanted: Wanted = ()) -> Geometry:
+    """Reads text OFF, COFF with colours and NOFF with normals; ModelNet glues header and counts: "OFF3514 3546 0"."""
     text = re.sub("#.*", "", path.read_bytes().decode("utf-8-sig", "replace"))
     header = re.match(r"\s*(?:ST)?C?N?OFF(?:\s+BINARY)?", text, re.IGNORECASE)
     if not header or header[0].upper().endswith("BINARY"):
@@ -75,16 +91,20 @@ def read_off(path: Path) -> Geometry:
         more = ": it is cut off" if found < num_vertices + num_faces else ", which is more"
         raise ValueError(f"it has {found} of {num_vertices} + {num_faces} vertex and face lines{more}")
     vertices = np.array([row[:3] for row in rows[1 : num_vertices + 1]], dtype=np.float64).reshape(-1, 3)
+    group = {"COFF": "rgb", "NOFF": "normal"}.get(header[0].split()[0].upper())
+    others = {}
+    if group and all(len(row) >= 6 for row in rows[1 : num_vertices + 1]) and num_vertices:
+        others[group] = np.array([row[3:6] for row in rows[1 : num_vertices + 1]], dtype=np.float64)
     polygons = []
     for row in rows[num_vertices + 1 :]:
         polygon = [int(vertex) for vertex in row[1 : int(row[0]) + 1]]
         if len(polygon) != int(row[0]):
             raise ValueError(f"a face of {row[0]} vertices names {len(polygon)}: it is cut off")
         polygons.append(polygon)
-    return Geometry(vertices, triangulate(vertices, polygons))
+    return Geometry(vertices, triangulate(vertices, polygons), _chosen(others, len(vertices), wanted))
 
 
-def read_stl(path: Path) -> Geometry:
+def read_stl(path: Path, wanted: Wanted = ()) -> Geometry:
     """Reads text and binary STL."""
     data = path.read_bytes()
     num_triangles = int.from_bytes(data[80:84], "little")
@@ -109,8 +129,11 @@ def read_stl(path: Path) -> Geometry:
     return Geometry(corners, np.arange(len(corners)).reshape(-1, 3))
 
 
-def read_scene(path: Path) -> Geometry:
-    """Reads .glb, .gltf and .dae: all parts where the scene puts them; without faces its points."""
+def read_scene(path: Path, wanted: Wanted = ()) -> Geometry:
+    """Reads .glb, .gltf and .dae: all parts where the scene puts them; without faces its points.
+
+    Colours are those of vertices, where every part has them; textures are left out.
+    """
     import trimesh
 
     if path.suffix.lower() != ".dae":
@@ -119,12 +142,26 @@ def read_scene(path: Path) -> Geometry:
     scene: Any = trimesh.load_scene(path, **options)
     parts = [part for part in scene.dump(concatenate=False) if len(getattr(part, "vertices", ()))]
     meshes = [part for part in parts if len(getattr(part, "faces", ()))]
-    if meshes:
-        mesh: Any = trimesh.util.concatenate(meshes)
-        return Geometry(np.asarray(mesh.vertices), np.asarray(mesh.faces))
-    if not parts:
+    chosen = meshes or parts
+    if not chosen:
         raise ValueError("it holds no vertices")
-    return Geometry(np.concatenate([np.asarray(part.vertices) for part in parts]))
+    points = np.concatenate([np.asarray(part.vertices) for part in chosen])
+    colors = [_vertex_colors(part) for part in chosen]
+    others = {} if any(color is None for color in colors) else {"rgb": np.concatenate(colors)}
+    features = _chosen(others, len(points), wanted)
+    if not meshes:
+        return Geometry(points, features=features)
+    starts = np.cumsum([0, *(len(part.vertices) for part in meshes)])
+    faces = [np.asarray(part.faces) + start for part, start in zip(meshes, starts, strict=False)]
+    return Geometry(points, np.concatenate(faces), features)
+
+
+def _vertex_colors(part: Any) -> np.ndarray | None:
+    """Colours [V, 3 or 4] of a part's vertices; None if it has none of its own."""
+    if hasattr(part, "faces"):
+        return np.asarray(part.visual.vertex_colors) if part.visual.kind == "vertex" else None
+    colors = np.asarray(part.colors)
+    return colors if colors.shape[:1] == (len(part.vertices),) and colors.ndim == 2 else None
 
 
 def _check_gltf(data: bytes) -> None:

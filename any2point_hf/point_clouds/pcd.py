@@ -1,28 +1,32 @@
 """PCD, the Point Cloud Library's format: text, binary and compressed."""
 
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from .geometry import Geometry
+from .features import COLORS, wanted_columns
+from .geometry import Geometry, Wanted
 
+_PACKED = ("rgb", "rgba")
 _HEADER_LINES = 100  # a PCD header has eleven
 
 
-def read_pcd(path: Path) -> Geometry:
-    """Reads the fields x, y and z; raises ValueError."""
+def read_pcd(path: Path, wanted: Wanted = ()) -> Geometry:
+    """Reads the fields x, y and z, and those of features; raises ValueError."""
     data = path.read_bytes()
     header, position = _read_header(data)
     fields, sizes, counts, kinds = _fields(header)
-    axes = [fields.index(axis) for axis in "xyz"]
+    features = _features(fields, sizes, counts, kinds, wanted)
+    chosen = [*(fields.index(axis) for axis in "xyz"), *features.values()]
     num_points = _num_points(header)
     if not num_points:
         return Geometry(np.empty((0, 3)))
     body = data[position:]
     encoding = header["DATA"][0].lower() if header["DATA"] else ""
     if encoding == "ascii":
-        return Geometry(_read_text(body, num_points, counts, axes))
+        return _geometry(list(_read_text(body, num_points, counts, chosen).T), features)
     if encoding not in ("binary", "binary_compressed"):
         raise ValueError(f"DATA is ascii, binary or binary_compressed, this has {encoding[:30]!r}")
     point_size = sum(size * count for size, count in zip(sizes, counts, strict=True))
@@ -33,14 +37,46 @@ def read_pcd(path: Path) -> Geometry:
         more = "it is cut off" if len(body) < needed else "which is more"
         raise ValueError(f"{num_points} points take {needed} bytes, it has {len(body)}: {more}")
     dtypes = [np.dtype(f"<{kind}{size}") for kind, size in zip(kinds, sizes, strict=True)]
-    starts = [sum(size * count for size, count in zip(sizes[:axis], counts, strict=False)) for axis in axes]
+    starts = [sum(size * count for size, count in zip(sizes[:field], counts, strict=False)) for field in chosen]
     # binary keeps each point's fields together, binary_compressed each field's points
     columns = [
-        np.ndarray(num_points, dtypes[axis], body, start * (num_points if compressed else 1), (stride,))
-        for axis, start in zip(axes, starts, strict=True)
-        for stride in [sizes[axis] if compressed else point_size]
+        np.ndarray(num_points, dtypes[field], body, start * (num_points if compressed else 1), (stride,))
+        for field, start in zip(chosen, starts, strict=True)
+        for stride in [sizes[field] if compressed else point_size]
     ]
-    return Geometry(np.stack(columns, axis=1))
+    return _geometry(columns, features)
+
+
+def _features(
+    fields: list[str], sizes: list[int], counts: list[int], kinds: list[str], wanted: Wanted
+) -> dict[str, int]:
+    """The fields of features by name; `rgb` and `rgba` hold three colours in 32 bits."""
+    single = [name for i, name in enumerate(fields) if counts[i] == 1 and (kinds[i], sizes[i]) in _NUMBERS]
+    features = {feature: fields.index(name) for feature, name in wanted_columns(single, wanted).items()}
+    packed = next((name for name in _PACKED if name in single and sizes[fields.index(name)] == 4), None)
+    if packed and (wanted is None or set(COLORS) & set(wanted)):
+        features[packed] = fields.index(packed)
+    return features
+
+
+def _geometry(columns: list[np.ndarray], features: Iterable[str]) -> Geometry:
+    """Takes x, y, z and the features apart, and packed colours too."""
+    found = dict(zip(features, columns[3:], strict=True))
+    for name in _PACKED:
+        if name in found:
+            packed = found.pop(name)
+            bits = packed.view("<u4") if packed.dtype.itemsize == 4 else _bits_of_text(packed)
+            found |= {
+                color: (bits >> shift & 255).astype(np.uint8) for color, shift in zip(COLORS, (16, 8, 0), strict=True)
+            }
+    return Geometry(np.stack(columns[:3], axis=1), features=found)
+
+
+def _bits_of_text(numbers: np.ndarray) -> np.ndarray:
+    """Packed colours out of numbers in text, which PCL writes as the integer, or as the float of the same bits."""
+    if (numbers == numbers.round()).all() and numbers.max(initial=0) >= 1:
+        return numbers.astype(np.int64).astype(np.uint32)
+    return numbers.astype("<f4").view("<u4")
 
 
 def _read_header(data: bytes) -> tuple[dict[str, list[str]], int]:
@@ -95,7 +131,8 @@ def _num_points(header: dict[str, list[str]]) -> int:
     return num_points
 
 
-def _read_text(body: bytes, num_points: int, counts: list[int], axes: list[int]) -> np.ndarray:
+def _read_text(body: bytes, num_points: int, counts: list[int], chosen: list[int]) -> np.ndarray:
+    """The chosen fields of all points, [N, chosen]."""
     lines = [line for line in body.decode("ascii", "replace").splitlines() if line.partition("#")[0].strip()]
     if len(lines) != num_points:
         more = "it is cut off" if len(lines) < num_points else "which is more"
@@ -104,8 +141,8 @@ def _read_text(body: bytes, num_points: int, counts: list[int], axes: list[int])
     for number, line in enumerate(lines, 1):
         if len(line.split()) != width:
             raise ValueError(f"point {number} has {len(line.split())} numbers, the header names {width}: it is cut off")
-    columns = [sum(counts[:axis]) for axis in axes]
-    return np.loadtxt(lines, usecols=columns, ndmin=2).reshape(-1, 3)
+    columns = [sum(counts[:field]) for field in chosen]
+    return np.loadtxt(lines, usecols=columns, ndmin=2).reshape(-1, len(columns))
 
 
 def _unpack(body: bytes, needed: int) -> bytes:

@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from .geometry import Geometry, check_corners, strip_triangles, triangulate
+from .features import wanted_columns
+from .geometry import Geometry, Wanted, check_corners, strip_triangles, triangulate
 
 _TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4"}
 _TYPES |= {"double": "f8", "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"}
@@ -40,7 +41,7 @@ class _Element:
 _Rows = dict[str, np.ndarray]  # by property: [count], or [count, n] and lists of arrays for lists
 
 
-def read_ply(path: Path) -> Geometry:
+def read_ply(path: Path, wanted: Wanted = ()) -> Geometry:
     """Reads vertices with their faces or strips; raises ValueError."""
     data = path.read_bytes()
     elements, order, position = _read_header(data)
@@ -59,14 +60,17 @@ def read_ply(path: Path) -> Geometry:
             f"its vertices have no {', '.join(missing)}, but {', '.join(list(vertices)[:12]) or 'nothing'}"
         )
     points = np.stack([vertices[axis] for axis in "xyz"], axis=1)
+    others = [name for name, values in vertices.items() if values.dtype != object and values.ndim == 1]
+    features = {feature: vertices[name] for feature, name in wanted_columns(others, wanted).items()}
     if found.get("tristrips"):
         strips = _lists(found["tristrips"], elements)
-        return Geometry(points, triangulate(points, [t for strip in strips for t in strip_triangles(list(strip))]))
+        triangles = [t for strip in strips for t in strip_triangles(list(strip))]
+        return Geometry(points, triangulate(points, triangles), features)
     corners = _lists(found.get("face", {}), elements)
     if isinstance(corners, np.ndarray) and corners.ndim == 2 and corners.shape[1] == 3 and len(corners):
         check_corners(corners.astype(np.int64), len(points))
-        return Geometry(points, corners.astype(np.int64))
-    return Geometry(points, triangulate(points, [list(map(int, polygon)) for polygon in corners]))
+        return Geometry(points, corners.astype(np.int64), features)
+    return Geometry(points, triangulate(points, [list(map(int, polygon)) for polygon in corners]), features)
 
 
 def _lists(rows: _Rows, elements: list[_Element]) -> np.ndarray:

@@ -11,17 +11,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .geometry import Geometry
+from .features import wanted_columns
+from .geometry import Geometry, Wanted
 
 _COMMENT = re.compile(r"(?:^\s*(?:#|//|%)|(?<=\s)(?:#|//)).*")
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+(?:[eE][-+]?\d+)?")
 _SEPARATOR = re.compile("sep=.")  # what Excel may write first
 _UNIT = re.compile(r"\s*[\[(][^\])]*[\])]")  # such as " [m]" behind a name
 _AXIS = r"(?:(?:p|pos|position|point|coord|coordinate|vertex)[ _.-]?)?{}(?:[ _.-]?(?:pos|position|coord|coordinate|m))?"
+_UNNAMED = {  # what columns without names are by the ending and their number
+    (".xyzrgb", 6): ["x", "y", "z", "red", "green", "blue"],
+    (".xyzn", 6): ["x", "y", "z", "nx", "ny", "nz"],
+    (".pts", 4): ["x", "y", "z", "intensity"],
+    (".pts", 6): ["x", "y", "z", "red", "green", "blue"],
+    (".pts", 7): ["x", "y", "z", "intensity", "red", "green", "blue"],
+}
 _MOST_NAMES = 12  # of columns in a message
 
 
-def read_text(path: Path) -> Geometry:
+def read_text(path: Path, wanted: Wanted = ()) -> Geometry:
     """Reads .txt, .xyz, .csv and other text; raises ValueError."""
     text = decode(path.read_bytes()).rstrip("\x1a")
     rows, numbers, comments = _rows(text)
@@ -34,8 +42,12 @@ def read_text(path: Path) -> Geometry:
     if declared not in (None, len(rows)):
         more = "more" if len(rows) > (declared or 0) else "fewer: it is cut off"
         raise ValueError(f"its first line counts {declared} points, {len(rows)} lines follow, {more}")
+    names = layout.names or _UNNAMED.get((path.suffix.lower(), layout.width), [])
+    others = {name: i for i, name in enumerate(names) if i not in layout.axes}
+    features = {feature: others[name] for feature, name in wanted_columns(others, wanted).items()}
     try:
-        return Geometry(_numbers(rows, layout))
+        table = _numbers(rows, layout, [*layout.axes, *features.values()])
+        return Geometry(table[:, :3], features=dict(zip(features, table[:, 3:].T, strict=True)))
     except _RowError as error:
         raise ValueError(f"line {numbers[error.row]}: {error}") from error
 
@@ -57,6 +69,7 @@ class _Layout(NamedTuple):
     has_decimal_commas: bool
     width: int
     axes: list[int]
+    names: list[str] = []  # noqa: RUF012 - of all columns, or none
 
 
 class _RowError(ValueError):
@@ -92,7 +105,8 @@ def _layout(rows: list[str], comments: list[str]) -> _Layout:
     width = len(first)
     if width < 3:
         raise ValueError(f"a line needs at least three columns (x, y, z), the first has {width}")
-    return _Layout(False, delimiter, has_decimal_commas, width, _commented_axes(comments, width) or [0, 1, 2])
+    axes, names = _commented_axes(comments, width) or ([0, 1, 2], [])
+    return _Layout(False, delimiter, has_decimal_commas, width, axes, names)
 
 
 def _delimiter(rows: list[str]) -> tuple[str | None, bool]:
@@ -158,8 +172,8 @@ def _is_header(
     return counted and (start == 1 or any(not word.lstrip("+-").isdigit() for words in some for word in words))
 
 
-def _named(names: list[str], rows: list[str], delimiter: str | None) -> tuple[int, list[int]]:
-    """How many columns the rows have, and which are x, y and z by their names."""
+def _named(names: list[str], rows: list[str], delimiter: str | None) -> tuple[int, list[int], list[str]]:
+    """How many columns the rows have, which are x, y and z by their names, and all names."""
     width = len(_split(rows[0], delimiter))
     if delimiter is None and len(names) == width - 1 and _counts_rows(rows):
         names = ["", *names]  # R and pandas give an index no name
@@ -175,7 +189,7 @@ def _named(names: list[str], rows: list[str], delimiter: str | None) -> tuple[in
         width -= width == len(names) + 1 and rows[0].rstrip(" \r").endswith(delimiter)
     if len(names) != width:
         raise ValueError(f"its header names {len(names)} columns ({shown}), the first line of numbers has {width}")
-    return width, axes
+    return width, axes, names
 
 
 def _counts_rows(rows: list[str]) -> bool:
@@ -184,8 +198,8 @@ def _counts_rows(rows: list[str]) -> bool:
     return firsts in ([str(i) for i in range(len(rows))], [str(i) for i in range(1, len(rows) + 1)])
 
 
-def _commented_axes(comments: list[str], width: int) -> list[int] | None:
-    """The columns of x, y and z by the comment that names as many columns as there are.
+def _commented_axes(comments: list[str], width: int) -> tuple[list[int], list[str]] | None:
+    """The columns of x, y and z by the comment that names as many columns as there are, and all names.
 
     Raises:
         ValueError: a comment names x, y and z, but not as the first three, and none names all columns.
@@ -197,7 +211,7 @@ def _commented_axes(comments: list[str], width: int) -> list[int] | None:
             names = _split(_UNIT.sub("", said), delimiter)
             axes = _axes(names)
             if axes and len(names) == width:
-                return axes
+                return axes, names
             if axes and axes != [0, 1, 2]:
                 doubtful = comment.strip()
     if doubtful:
@@ -220,8 +234,8 @@ def _axes(names: list[str]) -> list[int] | None:
     return None
 
 
-def _numbers(rows: list[str], layout: _Layout) -> np.ndarray:
-    """The coordinates [N, 3] of all rows, which must be as wide as the first."""
+def _numbers(rows: list[str], layout: _Layout, columns: list[int]) -> np.ndarray:
+    """The numbers [N, columns] of all rows, which must be as wide as the first."""
     delimiter, expected = layout.delimiter, layout.width
     if any('"' in row for row in rows):
         split = [_split(row, delimiter) for row in rows]
@@ -240,7 +254,7 @@ def _numbers(rows: list[str], layout: _Layout) -> np.ndarray:
     if layout.has_decimal_commas:
         rows = [row.replace(",", ".") for row in rows]
     try:
-        return np.loadtxt(rows, delimiter=delimiter, usecols=layout.axes, ndmin=2, comments=None)
+        return np.loadtxt(rows, delimiter=delimiter, usecols=columns, ndmin=2, comments=None)
     except ValueError as error:
         place = re.search(r" at row (\d+)", str(error))
         if place is None:

@@ -66,7 +66,7 @@ def start_scales(model: Any) -> None:
         if model.token_scale is not None:
             _scale_tokens(model, clouds)
         if scales_adapters:
-            model(clouds)
+            model(clouds, made_up_features(clouds, model.config.num_point_features))
     finally:
         for hook in hooks:
             hook.remove()
@@ -97,6 +97,15 @@ def made_up_clouds(num_points: int) -> Tensor:
     boxes /= boxes.abs().amax(dim=-1, keepdim=True)
     points *= 0.3 + 0.7 * torch.rand(_NUM_CLOUDS, 1, 3, generator=generator)
     return points / points.norm(dim=-1).amax(dim=1).view(-1, 1, 1)
+
+
+def made_up_features(clouds: Tensor, num_point_features: int) -> Tensor | None:
+    """Features [B, N, F] of clouds [B, N, 3]: between 0 and 1, and smooth, as colours are; None for F = 0."""
+    if not num_point_features:
+        return None
+    generator = torch.Generator().manual_seed(1)
+    directions = torch.randn(3, num_point_features, generator=generator).to(clouds)
+    return torch.sigmoid(clouds @ directions)
 
 
 def rms(values: Tensor) -> Tensor:
@@ -132,7 +141,9 @@ def _scale_tokens(model: Any, clouds: Tensor) -> None:
             stacklevel=5,
         )
         return
-    tokens = model.tokenizer(clouds.to(model.cls_token.dtype))[0].flatten(0, 1)
+    clouds = clouds.to(model.cls_token.dtype)
+    features = made_up_features(clouds, model.config.num_point_features)
+    tokens = model.tokenizer(clouds, features)[0].flatten(0, 1)
     scale = model.token_scale
     assert scale is not None
     if isinstance(model.tokenizer.projection, nn.Linear):  # its inputs are never negative, so outputs have a mean

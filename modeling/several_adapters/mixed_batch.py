@@ -12,13 +12,19 @@ from ..input_checks import check_batch
 
 
 def forward_mixed(
-    model: Any, points: Tensor, adapter_names: Sequence[str], labels: Tensor | None = None, **options: Any
+    model: Any,
+    points: Tensor,
+    point_features: Tensor | None,
+    adapter_names: Sequence[str],
+    labels: Tensor | None = None,
+    **options: Any,
 ) -> Any:
     """Runs each cloud of a batch through its own adapter.
 
     Args:
         model: one with several adapters.
         points: [B, N, 3] float.
+        point_features: [B, N, F] float for the adapters that take them, or None; the others do not get them.
         adapter_names: B names, one a cloud.
         labels: [B] int64, each among the classes of its own adapter.
         options: of the model's forward.
@@ -42,7 +48,9 @@ def forward_mixed(
         adapter = model if waiting is None else model._bring_along(waiting)
         index = torch.tensor(rows[name], device=points.device)
         own_labels = {} if labels is None else {"labels": labels[index]}
-        outputs.append(adapter.forward(points[index], **own_labels, **options, return_dict=True))
+        takes_features = point_features is not None and adapter.config.num_point_features > 0
+        own_features = point_features[index] if takes_features else None
+        outputs.append(adapter.forward(points[index], own_features, **own_labels, **options, return_dict=True))
     order = torch.tensor([row for group in rows.values() for row in group], device=points.device).argsort()
     shared_keys = [key for key in outputs[0] if all(key in output for output in outputs)]
     merged = {key: _merge(key, [output[key] for output in outputs], order) for key in shared_keys if key != "loss"}

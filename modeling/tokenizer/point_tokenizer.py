@@ -110,15 +110,19 @@ def _flat_indices(indices: Tensor, num_points: int) -> Tensor:
 class PointTokenizer(nn.Module):
     """The point tokenizer of section 3.1 and 4.1 (method.md 1).
 
+    Features of points, such as colours, enter the stem beside the coordinates, and nothing else: neighbourhoods and
+    positions are of the coordinates alone.
+
     Shapes:
-        points [B, N, 3] float -> tokens [B, G, D], centers [B, G, 3], G = N // 8, in farthest-point order.
+        points [B, N, 3], point_features [B, N, F] or None, float -> tokens [B, G, D], centers [B, G, 3], G = N // 8, in
+        farthest-point order.
     """
 
-    def __init__(self, hidden_size: int, num_neighbors: int, normalization: str) -> None:
+    def __init__(self, hidden_size: int, num_neighbors: int, normalization: str, num_point_features: int = 0) -> None:
         super().__init__()
         channels = max(3, 3 * round(hidden_size / 24))  # the multiple of 3 nearest D / 8
         self.stem_width = channels
-        self.stem = nn.Linear(3, channels, bias=False)
+        self.stem = nn.Linear(3 + num_point_features, channels, bias=False)
         self.stem_norm = BatchNorm1d(channels)
         self.stages = nn.ModuleList()
         for stage, num_bottlenecks in enumerate(BOTTLENECKS_PER_STAGE):
@@ -157,11 +161,11 @@ class PointTokenizer(nn.Module):
         """Returns which points sampling never picks, [B, N] bool; None, as in the method itself, for no such points."""
         return None
 
-    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, points: Tensor, point_features: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns tokens [B, G, D] and centres [B, G, 3]."""
         num_centers = points.shape[1] // 2
         order = farthest_point_sampling(points, num_centers, self.excluded_from_sampling(points))
-        features = self._embed(points)
+        features = self._embed(points if point_features is None else torch.cat([points, point_features], dim=-1))
         centers, center_features = gather_points(points, order), gather_points(features, order)
         for stage in self.stages:
             features = stage(points, features, centers, center_features)
@@ -171,7 +175,7 @@ class PointTokenizer(nn.Module):
         return self.projection(features), points
 
     def _embed(self, points: Tensor) -> Tensor:
-        """Applies the stem: linear, batch norm, ReLU. [B, N, 3] -> [B, N, C0]."""
+        """Applies the stem: linear, batch norm, ReLU. [B, N, 3 + F] -> [B, N, C0]."""
         points = points.to(next(self.stem.parameters()).dtype)
         layers = (self.stem, self.stem_norm)
         if not self.training and all(is_untouched(layer, *LAYERS) for layer in layers):

@@ -64,7 +64,7 @@ def train_steps(model, points, labels, steps=3):
     losses, gradients = [], {}
     for _ in range(steps):
         optimizer.zero_grad()
-        loss = model(points, labels).loss
+        loss = model(points, labels=labels).loss
         loss.backward()
         gradients = gradients or {name: parameter.grad.clone() for name, parameter in trained.items()}
         optimizer.step()
@@ -279,7 +279,7 @@ def test_a_sharded_model_computes_what_a_whole_one_does(both, family):
     model = make_model(family)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     points, labels = make_batch(torch.float64)
-    loss = model(points, labels).loss
+    loss = model(points, labels=labels).loss
     loss.backward()
     optimizer.step()
     torch.testing.assert_close((first["loss"] + second["loss"]) / 2, loss.detach(), atol=1e-9, rtol=0)

@@ -1,10 +1,11 @@
+import json
 import os
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, BertConfig, Dinov2Config
 
-from any2point_hf.modeling import Any2PointConfig, UnsupportedBackboneError
+from any2point_hf.modeling import Any2PointConfig, ConfigurationError, UnsupportedBackboneError
 
 CHANGED = {
     "backbone": "somebody/backbone",
@@ -12,6 +13,8 @@ CHANGED = {
     "backbone_blocks": 2,
     "modality": "2d",
     "num_points": 512,
+    "num_point_features": 4,
+    "point_feature_names": ["red", "green", "blue", "intensity"],
     "num_views": 8,
     "num_neighbors": 81,
     "neighborhood_norm": "deviation",
@@ -105,6 +108,9 @@ def test_labels_survive_a_round_trip(tmp_path):
         ("label_smoothing", 1.0, r"\[0, 1\)"),
         ("line_direction", [1.0, 0.0], "three numbers"),
         ("line_direction", [0.0, 0.0, 0.0], "not all zero"),
+        ("num_point_features", -1, "negative"),
+        ("point_feature_names", ["red", "red"], "different names"),
+        ("point_feature_names", [""], "different names"),
         ("plane", [518], "width, height"),
         ("plane", [1, 518], "above 1"),
         ("pooling", ["max", "max"], "in some order"),
@@ -176,3 +182,29 @@ def test_backbone_config_is_taken_as_a_dict_too():
 def test_backbone_config_of_no_known_family_is_refused(values):
     with pytest.raises(UnsupportedBackboneError, match="model_type"):
         Any2PointConfig(backbone_config=values)
+
+
+def test_names_of_point_features_count_them_and_are_made_up_where_there_are_none():
+    named = Any2PointConfig(point_feature_names=["red", "green"])
+    counted = Any2PointConfig(num_point_features=2)
+    assert (named.num_point_features, named.point_feature_names) == (2, ["red", "green"])
+    assert (counted.num_point_features, counted.point_feature_names) == (2, ["feature_0", "feature_1"])
+    with pytest.raises(StrictDataclassError, match="3 different names"):
+        Any2PointConfig(num_point_features=3, point_feature_names=["red", "green"])
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("num_channels", "num_point_features"), ("adapter_dims", "adapter_dim"), ("zzz", None)]
+)
+def test_an_unknown_field_is_refused_with_the_one_that_was_meant(name, meant, tmp_path):
+    hint = rf"{name}.*Did you mean {meant}\?" if meant else rf"{name}.*none\. A config"
+    with pytest.raises(ConfigurationError, match=hint):
+        Any2PointConfig(**{name: 6})
+    Any2PointConfig().save_pretrained(tmp_path)
+    for config_class in (Any2PointConfig, AutoConfig):
+        with pytest.raises(ConfigurationError, match=hint):
+            config_class.from_pretrained(tmp_path, **{name: 6})
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {name: 6}))
+    with pytest.raises(ConfigurationError, match=hint):
+        Any2PointConfig.from_pretrained(tmp_path)

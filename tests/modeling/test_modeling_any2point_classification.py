@@ -88,7 +88,7 @@ def test_labels_outside_the_classes_are_refused(make, label):
 def test_forward_names_what_the_trainer_feeds():
     assert Any2PointForPointCloudClassification.main_input_name == "points"
     names = list(inspect.signature(Any2PointForPointCloudClassification.forward).parameters)
-    assert names[:3] == ["self", "points", "labels"]
+    assert names[:4] == ["self", "points", "point_features", "labels"]
 
 
 def test_a_few_steps_learn_four_clouds(make):

@@ -169,7 +169,7 @@ def test_zero_starts_as_the_frozen_backbone(make, settings):
     for mode in (False, True):
         for each in (model, without):
             set_dropout_keys(each, seed=0, step="0")  # the head of both drops the same
-        outputs = model.train(mode)(points, labels)
+        outputs = model.train(mode)(points, labels=labels)
         torch.testing.assert_close(without.train(mode)(points).logits, outputs.logits, rtol=0, atol=1e-6)
     outputs.loss.backward()
     for bottleneck in inner.bottlenecks.values():  # it can leave the start

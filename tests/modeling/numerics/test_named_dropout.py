@@ -117,7 +117,7 @@ def test_a_compiled_layer_is_compiled_once_whatever_the_step():
 def train_step(model, points, labels, step="0"):
     set_dropout_keys(model, 5, step)
     model.zero_grad()
-    outputs = model.train()(points, labels)
+    outputs = model.train()(points, labels=labels)
     outputs.loss.backward()
     return outputs, {name: each.grad.clone() for name, each in model.named_parameters() if each.requires_grad}
 

@@ -1,0 +1,165 @@
+"""What points have besides their coordinates (colour, normal, intensity, reflectance): names and scales.
+
+A feature is one number for each point, and has one name wherever it comes from. Groups of names, such as `rgb`, may be
+given instead of their features.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from any2point_hf.modeling.errors import PointCloudError
+
+FEATURE_GROUPS: dict[str, tuple[str, ...]] = {
+    "rgb": ("red", "green", "blue"),
+    "normal": ("normal_x", "normal_y", "normal_z"),
+    "intensity": ("intensity",),
+    "reflectance": ("reflectance",),
+}
+"""Names of groups, which are also names of columns of data sets, and their features.
+
+Colours are 0…1 and normals have length 1. Intensity and reflectance are 0…1 where they are stored as integers of 8 or
+16 bits, else as they are in the file.
+"""
+
+COLORS, NORMALS = FEATURE_GROUPS["rgb"], FEATURE_GROUPS["normal"]
+_KNOWN = frozenset(name for names in FEATURE_GROUPS.values() for name in names)
+_PREFIXES = ("diffuse_", "scalar_", "color_", "colour_", "rgb_")
+_SYNONYMS = {"r": "red", "g": "green", "b": "blue", "i": "intensity", "intensities": "intensity"}
+_SYNONYMS |= {"reflectivity": "reflectance", "reflectances": "reflectance"}
+_SYNONYMS |= {
+    f"{word}{axis}": f"normal_{axis}" for axis in "xyz" for word in ("n", "n_", "normal", "norm_", "normals_")
+}
+_PLURALS = {"colors": "rgb", "color": "rgb", "colours": "rgb", "normals": "normal"}
+
+
+def feature_names(given: Iterable[str]) -> list[str]:
+    """Names of features, in order, with groups replaced by their features: ["rgb"] -> ["red", "green", "blue"]."""
+    return [name for word in given for name in FEATURE_GROUPS.get(word, (word,))]
+
+
+def feature_of_column(column: str) -> str:
+    """The feature that a file's column holds by its name: "nx" -> "normal_x"; a name that is not known stays."""
+    name = column.strip().lower().replace(" ", "_").replace(".", "_")
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    return _SYNONYMS.get(name, name)
+
+
+def features_of(array: str) -> tuple[str, ...]:
+    """The features that an array by this name holds: "normals" -> normal_x, normal_y, normal_z."""
+    group = _PLURALS.get(array.lower(), array.lower())
+    return FEATURE_GROUPS.get(group, (feature_of_column(array),))
+
+
+def wanted_columns(columns: Iterable[str], wanted: Collection[str] | None) -> dict[str, str]:
+    """Maps the features that a file has, and that are wanted, to its own names for them.
+
+    Args:
+        columns: the file's names, without those of the coordinates.
+        wanted: names of features; None for all of `FEATURE_GROUPS`.
+    """
+    found: dict[str, str] = {}
+    for column in columns:
+        name = feature_of_column(column)
+        if name in (_KNOWN if wanted is None else wanted):
+            found.setdefault(name, column)
+    return found
+
+
+def spread_groups(arrays: Mapping[str, Any], num_points: int) -> dict[str, np.ndarray]:
+    """Features [N] by name out of arrays by a feature's or a group's name, such as `rgb` [N, 3] or `intensity` [N].
+
+    Raises:
+        PointCloudError: an array of a group has another shape.
+    """
+    features = {}
+    for key, values in arrays.items():
+        names, array = features_of(key), np.asarray(values)
+        if array.shape == (num_points, 4) and names == COLORS:
+            array = array[:, :3]  # the fourth is opacity
+        if array.shape != (num_points, len(names)) and (len(names) > 1 or array.shape != (num_points,)):
+            expected = [num_points, len(names)] if len(names) > 1 else [num_points]
+            raise PointCloudError(
+                f"{key} must be numbers {expected}, a row for each of the {num_points} points, got {list(array.shape)}."
+            )
+        features |= dict(zip(names, array.reshape(num_points, -1).T, strict=True))
+    return features
+
+
+def scaled_features(features: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """Brings features to their stated scales.
+
+    Colours are told apart by their type and, where that says nothing, by the largest of all three: up to 1, up to 255,
+    or up to 65535.
+
+    Args:
+        features: [N] by name, as they are stored.
+        name: the file or argument, for the error message.
+
+    Returns:
+        [N] float32 by name.
+
+    Raises:
+        PointCloudError: a feature is no finite number, or a colour lies outside of 0…65535.
+    """
+    for feature, values in features.items():
+        if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
+            raise PointCloudError(f"{name}: {feature} must be finite numbers, got {_fault(values)}. Mend or remove it.")
+    result = {feature: _unit_integers(values) for feature, values in features.items()}
+    colors = [feature for feature in COLORS if feature in features]
+    if colors:
+        factor = _color_factor({feature: features[feature] for feature in colors}, name)
+        result |= {feature: (features[feature] * factor).astype(np.float32) for feature in colors}
+    if all(feature in features for feature in NORMALS):
+        normals = np.stack([features[feature] for feature in NORMALS], axis=1).astype(np.float64)
+        result |= dict(zip(NORMALS, unit_length(normals).T, strict=True))
+    return result
+
+
+def unit_length(vectors: np.ndarray) -> np.ndarray:
+    """Vectors [N, 3] divided by their lengths, as float32; those of no length stay 0."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+
+
+def _unit_integers(values: np.ndarray) -> np.ndarray:
+    largest = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(values.dtype.newbyteorder("="), 1)
+    return (values / largest).astype(np.float32)
+
+
+def _color_factor(colors: Mapping[str, np.ndarray], name: str) -> float:
+    if all(values.dtype == np.uint8 for values in colors.values()):
+        return 1 / 255
+    lowest = min(values.min() for values in colors.values())
+    highest = max(values.max() for values in colors.values())
+    if lowest < 0 or highest > 65535:
+        raise PointCloudError(
+            f"{name}: colours must lie in 0…1, 0…255 or 0…65535, got values from {lowest:g} to {highest:g}."
+        )
+    are_integers = all(values.dtype.kind in "iu" for values in colors.values())
+    if highest <= 1 and not are_integers:
+        return 1.0
+    return 1 / 255 if highest <= 255 else 1 / 65535
+
+
+def _fault(values: np.ndarray) -> str:
+    if values.dtype.kind not in "fiub":
+        return f"dtype {values.dtype}"
+    return f"{int((~np.isfinite(values)).sum())} of {len(values)} that are NaN or infinite"
+
+
+def missing_features(missing: Collection[str], found: Collection[str], name: str) -> PointCloudError:
+    """The error of a cloud that lacks features that were asked for.
+
+    Args:
+        missing: names of the features that it lacks.
+        found: names of those that it has.
+        name: the file or argument.
+    """
+    has = ", ".join(sorted(found)) or "none"
+    return PointCloudError(
+        f"{name} must have {', '.join(missing)} for every point; the features found there are: {has}. Give clouds with "
+        "them (docs/data.md names the columns), or use a model without them."
+    )
