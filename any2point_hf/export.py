@@ -55,14 +55,14 @@ class ExportReport:
 
 
 class _Logits(nn.Module):
-    """The model as points [B, N, 3] -> logits [B, classes], and nothing else."""
+    """The model as points [B, N, 3] (and features [B, N, F]) -> logits [B, classes], and nothing else."""
 
     def __init__(self, model: Any2PointForPointCloudClassification) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, points: Tensor) -> Tensor:
-        return self.model(points).logits
+    def forward(self, points: Tensor, point_features: Tensor | None = None) -> Tensor:
+        return self.model(points, point_features).logits
 
 
 def export_program(
@@ -71,6 +71,8 @@ def export_program(
     processor: Any2PointProcessor | None = None,
 ) -> ExportedProgram:
     """The model as one graph of torch operations, for a CPU: points [B, N, 3] float32 -> logits [B, classes].
+
+    A model with features has a second input, [B, N, F] float32.
 
     Args:
         model: with its active adapter; it is left as it was.
@@ -95,6 +97,8 @@ def export_onnx(
     model: Any2PointForPointCloudClassification, path: str | os.PathLike, processor: Any2PointProcessor | None = None
 ) -> ExportReport:
     """Writes the model as ONNX: input `points` [batch, N, 3] float32, output `logits` [batch, classes].
+
+    A model with features has a second input, `point_features` [batch, N, F] float32.
 
     Args:
         model: with its active adapter; it is left as it was.
@@ -133,7 +137,7 @@ def export_file(
     return asdict(ExportReport("torch", *_sizes([path]), None, processor.num_points, difference))
 
 
-def check_logits(model: nn.Module, run: Callable[[Tensor], Tensor], num_points: int) -> float:
+def check_logits(model: nn.Module, run: Callable[..., Tensor], num_points: int) -> float:
     """The largest difference of the logits of `run` from the model's, on new random clouds, one of each batch flat.
 
     Raises:
@@ -145,8 +149,9 @@ def check_logits(model: nn.Module, run: Callable[[Tensor], Tensor], num_points: 
         points = torch.randn(batch_size, num_points, 3, generator=generator)
         points[0, :, 2] = 0
         points /= points.norm(dim=-1).amax(dim=1).view(-1, 1, 1)
+        inputs = (points, *_features(model, points, generator))
         with torch.no_grad():
-            differences.append((run(points) - model(points).logits).abs().max())
+            differences.append((run(*inputs) - model(*inputs).logits).abs().max())
     difference = float(torch.stack(differences).max())
     if not difference <= LARGEST_DIFFERENCE:
         raise Any2PointError(
@@ -157,10 +162,11 @@ def check_logits(model: nn.Module, run: Callable[[Tensor], Tensor], num_points: 
 
 
 def metadata(model: Any2PointForPointCloudClassification, processor: Any2PointProcessor) -> dict[str, str]:
-    """What a file says of itself, each value as JSON: class names, points a cloud, the processor's settings."""
+    """What a file says of itself, each value as JSON: class names, points a cloud, features, processor's settings."""
     values = {
         "id2label": model.config.id2label,
         "num_points": processor.num_points,
+        "point_feature_names": model.config.point_feature_names,
         "processor": processor.to_dict(),
         "any2point_version": __version__,
     }
@@ -168,30 +174,43 @@ def metadata(model: Any2PointForPointCloudClassification, processor: Any2PointPr
 
 
 def _trace(model: Any2PointForPointCloudClassification, num_points: int) -> ExportedProgram:
-    points = torch.randn(EXAMPLE_BATCH, num_points, 3, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(EXAMPLE_BATCH, num_points, 3, generator=generator)
+    inputs = (points, *_features(model, points, generator))
+    batch = Dim("batch", min=1)
     with torch.no_grad(), _without_known_noise(), _explained("torch.export"):
-        return torch.export.export(_Logits(model).eval(), (points,), dynamic_shapes=({0: Dim("batch", min=1)},))
+        return torch.export.export(_Logits(model).eval(), inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
+
+
+def _features(model: Any, points: Tensor, generator: torch.Generator) -> list[Tensor]:
+    """Random features [B, N, F] of points, for a model that takes some."""
+    num_features = model.config.num_point_features
+    return [torch.rand(*points.shape[:2], num_features, generator=generator)] if num_features else []
 
 
 def _to_onnx(program: ExportedProgram) -> Any:
+    names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
     with _without_known_noise(), _explained("torch.onnx"):
         return torch.onnx.export(
             program,
-            input_names=["points"],
+            input_names=names,
             output_names=["logits"],
-            dynamic_shapes=({0: "batch"},),  # the name of the axis in the file
+            dynamic_shapes=tuple({0: "batch"} for _ in names),  # the name of the axis in the file
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )
 
 
-def _onnx_runtime(file: Path) -> Callable[[Tensor], Tensor]:
+def _onnx_runtime(file: Path) -> Callable[..., Tensor]:
     import onnxruntime
 
     with _explained("ONNX Runtime"):
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return lambda points: torch.from_numpy(session.run(["logits"], {"points": points.numpy()})[0])
+    names = [entry.name for entry in session.get_inputs()]
+    return lambda *inputs: torch.from_numpy(
+        session.run(["logits"], {name: value.numpy() for name, value in zip(names, inputs, strict=True)})[0]
+    )
 
 
 @contextlib.contextmanager

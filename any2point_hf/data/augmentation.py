@@ -1,11 +1,13 @@
 """Augmentation of training batches, as published (method.md 7) and as PointNet++ does, on the batch's own device."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from any2point_hf.data.counter_random import normal, uniform
 from any2point_hf.modeling.errors import ConfigurationError
@@ -32,7 +34,7 @@ class Augmentation:
     Raises:
         ConfigurationError: a range that is empty, not finite or not positive.
 
-    Shapes: points [B, N, 3], keys [B] int64 -> [B, N, 3].
+    Shapes: rows [B, N, 3 + F], coordinates first and then features, keys [B] int64 -> [B, N, 3 + F].
     """
 
     scale: tuple[float, float] = (2 / 3, 3 / 2)
@@ -54,13 +56,16 @@ class Augmentation:
         if self.rotation_axis not in (None, *_ROTATED_PLANES):
             raise ConfigurationError(f"rotation_axis must be x, y, z or none, got {self.rotation_axis!r}.")
 
-    def __call__(self, points: Tensor, keys: Tensor) -> Tensor:
+    def __call__(self, rows: Tensor, keys: Tensor, normal_columns: Sequence[int] = ()) -> Tensor:
         """Augmented points, in the input's dtype and on its device; the same for the same cloud and key.
 
         Args:
-            points: [B, N, 3] floating.
+            rows: [B, N, 3 + F] floating: coordinates, and features, which stay with their points.
             keys: [B] int64; a cloud's key decides all of its draws.
+            normal_columns: of a normal's x, y and z, which are turned with their surface; empty for none.
         """
+        points = rows[..., :3]
+        normals = rows[..., list(normal_columns)] if normal_columns else None
         if self.jitter:
             noise = normal(keys, _JITTER, points[0].numel()).clamp(-_JITTER_LIMIT, _JITTER_LIMIT)
             points = points + self.jitter * noise.to(points.dtype).view_as(points)
@@ -68,32 +73,41 @@ class Augmentation:
         factors = uniform(keys, _SCALE, 3).to(points.dtype) * (high - low) + low
         shifts = (uniform(keys, _SHIFT, 3).to(points.dtype) * 2 - 1) * self.shift
         points = points * factors.unsqueeze(1) + shifts.unsqueeze(1)
+        if normals is not None:  # what is stretched along an axis turns away from it
+            normals = F.normalize(normals / factors.unsqueeze(1), dim=-1)
         if self.rotation_axis is not None:
             angles = uniform(keys, _ANGLE, 1).to(points.dtype) * (2 * math.pi)
             points = _rotated(points, angles, *_ROTATED_PLANES[self.rotation_axis])
+            normals = None if normals is None else _rotated(normals, angles, *_ROTATED_PLANES[self.rotation_axis])
+        if rows.shape[-1] > 3:
+            rows = torch.cat([points, rows[..., 3:]], dim=-1)
+            if normals is not None:
+                rows[..., list(normal_columns)] = normals
+        else:
+            rows = points
         if self.drop:
             share = uniform(keys, _DROP_SHARE, 1) * self.drop
             lost = uniform(keys, _DROP, points.shape[1]) < share
-            points = torch.where(lost.unsqueeze(-1), points[:, :1], points)
-        return points
+            rows = torch.where(lost.unsqueeze(-1), rows[:, :1], rows)
+        return rows
 
 
-def random_subset(points: Tensor, num_points: int, keys: Tensor) -> Tensor:
+def random_subset(rows: Tensor, num_points: int, keys: Tensor) -> Tensor:
     """A random subset of each cloud's points (of 1200 sampled ones, 1024 go in).
 
     Args:
-        points: [B, S, 3].
+        rows: [B, S, 3 + F], points with their features.
         num_points: how many to keep; all if there are no more.
         keys: [B] int64, one for each cloud.
 
     Returns:
-        [B, num_points, 3].
+        [B, num_points, 3 + F].
     """
-    available = points.shape[1]
+    available = rows.shape[1]
     if available <= num_points:
-        return points
+        return rows
     order = uniform(keys, _SUBSET, available).argsort(dim=1, stable=True)[:, :num_points]
-    return points.gather(1, order.unsqueeze(-1).expand(-1, -1, 3))
+    return rows.gather(1, order.unsqueeze(-1).expand(-1, -1, rows.shape[-1]))
 
 
 def _rotated(points: Tensor, angles: Tensor, first: int, second: int) -> Tensor:

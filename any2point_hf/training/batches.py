@@ -7,6 +7,7 @@ Trainer is the stock one.
 
 import itertools
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,16 +18,23 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..data.augmentation import Augmentation, random_subset
 from ..data.counter_random import mix
+from ..modeling.errors import ConfigurationError
 from ..modeling.numerics.named_dropout import clear_dropout_keys, set_dropout_keys
+from ..point_clouds.features import NORMALS
 
 CLOUD = "cloud"
 """Name of the column that gives a batch its rows' numbers; the hook takes it out again."""
+
+FEATURES = "point_features"
+"""Name of the column of features [S, F]."""
 
 _ATTACHED: weakref.WeakKeyDictionary[nn.Module, RemovableHandle] = weakref.WeakKeyDictionary()
 
 
 class TrainingClouds(torch.utils.data.Dataset):
     """The training split as rows `points` [S, 3] float32, `labels` [] and `cloud` [], the row's number.
+
+    Where the model takes features, there is also `point_features` [S, F] float32.
 
     Args:
         clouds: what `process_split` returns, with S points a cloud, from which each step draws its own.
@@ -47,8 +55,9 @@ class TrainingClouds(torch.utils.data.Dataset):
         if len(indices) == 1:  # a lone cloud has no batch statistics, so the next one joins it
             indices = [indices[0], (indices[0] + 1) % len(self)]
         rows = self.clouds[indices]
-        columns = (rows["points"], rows["labels"], torch.tensor(indices))
-        return [dict(zip(("points", "labels", CLOUD), row, strict=True)) for row in zip(*columns, strict=True)]
+        columns = {name: rows[name] for name in ("points", FEATURES, "labels") if name in rows}
+        columns[CLOUD] = torch.tensor(indices)
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 class BatchAugmentation(TrainerCallback):
@@ -61,10 +70,22 @@ class BatchAugmentation(TrainerCallback):
         augmentation: applied to the drawn points of a batch.
         num_points: how many points of each cloud go into the model.
         seed: together with epoch and row number it decides every draw, whatever the batch or the number of processes.
+        feature_names: of the features of points, in order; normals among them turn with the cloud.
+
+    Raises:
+        ConfigurationError: a part of a normal is missing, so that it cannot be turned.
     """
 
-    def __init__(self, augmentation: Augmentation, num_points: int, seed: int) -> None:
+    def __init__(
+        self, augmentation: Augmentation, num_points: int, seed: int, feature_names: Sequence[str] = ()
+    ) -> None:
         self.augmentation, self.num_points, self.seed = augmentation, num_points, seed
+        found = [name for name in NORMALS if name in feature_names]
+        if found and len(found) < len(NORMALS):
+            raise ConfigurationError(
+                f"a normal turns with its cloud, so training needs all of {', '.join(NORMALS)}, got {', '.join(found)}."
+            )
+        self.normal = [3 + list(feature_names).index(name) for name in found]  # behind the coordinates
         self.epoch, self.step, self.process = 0, 0, 0
         self.forwards = itertools.count()  # counts the forwards of a step: several if gradients are accumulated
 
@@ -97,7 +118,11 @@ class BatchAugmentation(TrainerCallback):
         batch = dict(batch)
         clouds = batch.pop(CLOUD)
         keys = mix(mix(mix(torch.full_like(clouds, self.seed), 0), self.epoch), clouds)
-        batch["points"] = self.augmentation(random_subset(batch["points"], self.num_points, keys), keys)
+        rows = torch.cat([batch[name] for name in ("points", FEATURES) if name in batch], dim=-1)
+        rows = self.augmentation(random_subset(rows, self.num_points, keys), keys, self.normal)
+        batch["points"] = rows[..., :3]
+        if FEATURES in batch:
+            batch[FEATURES] = rows[..., 3:]
         return inputs, batch
 
 

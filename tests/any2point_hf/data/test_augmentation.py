@@ -173,3 +173,47 @@ def test_every_point_is_as_likely():
 def test_nothing_to_choose_from(available):
     clouds = points(2, available)
     assert torch.equal(random_subset(clouds, 64, keys_of(clouds)), clouds)
+
+
+def sphere(keys, num_points=64):
+    """Rows [B, N, 7] of a unit sphere: points, a number that names the point, and its normal, the point itself."""
+    points = torch.nn.functional.normalize(torch.randn(len(keys), num_points, 3), dim=-1)
+    numbers = torch.arange(num_points).expand(len(keys), -1).unsqueeze(-1)
+    return torch.cat([points, numbers, points], dim=-1)
+
+
+@pytest.mark.parametrize("axis", [None, "x", "y", "z"])
+def test_normals_stay_normal_to_their_surface(axis):
+    keys = torch.arange(5)
+    rows = sphere(keys)
+    augmentation = Augmentation(scale=(0.5, 2.0), shift=0.0, rotation_axis=axis)
+    changed = augmentation(rows, keys, [4, 5, 6])
+    assert torch.equal(changed[..., :3], augmentation(rows[..., :3], keys))
+    # A stretched sphere is an ellipsoid x' A x = 1, whose normal at x is A x; A is found from the points themselves.
+    for cloud in changed.double():
+        x, y, z = cloud[:, :3].T
+        terms = torch.stack([x * x, y * y, z * z, 2 * x * y, 2 * x * z, 2 * y * z], dim=1)
+        a, b, c, d, e, f = torch.linalg.lstsq(terms, torch.ones(len(x), 1, dtype=torch.float64)).solution.flatten()
+        matrix = torch.stack([torch.stack([a, d, e]), torch.stack([d, b, f]), torch.stack([e, f, c])])
+        expected = torch.nn.functional.normalize(cloud[:, :3] @ matrix, dim=-1)
+        torch.testing.assert_close(cloud[:, 4:], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_features_stay_with_their_points():
+    keys = torch.arange(3)
+    rows = sphere(keys, 200)
+    kept = random_subset(rows, 50, keys)
+    numbers = kept[..., 3].long()
+    assert all(len(set(cloud.tolist())) == 50 for cloud in numbers)
+    assert torch.equal(kept, rows.gather(1, numbers.unsqueeze(-1).expand(-1, -1, 7)))
+    changed = Augmentation(jitter=0.02, rotation_axis="z", drop=0.5)(kept, keys, [4, 5, 6])
+    lost = changed[..., 3] != kept[..., 3]
+    assert lost.any()
+    assert torch.equal(changed[lost], changed[:, :1].expand_as(changed)[lost])
+
+
+def test_a_normal_of_no_length_stays_one():
+    rows = torch.cat([torch.randn(1, 8, 3), torch.zeros(1, 8, 3)], dim=-1)
+    assert torch.equal(
+        Augmentation(rotation_axis="y")(rows, torch.zeros(1, dtype=torch.int64), [3, 4, 5])[..., 3:], rows[..., 3:]
+    )

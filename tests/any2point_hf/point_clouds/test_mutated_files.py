@@ -16,7 +16,7 @@ import pytest
 import trimesh
 
 from any2point_hf.modeling.errors import PointCloudError
-from any2point_hf.point_clouds.files import read_point_cloud
+from any2point_hf.point_clouds.files import read_point_cloud_with_features
 
 CLOUD = np.random.default_rng(0).normal(size=(40, 3)).round(3)
 PCD = "VERSION 0.7\nFIELDS x y z\nSIZE 8 8 8\nTYPE F F F\nCOUNT 1 1 1\nWIDTH 40\nHEIGHT 1\nPOINTS 40\nDATA {}\n"
@@ -30,9 +30,10 @@ def write_whole_file(path):
     """A sound file of the format that the name says."""
     rows = [" ".join(map(str, row)) for row in CLOUD.tolist()]
     mesh, suffix = trimesh.creation.icosphere(subdivisions=1), path.suffix
+    mesh.visual.vertex_colors = np.tile(np.uint8([9, 99, 250, 255]), (len(mesh.vertices), 1))
     texts = {
         "a.xyz": rows,
-        "names.csv": ["id,x,y,z", *(f"7,{row.replace(' ', ',')}" for row in rows)],
+        "names.csv": ["id,x,y,z,r,g,b", *(f"7,{row.replace(' ', ',')},9,99,250" for row in rows)],
         "count.pts": ["40", *rows],
         "text.pcd": [PCD.format("ascii").strip(), *rows],
         "a.ptx": ["40\n1", POSE.strip(), *(f"{row} 0.5" for row in rows)],
@@ -42,11 +43,11 @@ def write_whole_file(path):
     elif path.name == "binary.pcd":
         path.write_bytes(PCD.format("binary").encode() + CLOUD.tobytes())
     elif suffix in (".npy", ".npz"):
-        np.save(path, CLOUD) if suffix == ".npy" else np.savez(path, points=CLOUD)
+        np.save(path, CLOUD) if suffix == ".npy" else np.savez(path, points=CLOUD, normals=CLOUD)
     elif suffix in (".las", ".laz"):
         import laspy
 
-        las = laspy.create(point_format=0)
+        las = laspy.create(point_format=3)
         las.header.scales = [0.001] * 3
         las.x, las.y, las.z = CLOUD.T
         las.write(path)
@@ -54,7 +55,8 @@ def write_whole_file(path):
         import pye57
 
         with pye57.E57(str(path), mode="w") as file:
-            file.write_scan_raw({f"cartesian{axis}": CLOUD[:, i].copy() for i, axis in enumerate("XYZ")})
+            scan = {f"cartesian{axis}": CLOUD[:, i].copy() for i, axis in enumerate("XYZ")}
+            file.write_scan_raw(scan | {"intensity": CLOUD[:, 0].copy()})
     else:
         options = {"encoding": "ascii"} if path.name == "ascii.ply" else {}
         data = mesh.export(file_type="stl_ascii" if path.name == "text.stl" else suffix[1:], **options)
@@ -88,13 +90,15 @@ def read_mutated(folder, name, count):
     whole, longest = folder / name, 0.0
     write_whole_file(whole)
     data, path = whole.read_bytes(), folder / f"mutated{whole.suffix}"
-    assert len(read_point_cloud(whole))
+    assert len(read_point_cloud_with_features(whole).points)
     for seed in range(count):
         path.write_bytes(mutate(data, np.random.default_rng(seed)))
         start = time.perf_counter()
         said = ""
         try:
-            assert np.isfinite(read_point_cloud(path)).all()
+            points, features = read_point_cloud_with_features(path)
+            assert np.isfinite(points).all()
+            assert all(np.isfinite(values).all() for values in features.values())
         except PointCloudError as error:
             said = str(error)
         assert len(said) - len(str(path)) < 500, (name, seed)
