@@ -21,6 +21,7 @@ from .modeling.errors import Any2PointError
 from .modeling.modeling_any2point import Any2PointModel
 from .modeling.pretrained_model import Any2PointPreTrainedModel
 from .modeling.released_compatibility import call_block_across_batch
+from .modeling.tokenizer.point_ops import split_features
 from .processing_any2point import Any2PointProcessor
 
 NUM_CLOUDS = 32
@@ -48,7 +49,7 @@ def diagnose(model: Any2PointPreTrainedModel, points: Tensor) -> dict[str, Any]:
 
     Args:
         model: with or without a head.
-        points: [B, N, 3] float, on the model's device.
+        points: [B, N, 3 + F] float, with their features, on the model's device.
 
     Returns:
         `mode` ("train" or "eval"), `num_clouds`, and `num_tokens`, the tokens of one cloud. `tokens_rms` and
@@ -71,7 +72,7 @@ def diagnose(model: Any2PointPreTrainedModel, points: Tensor) -> dict[str, Any]:
                 hooks.enter_context(bottleneck.register_forward_hook(lambda _, __, output: torch.zeros_like(output)))
             for aggregation in base.aggregations.values():
                 hooks.enter_context(aggregation.register_forward_hook(lambda _, inputs, __: inputs[0]))
-            clean = base(points, output_hidden_states=True, return_dict=True).hidden_states
+            clean = base(*split_features(points), output_hidden_states=True, return_dict=True).hidden_states
         tokens, positions, added, states = _run(base, points)
     blocks = []
     for index, (state, clean_state) in enumerate(zip(states[1:], clean[1:], strict=True)):
@@ -160,7 +161,7 @@ def _run(
         for name, aggregation in base.aggregations.items():
             of_aggregation = measure("aggregation", int(name), lambda before, after: after - before)
             hooks.enter_context(aggregation.register_forward_hook(of_aggregation))
-        states = base(points, output_hidden_states=True, return_dict=True).hidden_states
+        states = base(*split_features(points), output_hidden_states=True, return_dict=True).hidden_states
         tokens, centers = made
         positions = base.encode_positions(centers, base.projection(centers))
     return tokens, None if positions is None else positions[:, 1:], added, states

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from .modeling.adapter.cell_norm import BATCH_NORM_MOMENTUM
 from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
+from .modeling.tokenizer.point_ops import split_features
 
 STRENGTHS = tuple(10.0 ** (power / 2) for power in range(-8, 9))  # of the ridge, for each training cloud
 SMALLEST_DEVIATION = 1e-6  # over a feature's largest size; less is the rounding of a float32
@@ -90,7 +91,7 @@ def set_statistics(
 
     Args:
         model: untrained.
-        points: [n, N, 3] float32, of the training split alone, n ≥ 2.
+        points: [n, N, 3 + F] float32, with their features, of the training split alone, n ≥ 2.
         batch_size: clouds at once, at least 2.
         max_batches: how many batches of the first clouds are used; a few settle the statistics.
     """
@@ -102,7 +103,7 @@ def set_statistics(
     with torch.random.fork_rng():  # for the adapters' dropout
         torch.manual_seed(0)
         for batch in batches:
-            model(batch.to(model.device))
+            model(*split_features(batch.to(model.device)))
     for buffer in statistics.values():  # moving averages that began at 0, corrected as in Adam
         buffer.div_(1 - (1 - BATCH_NORM_MOMENTUM) ** len(batches))
     model.eval()  # nothing else is restored: `probe_accuracy` does that
@@ -114,15 +115,15 @@ def frozen_features(model: Any2PointForPointCloudClassification, points: Tensor,
 
     Args:
         model: untrained, with the statistics of its training clouds (`set_statistics`).
-        points: [n, N, 3] float32.
+        points: [n, N, 3 + F] float32, with their features.
         batch_size: clouds at once; the result does not depend on it.
 
     Returns:
         [n, 2D] float32 on the CPU.
     """
     model.eval()
-    batches = [model.any2point(batch.to(model.device)).pooler_output for batch in points.split(batch_size)]
-    return torch.cat(batches).float().cpu()
+    batches = [split_features(batch.to(model.device)) for batch in points.split(batch_size)]
+    return torch.cat([model.any2point(*batch).pooler_output for batch in batches]).float().cpu()
 
 
 def probe_accuracy(
@@ -137,9 +138,9 @@ def probe_accuracy(
 
     Args:
         model: untrained.
-        train_points: [n, N, 3] float32.
+        train_points: [n, N, 3 + F] float32, with their features.
         train_labels: [n] int64.
-        test_points: [m, N, 3] float32.
+        test_points: [m, N, 3 + F] float32.
         test_labels: [m] int64.
         batch_size: clouds at once.
     """

@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 
 from ..modeling.backbones.positions_in_blocks import BiasOnGrid, BiasOnLine
 from ..modeling.errors import Any2PointError, UnsupportedBackboneError
-from ..modeling.input_checks import check_batch
+from ..modeling.input_checks import check_batch, check_point_features
 from ..modeling.modeling_any2point import Any2PointModel, Any2PointModelOutput
-from ..modeling.tokenizer.point_ops import nearest_neighbors
+from ..modeling.tokenizer.point_ops import nearest_neighbors, split_features
 
 _SWITCHING = threading.Lock()
 
@@ -60,7 +60,7 @@ def attention_on_points(model: PreTrainedModel, points: np.ndarray | Tensor) -> 
 
     Args:
         model: an Any2Point model, with or without a head.
-        points: [N, 3], as the processor returns them.
+        points: [N, 3 + F], as the processor returns them, with their features.
 
     Returns:
         [blocks, N] float32: shares of CLS's attention, the mean over heads.
@@ -78,7 +78,7 @@ def cls_attention(model: PreTrainedModel, points: np.ndarray | Tensor) -> tuple[
 
     Args:
         model: an Any2Point model, with or without a head.
-        points: [N, 3], as the processor returns them.
+        points: [N, 3 + F], as the processor returns them, with their features.
 
     Returns:
         centers [G, 3] and weights [blocks, G], float32; a block's weights and that of CLS to itself sum to 1.
@@ -108,7 +108,7 @@ def cls_similarity(model: PreTrainedModel, points: np.ndarray | Tensor) -> tuple
 
     Args:
         model: an Any2Point model, with or without a head.
-        points: [N, 3], as the processor returns them.
+        points: [N, 3 + F], as the processor returns them, with their features.
 
     Returns:
         centers [G, 3] and similarities [blocks, G] in [−1, 1], float32.
@@ -135,7 +135,7 @@ def position_similarity(model: PreTrainedModel, points: np.ndarray | Tensor, tok
 
     Args:
         model: an Any2Point model, with or without a head.
-        points: [N, 3], as the processor returns them.
+        points: [N, 3 + F], as the processor returns them, with their features.
         token: number of the one token, 0…G − 1.
 
     Returns:
@@ -176,7 +176,7 @@ def token_positions(model: PreTrainedModel, points: np.ndarray | Tensor) -> Toke
 
     Args:
         model: an Any2Point model, with or without a head.
-        points: [N, 3], as the processor returns them.
+        points: [N, 3 + F], as the processor returns them, with their features.
 
     Returns:
         Their centres, positions and cells.
@@ -196,11 +196,11 @@ def on_points(points: np.ndarray | Tensor, centers: np.ndarray, values: np.ndarr
     """Gives each point the value of the token whose centre is nearest to it: values [..., G] -> [..., N].
 
     Args:
-        points: [N, 3], in the frame of the centres.
+        points: [N, 3 or more], in the frame of the centres.
         centers: [G, 3] float32.
         values: [..., G] of any dtype.
     """
-    points = torch.as_tensor(points).detach().float().cpu()
+    points = torch.as_tensor(points).detach().float().cpu()[:, :3]
     nearest = nearest_neighbors(torch.from_numpy(centers)[None], points[None], 1)[0, :, 0]
     return values[..., nearest.numpy()]
 
@@ -217,26 +217,28 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().float().cpu().numpy()
 
 
-def _batch(base: Any2PointModel, points: np.ndarray | Tensor) -> Tensor:
-    """[N, 3] -> [1, N, 3] where the model is."""
-    batch = torch.as_tensor(points).unsqueeze(0).to(base.device)
-    check_batch(batch)
-    return batch
+def _batch(base: Any2PointModel, rows: np.ndarray | Tensor) -> tuple[Tensor, Tensor | None]:
+    """Rows [N, 3 + F] -> points [1, N, 3] and features [1, N, F], or None, where the model is."""
+    points, features = split_features(torch.as_tensor(rows).unsqueeze(0).to(base.device))
+    check_batch(points)
+    check_point_features(features, points, base.config.point_feature_names)
+    return points, features
 
 
 @torch.no_grad()
 def _forward(model: PreTrainedModel, points: np.ndarray | Tensor, **wanted: bool) -> Any2PointModelOutput:
     base = _base(model)
     with _evaluating(base):
-        return base(_batch(base, points), return_dict=True, **wanted)
+        return base(*_batch(base, points), return_dict=True, **wanted)
 
 
 @torch.no_grad()
 def _centers(base: Any2PointModel, points: np.ndarray | Tensor) -> Tensor:
     """The centres of the point tokens, [1, G, 3]."""
     with _evaluating(base):
-        batch = _batch(base, points)
-        return base.tokenizer(batch.to(torch.promote_types(base.cls_token.dtype, torch.float32)))[1]
+        dtype = torch.promote_types(base.cls_token.dtype, torch.float32)
+        batch = [None if part is None else part.to(dtype) for part in _batch(base, points)]
+        return base.tokenizer(*batch)[1]
 
 
 def _virtual_encodings(base: Any2PointModel, coordinates: Tensor) -> Tensor:

@@ -164,3 +164,8 @@ def gather_points(features: Tensor, indices: Tensor) -> Tensor:
     offsets = torch.arange(batch_size, device=indices.device).mul_(num_points)
     rows = indices + offsets.view(-1, *[1] * (indices.dim() - 1))
     return features.reshape(-1, channels).index_select(0, rows.reshape(-1)).view(*indices.shape, channels)
+
+
+def split_features(rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Takes rows [..., 3 + F] of points with features apart: points [..., 3] and features [..., F], None for F = 0."""
+    return rows[..., :3], rows[..., 3:] if rows.shape[-1] > 3 else None
