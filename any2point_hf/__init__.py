@@ -43,7 +43,9 @@ if TYPE_CHECKING:
     from .pictures.kinds import draw_similarity as draw_similarity
     from .pictures.kinds import draw_tokens as draw_tokens
     from .pictures.matplotlib_pictures import draw_point_clouds as draw_point_clouds
+    from .point_clouds.files import PointCloud as PointCloud
     from .point_clouds.files import read_point_cloud as read_point_cloud
+    from .point_clouds.files import read_point_cloud_with_features as read_point_cloud_with_features
     from .processing_any2point import Any2PointProcessor as Any2PointProcessor
     from .training.trainer import compute_metrics as compute_metrics
     from .training.trainer import make_trainer as make_trainer
@@ -56,7 +58,7 @@ _HOME = {
     "AutoModelForPointCloudClassification": "auto.auto_model",
     "PointCloudClassificationPipeline": "auto.classification_pipeline",
     "PointCloudFeatureExtractionPipeline": "auto.feature_extraction_pipeline",
-    "read_point_cloud": "point_clouds.files",
+    **dict.fromkeys(("PointCloud", "read_point_cloud", "read_point_cloud_with_features"), "point_clouds.files"),
     **dict.fromkeys(("load_point_cloud_dataset", "load_scanobjectnn", "load_modelnet", "load_shapenetpart"), "data"),
     "compute_metrics": "training.trainer",
     "make_trainer": "training.trainer",

@@ -234,6 +234,7 @@ def _without_known_noise() -> Iterator[None]:
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*axis name: batch will not be used", UserWarning)  # of a second input
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
             yield
     finally:

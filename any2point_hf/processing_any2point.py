@@ -2,10 +2,10 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +20,14 @@ from any2point_hf.modeling.hub.names import pull_options, pulled_folder
 from any2point_hf.modeling.publishing.push import push_files
 from any2point_hf.modeling.tokenizer.point_ops import farthest_point_sampling
 from any2point_hf.point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_no_point_is_far, check_points
-from any2point_hf.point_clouds.files import read_point_cloud
+from any2point_hf.point_clouds.features import (
+    feature_names,
+    features_of,
+    missing_features,
+    scaled_features,
+    spread_groups,
+)
+from any2point_hf.point_clouds.files import PointCloud, read_point_cloud_with_features
 
 PROCESSOR_FILE = "preprocessor_config.json"
 PICKLES = "# pickles are not shared: they run code when they are opened\n*.bin\n*.pt\n*.pth\n*.pkl\n"
@@ -38,6 +45,8 @@ class Any2PointProcessor(FeatureExtractionMixin):
         scale_to_unit_sphere: whether to divide by the largest distance from the centre, so that the model's
             input has no unit. False keeps the clouds' own unit.
         seed: of the points sampled on the meshes that are read from files, ≥ 0.
+        point_feature_names: what the model takes of each point besides its place, in order: the config's
+            `point_feature_names`, or groups such as `["rgb", "normal"]` (`point_clouds/features.py`).
         **kwargs: further entries of `preprocessor_config.json`, kept as attributes.
 
     Raises:
@@ -46,12 +55,20 @@ class Any2PointProcessor(FeatureExtractionMixin):
 
     model_input_names = ["points"]  # noqa: RUF012 - transformers reads a plain list
 
-    def __init__(self, num_points: int = 1024, scale_to_unit_sphere: bool = True, seed: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        num_points: int = 1024,
+        scale_to_unit_sphere: bool = True,
+        seed: int = 0,
+        point_feature_names: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
         """Checks and keeps the settings."""
         super().__init__(**kwargs)
         self.num_points = _integer(num_points, "num_points", SMALLEST_CLOUD)
         self.scale_to_unit_sphere = bool(scale_to_unit_sphere)
         self.seed = _integer(seed, "seed", 0)
+        self.point_feature_names = feature_names(point_feature_names)
 
     def __call__(
         self, point_clouds: Any, return_tensors: str | None = "pt", names: Sequence[str] | None = None
@@ -65,60 +82,96 @@ class Any2PointProcessor(FeatureExtractionMixin):
         Args:
             point_clouds: a cloud, a list of clouds (of any sizes and kinds), or an array or nested list
                 [B, N, 3]. A cloud is a numpy array, torch tensor or nested list [N, 3], or the path of a file
-                that `read_point_cloud` reads.
+                that `read_point_cloud` reads. Where the model takes features, a cloud is a file that has them, a
+                `PointCloud`, a mapping of `points` [N, 3] and arrays by the names of features or groups, such as `rgb`
+                [N, 3], or an array [N, 3 + F]; all on the scales of `FEATURE_GROUPS`, colours in 8 or 16 bits too.
             return_tensors: "pt" for a torch tensor, "np" or None for a numpy array.
             names: by which errors call the clouds that are not files; by default `point_clouds[0]` and so on.
 
         Returns:
-            A batch with `points`, [B, num_points, 3] float32.
+            A batch with `points`, [B, num_points, 3] float32, and, where the model takes features, `point_features`,
+            [B, num_points, F] float32.
 
         Raises:
-            PointCloudError: a cloud is unreadable, not [N, 3], not finite or has too few distinct points.
+            PointCloudError: a cloud is unreadable, not [N, 3], not finite, has too few distinct points or lacks a
+                feature.
         """
+        points, features = self._sampled(point_clouds, names)
+        batch = {"points": points} | ({"point_features": features} if self.point_feature_names else {})
+        return BatchFeature(batch, tensor_type=return_tensors)
+
+    def rows(self, point_clouds: Any, names: Sequence[str] | None = None) -> Tensor:
+        """The same as one tensor [B, num_points, 3 + F], whose last columns are the features."""
+        return torch.from_numpy(np.concatenate(self._sampled(point_clouds, names), axis=-1))
+
+    def _sampled(self, point_clouds: Any, names: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
+        """Points [B, num_points, 3] and features [B, num_points, F], both float32."""
         clouds = _as_list(point_clouds)
         if not clouds:
             raise PointCloudError("point_clouds is empty; expected at least one point cloud.")
+        num_features = len(self.point_feature_names)
         points = np.empty((len(clouds), self.num_points, 3), dtype=np.float32)
-        larger: dict[int, list[tuple[int, np.ndarray, np.ndarray]]] = {}
+        features = np.empty((len(clouds), self.num_points, num_features), dtype=np.float32)
+        larger: dict[int, list[_Cloud]] = {}
         for index, cloud in enumerate(clouds):
             is_file = isinstance(cloud, (str, os.PathLike))
             name = str(cloud) if is_file else names[index] if names else f"point_clouds[{index}]"
-            centred, unit = self._normalize(cloud, name)
-            size = len(centred)
+            prepared = self._normalize(index, cloud, name)
+            size = len(prepared.points)
             if size > self.num_points:
                 group = larger.setdefault(size, [])
-                group.append((index, centred, unit))
+                group.append(prepared)
                 if len(group) * size >= _SAMPLED_TOGETHER:
-                    self._sample(larger.pop(size), points)
+                    self._sample(larger.pop(size), points, features)
                 continue
             if size < self.num_points:
                 warnings.warn(
                     f"{name} has {size} points, fewer than num_points={self.num_points}: "
                     f"{self.num_points - size} repeats are added.",
-                    stacklevel=2,
+                    stacklevel=3,
                 )
-            points[index] = centred[np.arange(self.num_points) % size]
+            repeated = np.arange(self.num_points) % size
+            points[index], features[index] = prepared.points[repeated], prepared.features[repeated]
         for group in larger.values():
-            self._sample(group, points)
-        return BatchFeature({"points": points}, tensor_type=return_tensors)
+            self._sample(group, points, features)
+        return points, features
 
-    def _normalize(self, cloud: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Checks and centres a cloud -> as the model sees it, and scaled to the unit sphere, both [n, 3] float32."""
-        is_file = isinstance(cloud, (str, os.PathLike))
-        points = read_point_cloud(cloud, seed=self.seed) if is_file else _array(cloud)
+    def _normalize(self, row: int, cloud: Any, name: str) -> "_Cloud":
+        """Checks and centres a cloud."""
+        points, found = self._taken_apart(cloud, name)
         exact = check_points(points, name, minimum_distinct=MINIMUM_DISTINCT_POINTS).astype(np.float64)
         check_no_point_is_far(exact, name)
         exact -= exact.mean(axis=0)
         unit = (exact / np.linalg.norm(exact, axis=1).max()).astype(np.float32)
-        return (unit if self.scale_to_unit_sphere else exact.astype(np.float32)), unit
+        features = self._features(found, len(exact), name)
+        return _Cloud(row, unit if self.scale_to_unit_sphere else exact.astype(np.float32), unit, features)
 
-    def _sample(self, group: list[tuple[int, np.ndarray, np.ndarray]], points: np.ndarray) -> None:
-        """Reduces clouds of one size, each a (row, cloud, cloud in the unit sphere), into the rows of `points`."""
+    def _taken_apart(self, cloud: Any, name: str) -> tuple[Any, dict[str, np.ndarray]]:
+        """The points of a cloud of any kind, and its features [n] by name."""
+        wanted = self.point_feature_names
+        if isinstance(cloud, (str, os.PathLike)):
+            cloud = read_point_cloud_with_features(cloud, wanted, seed=self.seed)
+        if isinstance(cloud, PointCloud):
+            return cloud
+        if isinstance(cloud, Mapping):
+            return _of_mapping(cloud, wanted, name)
+        return _of_columns(_array(cloud), wanted)
+
+    def _features(self, found: dict[str, np.ndarray], num_points: int, name: str) -> np.ndarray:
+        """The features that the model takes, [n, F] float32, out of those that a cloud has."""
+        wanted = self.point_feature_names
+        if missing := [feature for feature in wanted if feature not in found]:
+            raise missing_features(missing, found, name)
+        scaled = scaled_features({feature: found[feature] for feature in wanted}, name)
+        return np.array([scaled[feature] for feature in wanted], dtype=np.float32).reshape(-1, num_points).T
+
+    def _sample(self, group: Sequence["_Cloud"], points: np.ndarray, features: np.ndarray) -> None:
+        """Reduces clouds of one size into the rows of `points` and `features`."""
         # sampled in the unit sphere, where no squared distance leaves the range of float32
-        planes = torch.from_numpy(np.stack([unit.T for _, _, unit in group]))  # contiguous x, y, z: faster
+        planes = torch.from_numpy(np.stack([cloud.unit.T for cloud in group]))  # contiguous x, y, z: faster
         chosen = farthest_point_sampling(planes.transpose(1, 2), self.num_points).numpy()
-        for (row, cloud, _), indices in zip(group, chosen, strict=True):
-            points[row] = cloud[indices]
+        for cloud, indices in zip(group, chosen, strict=True):
+            points[cloud.row], features[cloud.row] = cloud.points[indices], cloud.features[indices]
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -188,6 +241,38 @@ class Any2PointProcessor(FeatureExtractionMixin):
         write_whole(Path(json_file_path), self.to_json_string())
 
 
+class _Cloud(NamedTuple):
+    """A cloud that goes to a row: points [n, 3] as the model sees them and in the unit sphere, features [n, F]."""
+
+    row: int
+    points: np.ndarray
+    unit: np.ndarray
+    features: np.ndarray
+
+
+def _of_mapping(cloud: Mapping[str, Any], wanted: Sequence[str], name: str) -> tuple[Any, dict[str, np.ndarray]]:
+    """Points and features by name of a mapping, such as a row of a data set."""
+    if "points" not in cloud:
+        raise PointCloudError(
+            f"{name} must have the points [N, 3] under the name 'points', got the names "
+            f"{', '.join(map(str, list(cloud)[:12]))}. Rename the one it is."
+        )
+    points = _array(cloud["points"])
+    arrays = {key: _array(values) for key, values in cloud.items() if set(features_of(key)) & set(wanted)}
+    if "point_features" in cloud and wanted:  # as the processor itself gives them, all in one array
+        return points, _of_columns(np.concatenate([points, _array(cloud["point_features"])], axis=1), wanted)[1]
+    return points, spread_groups(arrays, len(points))
+
+
+def _of_columns(array: Any, wanted: Sequence[str]) -> tuple[Any, dict[str, np.ndarray]]:
+    """Points and features by name of an array [N, 3 + F]; of any other, itself and none."""
+    shape = np.shape(array) if wanted else ()
+    if len(shape) != 2 or shape[1] != 3 + len(wanted):
+        return array, {}
+    array = np.asarray(array)
+    return array[:, :3], dict(zip(wanted, array[:, 3:].T, strict=True))
+
+
 def _integer(value: int, name: str, minimum: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise Any2PointError(f"{name} must be an integer of at least {minimum}, got {value!r}.")
@@ -196,6 +281,8 @@ def _integer(value: int, name: str, minimum: int) -> int:
 
 def _as_list(point_clouds: Any) -> list[Any]:
     """One cloud or several -> a list of clouds."""
+    if isinstance(point_clouds, (Mapping, PointCloud)):
+        return [point_clouds]
     if isinstance(point_clouds, (np.ndarray, Tensor)):
         return list(point_clouds) if point_clouds.ndim == 3 else [point_clouds]
     if isinstance(point_clouds, (str, bytes)) or not isinstance(point_clouds, Sequence):
@@ -205,8 +292,8 @@ def _as_list(point_clouds: Any) -> list[Any]:
 
 
 def depth(item: Any) -> int:
-    """How many indices lead to a number: 2 for a cloud [N, 3], and for a path, which stands for a cloud."""
-    if isinstance(item, (str, os.PathLike)):
+    """How many indices lead to a number: 2 for a cloud [N, 3], and for what else stands for a cloud, such as a path."""
+    if isinstance(item, (str, os.PathLike, Mapping, PointCloud)):
         return 2
     if isinstance(item, (np.ndarray, Tensor)):
         return item.ndim

@@ -13,6 +13,7 @@ from .modeling.configuration_any2point import Any2PointConfig
 from .modeling.errors import Any2PointError, CheckpointError, DatasetError, HubError
 from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from .modeling.several_adapters.lora import LORA_TENSORS
+from .modeling.tokenizer.point_ops import split_features
 from .processing_any2point import Any2PointProcessor
 from .training.trainer import accuracies, confusion_matrix, process_split
 
@@ -103,10 +104,10 @@ def predict(
         Any2PointError: something in the input does not fit.
     """
     loaded, processor = load(model, backbone)
-    points = processor(list(files))["points"]
+    rows = processor.rows(list(files))
     id2label: Any = loaded.config.id2label
     results = []
-    logits = torch.cat([_logits(loaded, batch) for batch in points.split(batch_size)])
+    logits = torch.cat([_logits(loaded, batch) for batch in rows.split(batch_size)])
     for file, probabilities in zip(files, logits.softmax(dim=-1), strict=True):
         best = probabilities.topk(min(top, len(probabilities)))
         classes = [
@@ -118,8 +119,9 @@ def predict(
 
 
 @torch.no_grad()
-def _logits(model: Any2PointForPointCloudClassification, points: torch.Tensor) -> torch.Tensor:
-    return model(points.to(model.device)).logits.float().cpu()
+def _logits(model: Any2PointForPointCloudClassification, rows: torch.Tensor) -> torch.Tensor:
+    """Logits [B, classes] of points with their features, [B, N, 3 + F]."""
+    return model(*split_features(rows.to(model.device))).logits.float().cpu()
 
 
 def info(model: str | None, backbone: str | None, config_fields: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
         return {}, {}, {"top_k": top_k}
 
     def _forward(self, model_inputs: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
-        return {"logits": self.run_model(model_inputs["points"])["logits"]}
+        return {"logits": self.run_model(model_inputs)["logits"]}
 
     def postprocess(  # type: ignore[override]
         self, model_outputs: dict[str, Tensor], top_k: int | None = 5

@@ -34,7 +34,7 @@ class PointCloudFeatureExtractionPipeline(PointCloudPipeline):
     def _forward(  # type: ignore[override]
         self, model_inputs: dict[str, Tensor], return_tokens: bool = False
     ) -> dict[str, Tensor]:
-        outputs = self.run_model(model_inputs["points"])
+        outputs = self.run_model(model_inputs)
         features = {"features": outputs["pooler_output"]}
         if return_tokens:
             features |= {"tokens": outputs["last_hidden_state"][:, 1:], "centers": outputs["point_centers"]}

@@ -17,6 +17,9 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.pipelines.base import Pipeline
 
 from ..modeling.errors import CheckpointError, ConfigurationError, PointCloudError
+from ..modeling.tokenizer.point_ops import split_features
+from ..point_clouds.features import features_of
+from ..point_clouds.files import PointCloud
 from ..processing_any2point import Any2PointProcessor, depth
 
 _CHUNK = 64  # clouds that the processor gets at once: those of one size are sampled together
@@ -66,9 +69,9 @@ class PointCloudPipeline(Pipeline, ABC):
         """Runs the model on one cloud or several.
 
         Args:
-            inputs: a cloud: an array, tensor or nested list [N, 3], the path of a file, or a row with `points`. Or
-                several: an array or tensor [B, N, 3], a list of clouds, or a list of such lists. Or a stream: a
-                generator, a data set of torch, or one of `datasets` with a column `points`.
+            inputs: a cloud: an array, tensor or nested list [N, 3], the path of a file, or a row with `points` and the
+                features that the model takes. Or several: an array or tensor [B, N, 3], a list of clouds, or a list of
+                such lists. Or a stream: a generator, a data set of torch, or one of `datasets` with a column `points`.
             num_workers: processes that read files and prepare clouds; 0 for none.
             batch_size: clouds that go through the model at once; it does not change the results.
             options: of the pipeline.
@@ -86,10 +89,11 @@ class PointCloudPipeline(Pipeline, ABC):
         _check_at_least(0, "num_workers", num_workers)
         _check_at_least(1, "batch_size", batch_size)
         options |= {"batch_size": batch_size}
-        if isinstance(inputs, Mapping):
-            inputs = _points(inputs, "inputs")
+        if isinstance(inputs, Mapping) and not self.feature_extractor.point_feature_names:
+            inputs = _cloud(inputs, "inputs", ())
         if _is_stream(inputs):
-            return super().__call__(_named(inputs), num_workers=num_workers, **options)
+            stream = _named(inputs, self.feature_extractor.point_feature_names)
+            return super().__call__(stream, num_workers=num_workers, **options)
         prepared = _prepare(list(_leaves(inputs, "inputs")), self.feature_extractor, num_workers)
         results = iter(super().__call__(prepared, num_workers=0, **options) if prepared else [])
         return _nested_as(inputs, results)
@@ -98,14 +102,15 @@ class PointCloudPipeline(Pipeline, ABC):
         """Runs the processor on one cloud of a stream; what has already been processed stays as it is."""
         if isinstance(input_, BatchFeature):
             return input_
-        return self.feature_extractor([_points(input_.cloud, input_.name)], names=[input_.name])
+        cloud = _cloud(input_.cloud, input_.name, self.feature_extractor.point_feature_names)
+        return self.feature_extractor([cloud], names=[input_.name])
 
-    def run_model(self, points: Tensor) -> Mapping[str, Tensor]:
-        """The model's outputs of points [B, N, 3], in eval mode."""
+    def run_model(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The model's outputs of `points` [B, N, 3] and, where there are any, `point_features`, in eval mode."""
         was_training = self.model.training
         self.model.eval()
         try:
-            return self.model(points)
+            return self.model(inputs["points"], inputs.get("point_features"))
         finally:
             self.model.train(was_training)
 
@@ -131,7 +136,7 @@ class _NamedRows(Dataset):
 
 
 class _Chunks(Dataset):
-    """Number of a chunk -> its clouds, prepared, [B, N, 3], or what is wrong with one of them."""
+    """Number of a chunk -> its clouds, prepared, [B, N, 3 + F], or what is wrong with one of them."""
 
     def __init__(self, clouds: Sequence[_Named], processor: Any2PointProcessor) -> None:
         self.clouds, self.processor = clouds, processor
@@ -142,38 +147,41 @@ class _Chunks(Dataset):
     def __getitem__(self, chunk: int) -> Tensor | str:
         clouds = self.clouds[chunk * _CHUNK : (chunk + 1) * _CHUNK]
         try:
-            points = [_points(cloud, name) for name, cloud in clouds]
-            return self.processor(points, names=[name for name, _ in clouds])["points"]
+            named = [_cloud(cloud, name, self.processor.point_feature_names) for name, cloud in clouds]
+            return self.processor.rows(named, names=[name for name, _ in clouds])
         except PointCloudError as error:  # returned, not raised: a reading process would add its traceback
             return str(error)
 
 
 def _prepare(clouds: Sequence[_Named], processor: Any2PointProcessor, num_workers: int) -> list[BatchFeature]:
     rows = []
-    for points in DataLoader(_Chunks(clouds, processor), batch_size=None, num_workers=num_workers):
-        if isinstance(points, str):
-            raise PointCloudError(points)
-        rows += [BatchFeature({"points": row}) for row in points.split(1)]
+    for chunk in DataLoader(_Chunks(clouds, processor), batch_size=None, num_workers=num_workers):
+        if isinstance(chunk, str):
+            raise PointCloudError(chunk)
+        for row in chunk.split(1):
+            points, features = split_features(row)
+            rows.append(BatchFeature({"points": points} | ({} if features is None else {"point_features": features})))
     return rows
 
 
 def _is_stream(inputs: Any) -> bool:
     """Whether inputs are read one after the other: generators and data sets, but not arrays, paths and lists."""
-    is_in_memory = isinstance(inputs, (np.ndarray, Tensor, str, bytes, os.PathLike, Sequence))
+    is_in_memory = isinstance(inputs, (np.ndarray, Tensor, str, bytes, os.PathLike, Sequence, Mapping))
     return not is_in_memory and (isinstance(inputs, (Iterable, Dataset)))
 
 
-def _named(stream: Any) -> _NamedRows | Iterator[_Named]:
+def _named(stream: Any, feature_names: Sequence[str]) -> _NamedRows | Iterator[_Named]:
     columns = getattr(stream, "column_names", None)  # of `datasets`
     if columns is not None and "points" in columns:
-        stream = stream.select_columns("points").with_format("numpy")  # read many times faster than as lists
+        needed = ["points", *(name for name in columns if set(features_of(name)) & set(feature_names))]
+        stream = stream.select_columns(needed).with_format("numpy")  # read many times faster than as lists
     if hasattr(stream, "__len__") and hasattr(stream, "__getitem__"):
         return _NamedRows(stream)
     return (_Named(f"inputs[{index}]", cloud) for index, cloud in enumerate(stream))
 
 
-def _points(row: Any, name: str) -> Any:
-    """The cloud of a data set's row; anything else is a cloud itself."""
+def _cloud(row: Any, name: str, feature_names: Sequence[str]) -> Any:
+    """The cloud of a data set's row, as the processor takes it; anything else is a cloud itself."""
     if not isinstance(row, Mapping):
         return row
     if "points" not in row:
@@ -181,14 +189,14 @@ def _points(row: Any, name: str) -> Any:
             f"{name} must have the points [N, 3] under the name 'points', got the names {', '.join(map(str, row))}. "
             "Choose a split, or another column by transformers.pipelines.pt_utils.KeyDataset(dataset, column)."
         )
-    return row["points"]
+    return row if feature_names else row["points"]
 
 
 def _holds_clouds(inputs: Any) -> bool:
     """Whether inputs are several clouds (or several such lists) rather than one."""
     if isinstance(inputs, (np.ndarray, Tensor)):
         return inputs.ndim >= 3 or inputs.dtype == object
-    if isinstance(inputs, (str, bytes)) or not isinstance(inputs, Sequence):
+    if isinstance(inputs, (str, bytes, PointCloud)) or not isinstance(inputs, Sequence):
         return False
     return not len(inputs) or any(isinstance(item, Mapping) or depth(item) >= 2 for item in inputs)
 

@@ -6,13 +6,14 @@ value of the nearest token, so that a model of few points still gives a picture 
 
 import math
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedModel
 
 from ..modeling.errors import Any2PointError
-from ..point_clouds.files import read_point_cloud
+from ..point_clouds.files import PointCloud, read_point_cloud_with_features
 from ..processing_any2point import Any2PointProcessor
 from .clusters import clusters
 from .measures import cls_attention, cls_similarity, on_points, position_similarity, token_positions
@@ -22,11 +23,11 @@ from .picture_content import Panel
 SHOWN_POINTS = 2048
 CLUSTER_NAMES = ("least similar", "between", "most similar")
 
-Cloud = np.ndarray | str | os.PathLike
+Cloud = np.ndarray | Mapping[str, Any] | PointCloud | str | os.PathLike
 
 
 class PreparedCloud(NamedTuple):
-    """A cloud for the model and for the picture, in one frame: points [N, 3] and shown [S, 3], both float32."""
+    """A cloud for the model and for the picture, in one frame: points [N, 3 + F] and shown [S, 3], both float32."""
 
     points: np.ndarray
     shown: np.ndarray
@@ -40,7 +41,7 @@ def draw_attention(
     Args:
         model: an Any2Point model.
         processor: the model's.
-        cloud: [n, 3], or a file that `read_point_cloud` reads.
+        cloud: [n, 3], a file, or any other cloud that the processor takes.
         block: only this one, 0 for the first.
 
     Returns:
@@ -67,7 +68,7 @@ def draw_clusters(
     Args:
         model: an Any2Point model.
         processor: the model's.
-        cloud: [n, 3], or a file that `read_point_cloud` reads.
+        cloud: [n, 3], a file, or any other cloud that the processor takes.
         block: only this one, 0 for the first.
 
     Raises:
@@ -92,7 +93,7 @@ def draw_similarity(model: PreTrainedModel, processor: Any2PointProcessor, cloud
     Args:
         model: an Any2Point model.
         processor: the model's.
-        cloud: [n, 3], or a file that `read_point_cloud` reads.
+        cloud: [n, 3], a file, or any other cloud that the processor takes.
         token: number of the one token, 0…G − 1; the picture marks it.
 
     Raises:
@@ -117,7 +118,7 @@ def draw_tokens(model: PreTrainedModel, processor: Any2PointProcessor, cloud: Cl
     Args:
         model: an Any2Point model.
         processor: the model's.
-        cloud: [n, 3], or a file that `read_point_cloud` reads.
+        cloud: [n, 3], a file, or any other cloud that the processor takes.
 
     Returns:
         The picture; on planes it has a panel for the rows and one for the columns of each view.
@@ -148,13 +149,14 @@ def draw_tokens(model: PreTrainedModel, processor: Any2PointProcessor, cloud: Cl
 def prepare(processor: Any2PointProcessor, cloud: Cloud) -> PreparedCloud:
     """Centres and scales a cloud, and samples it twice: for the model, and more densely for the picture."""
     if isinstance(cloud, (str, os.PathLike)):
-        cloud = read_point_cloud(cloud, seed=processor.seed)
-    points = processor([cloud], return_tensors="np")["points"][0]
-    num_shown = min(len(cloud), SHOWN_POINTS)
+        cloud = read_point_cloud_with_features(cloud, processor.point_feature_names, seed=processor.seed)
+    points = processor.rows([cloud])[0].numpy()
+    places = cloud.points if isinstance(cloud, PointCloud) else cloud["points"] if isinstance(cloud, Mapping) else cloud
+    num_shown = min(len(places), SHOWN_POINTS)
     if num_shown <= processor.num_points:
-        return PreparedCloud(points, points)
+        return PreparedCloud(points, points[:, :3])
     denser = Any2PointProcessor(num_shown, processor.scale_to_unit_sphere, processor.seed)
-    return PreparedCloud(points, denser([cloud], return_tensors="np")["points"][0])
+    return PreparedCloud(points, denser([places[:, :3]], return_tensors="np")["points"][0])
 
 
 def _blocks(model: Any, block: int | None) -> list[int]:

@@ -121,17 +121,17 @@ def _results(adapter: Adapter, name: str, example: str, variation: int, upload: 
     """What the page shows of one cloud: classes, figure, the slider, and what was done or is wrong."""
     start = time.perf_counter()
     try:
-        points = example_cloud(example, variation) if upload is None else read_upload(upload, adapter.processor.seed)
-        prediction = classify(adapter, points)
+        cloud: Any = example_cloud(example, variation) if upload is None else read_upload(upload, adapter.processor)
+        prediction = classify(adapter, cloud)
     except Any2PointError as error:
         return None, None, gr.update(), _message(str(error), is_error=True)
-    attention = prediction.attention
+    attention, num_points = prediction.attention, len(cloud if upload is None else cloud.points)
     num_blocks = 0 if attention is None else len(attention)
     block = min(max(int(block), 1), num_blocks) if num_blocks else 1
     slider = gr.update(maximum=max(num_blocks, 2), value=block, visible=num_blocks > 1)
     source = f"built-in {example}" if upload is None else _file_name(upload)
     text = (
-        f"{name}: {source}, {len(points):,} points of which the model sees {adapter.processor.num_points:,}; "
+        f"{name}: {source}, {num_points:,} points of which the model sees {adapter.processor.num_points:,}; "
         f"{time.perf_counter() - start:.2f} s."
     )
     return prediction.probabilities, _figure(prediction, block), slider, _message(text)

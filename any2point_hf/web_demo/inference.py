@@ -21,9 +21,10 @@ from ..modeling.backbones.loading import load_backbone
 from ..modeling.configuration_any2point import Any2PointConfig, recorded_path
 from ..modeling.errors import Any2PointError, CheckpointError, PointCloudError, UnsupportedBackboneError
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
+from ..modeling.tokenizer.point_ops import split_features
 from ..pictures.measures import cls_attention, on_points
 from ..point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points, local_float32
-from ..point_clouds.files import read_point_cloud
+from ..point_clouds.files import PointCloud, read_point_cloud_with_features
 from ..processing_any2point import Any2PointProcessor
 from ..trained_adapter import load
 
@@ -130,15 +131,15 @@ def example_cloud(shape: str, variation: int = 0) -> np.ndarray:
     return make_cloud("test", index, EXAMPLE_POINTS, EXAMPLE_SEED)
 
 
-def read_upload(path: str | Path, seed: int = 0) -> np.ndarray:
+def read_upload(path: str | Path, processor: Any2PointProcessor) -> PointCloud:
     """Reads an uploaded cloud or mesh; errors name the file, not where it lies on this machine.
 
     Args:
         path: a file of a format that `read_point_cloud` knows.
-        seed: of the samples of a mesh.
+        processor: of the model that will see it; tells which features are needed.
 
     Returns:
-        [N, 3] float32, N ≤ `MAX_POINTS`; moved to its mean where float32 cannot hold it.
+        Points [N, 3] float32, N ≤ `MAX_POINTS`, moved to their mean where float32 cannot hold them; and features.
 
     Raises:
         PointCloudError: it cannot be read, holds no usable cloud, or too large a one.
@@ -148,7 +149,8 @@ def read_upload(path: str | Path, seed: int = 0) -> np.ndarray:
         raise PointCloudError(f"{path.name} is no longer on the server, which keeps uploads briefly. Upload it again.")
     _check_unpacked_size(path)
     try:
-        points = read_point_cloud(path, seed=seed)
+        names = processor.point_feature_names
+        points, features = read_point_cloud_with_features(path, names, seed=processor.seed)
     except PointCloudError as error:
         raise PointCloudError(str(error).replace(str(path), path.name)) from error
     if len(points) > MAX_POINTS:
@@ -157,7 +159,8 @@ def read_upload(path: str | Path, seed: int = 0) -> np.ndarray:
             f"a cloud on this page has at most {MAX_POINTS:,} points, {path.name} has {len(points):,}. Keep one point "
             f"in {step}, or run any2point predict on your own machine."
         )
-    return local_float32(check_points(points, path.name, minimum_distinct=MINIMUM_DISTINCT_POINTS))
+    points = local_float32(check_points(points, path.name, minimum_distinct=MINIMUM_DISTINCT_POINTS))
+    return PointCloud(points, features)
 
 
 def _check_unpacked_size(path: Path) -> None:
@@ -177,20 +180,21 @@ def _check_unpacked_size(path: Path) -> None:
         )
 
 
-def classify(adapter: Adapter, points: np.ndarray) -> Prediction:
+def classify(adapter: Adapter, cloud: PointCloud | np.ndarray) -> Prediction:
     """Classes of one cloud, and where the model looks.
 
     Args:
         adapter: which model.
-        points: [N, 3] in any unit.
+        cloud: points [N, 3] in any unit, with the features that the model takes.
 
     Raises:
         Any2PointError: the points are no usable cloud.
     """
-    prepared = adapter.processor(points)["points"]
+    prepared = adapter.processor.rows(cloud, ["the cloud"])
+    points = cloud.points if isinstance(cloud, PointCloud) else cloud
     model, shown = adapter.model, _shown(adapter.processor, points)
     with adapter.one_at_a_time, torch.no_grad():
-        logits = model(prepared.to(model.device)).logits[0].float().cpu()
+        logits = model(*split_features(prepared.to(model.device))).logits[0].float().cpu()
         try:
             attention = on_points(shown, *cls_attention(model, prepared[0]))
         except UnsupportedBackboneError:

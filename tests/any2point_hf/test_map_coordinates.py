@@ -57,7 +57,7 @@ def test_files(clouds, processor, tmp_path, extension):
     else:
         np.savetxt(path, points, fmt="%.12f", delimiter="," if extension == ".csv" else " ")
     near = processor(clouds[0])["points"]
-    for given in (path, read_upload(path)):
+    for given in (path, read_upload(path, processor)):
         torch.testing.assert_close(processor(given)["points"], near, atol=1e-6, rtol=0)
     np.testing.assert_allclose(prepare(processor, path).shown, prepare(processor, clouds[0]).shown, atol=1e-6)
 

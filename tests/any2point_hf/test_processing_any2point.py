@@ -277,6 +277,7 @@ def test_saved_settings_load_again(tmp_path):
     assert json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8")) == {
         "feature_extractor_type": "Any2PointProcessor",
         "num_points": 128,
+        "point_feature_names": [],
         "scale_to_unit_sphere": False,
         "seed": 3,
     }

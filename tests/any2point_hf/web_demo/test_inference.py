@@ -20,6 +20,8 @@ from any2point_hf.modeling.errors import Any2PointError, CheckpointError, PointC
 from any2point_hf.web_demo import inference, server
 from any2point_hf.web_demo.inference import classify, example_cloud, load_adapters, read_upload
 
+PROCESSOR = Any2PointProcessor(num_points=64)
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -80,7 +82,7 @@ def test_no_adapter_no_page(tmp_path):
 def test_a_cloud_gets_what_predict_gives_it(loaded, adapter, two_classes, tmp_path):
     file = tmp_path / "disc.npy"
     np.save(file, two_classes.cloud(1, np.random.default_rng(7)))
-    prediction = classify(loaded, read_upload(file))
+    prediction = classify(loaded, read_upload(file, PROCESSOR))
     (expected,) = commands.predict(str(adapter), [str(file)])
     assert list(prediction.probabilities) == [entry["label"] for entry in expected["classes"]] == ["disc", "ball"]
     assert list(prediction.probabilities.values()) == pytest.approx(
@@ -153,7 +155,7 @@ def zipped(path, num_points):
 )
 def test_errors_name_the_file_and_no_folder(tmp_path, name, content, said):
     with pytest.raises(PointCloudError) as error:
-        read_upload(write(tmp_path, name, content))
+        read_upload(write(tmp_path, name, content), PROCESSOR)
     assert str(error.value).startswith(said)
     assert str(tmp_path) not in str(error.value)
     assert str(Path.cwd()) not in str(error.value)
@@ -161,7 +163,7 @@ def test_errors_name_the_file_and_no_folder(tmp_path, name, content, said):
 
 def test_an_upload_that_was_deleted_is_asked_for_again(tmp_path):
     with pytest.raises(PointCloudError, match=r"^gone\.ply is no longer on the server.*again"):
-        read_upload(tmp_path / "gone.ply")
+        read_upload(tmp_path / "gone.ply", PROCESSOR)
 
 
 def test_nothing_is_unpickled(tmp_path):
@@ -171,7 +173,7 @@ def test_nothing_is_unpickled(tmp_path):
 
     np.save(tmp_path / "trap.npy", np.array([Trap()], dtype=object), allow_pickle=True)
     with pytest.raises(PointCloudError, match=r"^trap\.npy cannot be read"):
-        read_upload(tmp_path / "trap.npy")
+        read_upload(tmp_path / "trap.npy", PROCESSOR)
     assert not (tmp_path / "sprung").exists()
 
 
@@ -179,18 +181,18 @@ def test_too_many_points_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(inference, "MAX_POINTS", 100)
     np.save(tmp_path / "scan.npy", np.random.default_rng(0).normal(size=(250, 3)))
     with pytest.raises(PointCloudError, match=r"at most 100 points, scan\.npy has 250\. Keep one point in 3"):
-        read_upload(tmp_path / "scan.npy")
+        read_upload(tmp_path / "scan.npy", PROCESSOR)
     np.save(tmp_path / "scan.npy", np.random.default_rng(0).normal(size=(100, 3)))
-    assert read_upload(tmp_path / "scan.npy").shape == (100, 3)
+    assert read_upload(tmp_path / "scan.npy", PROCESSOR).points.shape == (100, 3)
 
 
 @pytest.mark.parametrize("name", ["bomb.npz", "bomb.npy"])
 def test_archives_are_measured_before_they_are_unpacked(tmp_path, name, monkeypatch):
     path = zipped(tmp_path / name, 5_000_000)
     assert path.stat().st_size < 1_000_000  # unpacked it has 120
-    monkeypatch.setattr(inference, "read_point_cloud", pytest.fail)
+    monkeypatch.setattr(inference, "read_point_cloud_with_features", pytest.fail)
     with pytest.raises(PointCloudError, match=rf"unpacks to at most 100,000,000 bytes, {name} to 120,000"):
-        read_upload(path)
+        read_upload(path, PROCESSOR)
 
 
 def test_examples_are_other_than_the_built_in_clouds():
