@@ -19,8 +19,9 @@ from any2point_hf.modeling.files import write_whole
 from any2point_hf.modeling.hub.names import pull_options, pulled_folder
 from any2point_hf.modeling.publishing.push import push_files
 from any2point_hf.modeling.tokenizer.point_ops import farthest_point_sampling
-from any2point_hf.point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_no_point_is_far, check_points
-from any2point_hf.point_clouds.files import read_point_cloud
+from any2point_hf.point_clouds.checks import check_cloud, check_no_point_is_far
+from any2point_hf.point_clouds.files import read_points
+from any2point_hf.point_clouds.invalid import DroppedPoints
 
 PROCESSOR_FILE = "preprocessor_config.json"
 PICKLES = "# pickles are not shared: they run code when they are opened\n*.bin\n*.pt\n*.pth\n*.pkl\n"
@@ -38,6 +39,8 @@ class Any2PointProcessor(FeatureExtractionMixin):
         scale_to_unit_sphere: whether to divide by the largest distance from the centre, so that the model's
             input has no unit. False keeps the clouds' own unit.
         seed: of the points sampled on the meshes that are read from files, ≥ 0.
+        drop_invalid: whether to drop points that are not finite, and those of more than a quarter of a cloud's at one
+            place, with one warning a call that counts them; else such a cloud is an error.
         **kwargs: further entries of `preprocessor_config.json`, kept as attributes.
 
     Raises:
@@ -46,12 +49,20 @@ class Any2PointProcessor(FeatureExtractionMixin):
 
     model_input_names = ["points"]  # noqa: RUF012 - transformers reads a plain list
 
-    def __init__(self, num_points: int = 1024, scale_to_unit_sphere: bool = True, seed: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        num_points: int = 1024,
+        scale_to_unit_sphere: bool = True,
+        seed: int = 0,
+        drop_invalid: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """Checks and keeps the settings."""
         super().__init__(**kwargs)
         self.num_points = _integer(num_points, "num_points", SMALLEST_CLOUD)
         self.scale_to_unit_sphere = bool(scale_to_unit_sphere)
         self.seed = _integer(seed, "seed", 0)
+        self.drop_invalid = bool(drop_invalid)
 
     def __call__(
         self, point_clouds: Any, return_tensors: str | None = "pt", names: Sequence[str] | None = None
@@ -73,17 +84,19 @@ class Any2PointProcessor(FeatureExtractionMixin):
             A batch with `points`, [B, num_points, 3] float32.
 
         Raises:
-            PointCloudError: a cloud is unreadable, not [N, 3], not finite or has too few distinct points.
+            PointCloudError: a cloud is unreadable, not [N, 3], not finite, has too few distinct points or more than a
+                quarter of them at one place.
         """
         clouds = _as_list(point_clouds)
         if not clouds:
             raise PointCloudError("point_clouds is empty; expected at least one point cloud.")
         points = np.empty((len(clouds), self.num_points, 3), dtype=np.float32)
+        dropped = DroppedPoints() if self.drop_invalid else None
         larger: dict[int, list[tuple[int, np.ndarray, np.ndarray]]] = {}
         for index, cloud in enumerate(clouds):
             is_file = isinstance(cloud, (str, os.PathLike))
             name = str(cloud) if is_file else names[index] if names else f"point_clouds[{index}]"
-            centred, unit = self._normalize(cloud, name)
+            centred, unit = self._normalize(cloud, name, dropped)
             size = len(centred)
             if size > self.num_points:
                 group = larger.setdefault(size, [])
@@ -100,13 +113,15 @@ class Any2PointProcessor(FeatureExtractionMixin):
             points[index] = centred[np.arange(self.num_points) % size]
         for group in larger.values():
             self._sample(group, points)
+        if dropped is not None:
+            dropped.warn(len(clouds))
         return BatchFeature({"points": points}, tensor_type=return_tensors)
 
-    def _normalize(self, cloud: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def _normalize(self, cloud: Any, name: str, dropped: DroppedPoints | None) -> tuple[np.ndarray, np.ndarray]:
         """Checks and centres a cloud -> as the model sees it, and scaled to the unit sphere, both [n, 3] float32."""
         is_file = isinstance(cloud, (str, os.PathLike))
-        points = read_point_cloud(cloud, seed=self.seed) if is_file else _array(cloud)
-        exact = check_points(points, name, minimum_distinct=MINIMUM_DISTINCT_POINTS).astype(np.float64)
+        points = read_points(cloud, self.seed, dropped) if is_file else _array(cloud)
+        exact = check_cloud(points, name, dropped).astype(np.float64)
         check_no_point_is_far(exact, name)
         exact -= exact.mean(axis=0)
         unit = (exact / np.linalg.norm(exact, axis=1).max()).astype(np.float32)

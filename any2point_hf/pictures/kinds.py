@@ -12,6 +12,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from ..modeling.errors import Any2PointError
+from ..point_clouds.checks import without_invalid_points
 from ..point_clouds.files import read_point_cloud
 from ..processing_any2point import Any2PointProcessor
 from .clusters import clusters
@@ -148,7 +149,9 @@ def draw_tokens(model: PreTrainedModel, processor: Any2PointProcessor, cloud: Cl
 def prepare(processor: Any2PointProcessor, cloud: Cloud) -> PreparedCloud:
     """Centres and scales a cloud, and samples it twice: for the model, and more densely for the picture."""
     if isinstance(cloud, (str, os.PathLike)):
-        cloud = read_point_cloud(cloud, seed=processor.seed)
+        cloud = read_point_cloud(cloud, seed=processor.seed, drop_invalid=processor.drop_invalid)
+    elif processor.drop_invalid:
+        cloud = without_invalid_points(cloud, "cloud")
     points = processor([cloud], return_tensors="np")["points"][0]
     num_shown = min(len(cloud), SHOWN_POINTS)
     if num_shown <= processor.num_points:

@@ -15,6 +15,7 @@ from any2point_hf.modeling.errors import PointCloudError
 from .arrays import read_numpy
 from .checks import check_points, in_needed_precision
 from .geometry import Geometry, check_corners
+from .invalid import DroppedPoints
 from .meshes import read_obj, read_off, read_scene, read_stl
 from .pcd import read_pcd
 from .ply import read_ply
@@ -25,6 +26,7 @@ MESH_SAMPLES = 8192
 """How many points are drawn from the surface of a mesh."""
 
 _LONGEST_REASON = 300  # of a parser, in characters
+_MEND_MESH = "Mend the mesh; of a file with faces, no points can be dropped (--drop-invalid)."
 
 _READERS: dict[str, Callable[[Path], Geometry]] = {
     ".ply": read_ply,
@@ -48,7 +50,7 @@ POINT_CLOUD_EXTENSIONS: tuple[str, ...] = tuple(_READERS)
 """The file name extensions that `read_point_cloud` knows."""
 
 
-def read_point_cloud(path: str | os.PathLike, *, seed: int = 0) -> np.ndarray:
+def read_point_cloud(path: str | os.PathLike, *, seed: int = 0, drop_invalid: bool = False) -> np.ndarray:
     """Reads a point cloud from a file of one of `POINT_CLOUD_EXTENSIONS`.
 
     A mesh (a file with faces) is sampled uniformly by area at `MESH_SAMPLES` points; a file without faces gives its
@@ -58,6 +60,9 @@ def read_point_cloud(path: str | os.PathLike, *, seed: int = 0) -> np.ndarray:
         path: the file; its extension, in any case, names the format. .las and .laz need the extra `las`, .e57 the
             extra `e57`, .dae the extra `dae`.
         seed: of the samples of a mesh. The global random state is neither used nor changed.
+        drop_invalid: whether to drop points that are not finite, and those of more than a quarter of all at one place,
+            with a warning that counts them. Else the former are an error, and the latter are read as they are (and
+            refused by the processor). The vertices of a mesh always have to be finite.
 
     Returns:
         [N, 3], N ≥ 1, in the file's own unit: float32, or float64 where float32 would move a point by more than a
@@ -66,6 +71,15 @@ def read_point_cloud(path: str | os.PathLike, *, seed: int = 0) -> np.ndarray:
     Raises:
         PointCloudError: the file is missing, of an unknown format, empty, damaged, or holds no finite points.
     """
+    dropped = DroppedPoints() if drop_invalid else None
+    points = read_points(path, seed, dropped)
+    if dropped is not None:
+        dropped.warn()
+    return points
+
+
+def read_points(path: str | os.PathLike, seed: int, dropped: DroppedPoints | None) -> np.ndarray:
+    """As `read_point_cloud`, for those who read many files: `dropped` drops invalid points and counts them."""
     path = Path(path)
     extension = path.suffix.lower()
     if path.is_dir():
@@ -81,9 +95,11 @@ def read_point_cloud(path: str | os.PathLike, *, seed: int = 0) -> np.ndarray:
         raise PointCloudError(f"{path} is empty (0 bytes); expected a point cloud. Write or download the file again.")
     try:
         geometry = _READERS[extension](path)
-        points = check_points(geometry.points, str(path))
-        if geometry.triangles is not None:
-            points = _sample_surface(points, geometry.triangles, seed)
+        if geometry.triangles is None:
+            points = check_points(geometry.points, str(path), dropped=dropped)
+        else:
+            vertices = check_points(geometry.points, str(path), fix=_MEND_MESH)
+            points = _sample_surface(vertices, geometry.triangles, seed)
         return in_needed_precision(points)
     except PointCloudError:
         raise

@@ -21,6 +21,7 @@ from ..pictures.interactive_pictures import cloud_figure, picture_figure
 from ..pictures.picture import Picture
 from ..pictures.picture_content import Panel
 from ..point_clouds.files import POINT_CLOUD_EXTENSIONS
+from ..point_clouds.invalid import DroppedPoints
 from .inference import Adapter, Prediction, classify, example_cloud, read_upload
 
 TITLE = "Any2Point: 3D point clouds through frozen transformers"
@@ -121,7 +122,9 @@ def _results(adapter: Adapter, name: str, example: str, variation: int, upload: 
     """What the page shows of one cloud: classes, figure, the slider, and what was done or is wrong."""
     start = time.perf_counter()
     try:
-        points = example_cloud(example, variation) if upload is None else read_upload(upload, adapter.processor.seed)
+        dropped = DroppedPoints() if adapter.processor.drop_invalid else None
+        seed = adapter.processor.seed
+        points = example_cloud(example, variation) if upload is None else read_upload(upload, seed, dropped)
         prediction = classify(adapter, points)
     except Any2PointError as error:
         return None, None, gr.update(), _message(str(error), is_error=True)
@@ -134,6 +137,8 @@ def _results(adapter: Adapter, name: str, example: str, variation: int, upload: 
         f"{name}: {source}, {len(points):,} points of which the model sees {adapter.processor.num_points:,}; "
         f"{time.perf_counter() - start:.2f} s."
     )
+    if dropped is not None and dropped.count:
+        text += f" {dropped.count:,} invalid points were dropped."
     return prediction.probabilities, _figure(prediction, block), slider, _message(text)
 
 

@@ -22,8 +22,9 @@ from ..modeling.configuration_any2point import Any2PointConfig, recorded_path
 from ..modeling.errors import Any2PointError, CheckpointError, PointCloudError, UnsupportedBackboneError
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from ..pictures.measures import cls_attention, on_points
-from ..point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points, local_float32
-from ..point_clouds.files import read_point_cloud
+from ..point_clouds.checks import check_cloud, local_float32, without_invalid_points
+from ..point_clouds.files import read_points
+from ..point_clouds.invalid import DroppedPoints
 from ..processing_any2point import Any2PointProcessor
 from ..trained_adapter import load
 
@@ -130,12 +131,13 @@ def example_cloud(shape: str, variation: int = 0) -> np.ndarray:
     return make_cloud("test", index, EXAMPLE_POINTS, EXAMPLE_SEED)
 
 
-def read_upload(path: str | Path, seed: int = 0) -> np.ndarray:
+def read_upload(path: str | Path, seed: int = 0, dropped: DroppedPoints | None = None) -> np.ndarray:
     """Reads an uploaded cloud or mesh; errors name the file, not where it lies on this machine.
 
     Args:
         path: a file of a format that `read_point_cloud` knows.
         seed: of the samples of a mesh.
+        dropped: drops invalid points and counts them; None refuses them.
 
     Returns:
         [N, 3] float32, N ≤ `MAX_POINTS`; moved to its mean where float32 cannot hold it.
@@ -148,7 +150,7 @@ def read_upload(path: str | Path, seed: int = 0) -> np.ndarray:
         raise PointCloudError(f"{path.name} is no longer on the server, which keeps uploads briefly. Upload it again.")
     _check_unpacked_size(path)
     try:
-        points = read_point_cloud(path, seed=seed)
+        points = read_points(path, seed, dropped)
     except PointCloudError as error:
         raise PointCloudError(str(error).replace(str(path), path.name)) from error
     if len(points) > MAX_POINTS:
@@ -157,7 +159,7 @@ def read_upload(path: str | Path, seed: int = 0) -> np.ndarray:
             f"a cloud on this page has at most {MAX_POINTS:,} points, {path.name} has {len(points):,}. Keep one point "
             f"in {step}, or run any2point predict on your own machine."
         )
-    return local_float32(check_points(points, path.name, minimum_distinct=MINIMUM_DISTINCT_POINTS))
+    return local_float32(check_cloud(points, path.name, dropped))
 
 
 def _check_unpacked_size(path: Path) -> None:
@@ -187,6 +189,8 @@ def classify(adapter: Adapter, points: np.ndarray) -> Prediction:
     Raises:
         Any2PointError: the points are no usable cloud.
     """
+    if adapter.processor.drop_invalid:
+        points = without_invalid_points(points, "the cloud")
     prepared = adapter.processor(points)["points"]
     model, shown = adapter.model, _shown(adapter.processor, points)
     with adapter.one_at_a_time, torch.no_grad():
