@@ -19,7 +19,7 @@ from any2point_hf.modeling.files import write_whole
 from any2point_hf.modeling.hub.names import pull_options, pulled_folder
 from any2point_hf.modeling.publishing.push import push_files
 from any2point_hf.modeling.tokenizer.point_ops import farthest_point_sampling
-from any2point_hf.point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_no_point_is_far, check_points
+from any2point_hf.point_clouds.checks import check_cloud, check_no_point_is_far
 from any2point_hf.point_clouds.features import (
     feature_names,
     features_of,
@@ -27,7 +27,8 @@ from any2point_hf.point_clouds.features import (
     scaled_features,
     spread_groups,
 )
-from any2point_hf.point_clouds.files import PointCloud, read_point_cloud_with_features
+from any2point_hf.point_clouds.files import PointCloud, read_cloud
+from any2point_hf.point_clouds.invalid import DroppedPoints
 
 PROCESSOR_FILE = "preprocessor_config.json"
 PICKLES = "# pickles are not shared: they run code when they are opened\n*.bin\n*.pt\n*.pth\n*.pkl\n"
@@ -45,6 +46,8 @@ class Any2PointProcessor(FeatureExtractionMixin):
         scale_to_unit_sphere: whether to divide by the largest distance from the centre, so that the model's
             input has no unit. False keeps the clouds' own unit.
         seed: of the points sampled on the meshes that are read from files, ≥ 0.
+        drop_invalid: whether to drop points that are not finite, and those of more than a quarter of a cloud's at one
+            place, with one warning a call that counts them; else such a cloud is an error.
         point_feature_names: what the model takes of each point besides its place, in order: the config's
             `point_feature_names`, or groups such as `["rgb", "normal"]` (`point_clouds/features.py`).
         **kwargs: further entries of `preprocessor_config.json`, kept as attributes.
@@ -60,6 +63,7 @@ class Any2PointProcessor(FeatureExtractionMixin):
         num_points: int = 1024,
         scale_to_unit_sphere: bool = True,
         seed: int = 0,
+        drop_invalid: bool = False,
         point_feature_names: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
@@ -68,6 +72,7 @@ class Any2PointProcessor(FeatureExtractionMixin):
         self.num_points = _integer(num_points, "num_points", SMALLEST_CLOUD)
         self.scale_to_unit_sphere = bool(scale_to_unit_sphere)
         self.seed = _integer(seed, "seed", 0)
+        self.drop_invalid = bool(drop_invalid)
         self.point_feature_names = feature_names(point_feature_names)
 
     def __call__(
@@ -93,8 +98,8 @@ class Any2PointProcessor(FeatureExtractionMixin):
             [B, num_points, F] float32.
 
         Raises:
-            PointCloudError: a cloud is unreadable, not [N, 3], not finite, has too few distinct points or lacks a
-                feature.
+            PointCloudError: a cloud is unreadable, not [N, 3], not finite, has too few distinct points or more than a
+                quarter of them at one place, or lacks a feature.
         """
         points, features = self._sampled(point_clouds, names)
         batch = {"points": points} | ({"point_features": features} if self.point_feature_names else {})
@@ -112,11 +117,12 @@ class Any2PointProcessor(FeatureExtractionMixin):
         num_features = len(self.point_feature_names)
         points = np.empty((len(clouds), self.num_points, 3), dtype=np.float32)
         features = np.empty((len(clouds), self.num_points, num_features), dtype=np.float32)
+        dropped = DroppedPoints() if self.drop_invalid else None
         larger: dict[int, list[_Cloud]] = {}
         for index, cloud in enumerate(clouds):
             is_file = isinstance(cloud, (str, os.PathLike))
             name = str(cloud) if is_file else names[index] if names else f"point_clouds[{index}]"
-            prepared = self._normalize(index, cloud, name)
+            prepared = self._normalize(index, cloud, name, dropped)
             size = len(prepared.points)
             if size > self.num_points:
                 group = larger.setdefault(size, [])
@@ -134,30 +140,35 @@ class Any2PointProcessor(FeatureExtractionMixin):
             points[index], features[index] = prepared.points[repeated], prepared.features[repeated]
         for group in larger.values():
             self._sample(group, points, features)
+        if dropped is not None:
+            dropped.warn(len(clouds))
         return points, features
 
-    def _normalize(self, row: int, cloud: Any, name: str) -> "_Cloud":
+    def _normalize(self, row: int, cloud: Any, name: str, dropped: DroppedPoints | None) -> "_Cloud":
         """Checks and centres a cloud."""
-        points, found = self._taken_apart(cloud, name)
-        exact = check_points(points, name, minimum_distinct=MINIMUM_DISTINCT_POINTS).astype(np.float64)
+        points, found = self._taken_apart(cloud, name, dropped)
+        exact = check_cloud(points, name, dropped).astype(np.float64)
+        found = found if dropped is None else dropped.along(found)
         check_no_point_is_far(exact, name)
         exact -= exact.mean(axis=0)
         unit = (exact / np.linalg.norm(exact, axis=1).max()).astype(np.float32)
         features = self._features(found, len(exact), name)
         return _Cloud(row, unit if self.scale_to_unit_sphere else exact.astype(np.float32), unit, features)
 
-    def _taken_apart(self, cloud: Any, name: str) -> tuple[Any, dict[str, np.ndarray]]:
+    def _taken_apart(
+        self, cloud: Any, name: str, dropped: DroppedPoints | None
+    ) -> tuple[Any, Mapping[str, np.ndarray]]:
         """The points of a cloud of any kind, and its features [n] by name."""
         wanted = self.point_feature_names
         if isinstance(cloud, (str, os.PathLike)):
-            cloud = read_point_cloud_with_features(cloud, wanted, seed=self.seed)
+            cloud = read_cloud(cloud, wanted, self.seed, dropped)
         if isinstance(cloud, PointCloud):
             return cloud
         if isinstance(cloud, Mapping):
             return _of_mapping(cloud, wanted, name)
         return _of_columns(_array(cloud), wanted)
 
-    def _features(self, found: dict[str, np.ndarray], num_points: int, name: str) -> np.ndarray:
+    def _features(self, found: Mapping[str, np.ndarray], num_points: int, name: str) -> np.ndarray:
         """The features that the model takes, [n, F] float32, out of those that a cloud has."""
         wanted = self.point_feature_names
         if missing := [feature for feature in wanted if feature not in found]:

@@ -32,8 +32,12 @@ def load(
         BackboneLoadError: the backbone cannot be loaded.
     """
     loaded: Any = Any2PointForPointCloudClassification.from_pretrained(model, backbone=backbone)
+    return loaded.to("cuda" if torch.cuda.is_available() else "cpu"), _load_processor(model)
+
+
+def _load_processor(model: str) -> Any2PointProcessor:
     try:
-        processor = Any2PointProcessor.from_pretrained(model)
+        return Any2PointProcessor.from_pretrained(model)
     except HubError:
         raise
     except (OSError, TypeError, ValueError) as error:
@@ -41,11 +45,23 @@ def load(
             f"{model!r} must also hold a valid preprocessor_config.json. Save the processor there: "
             f"Any2PointProcessor(num_points=…).save_pretrained(folder). The loader said: {error}"
         ) from error
-    return loaded.to("cuda" if torch.cuda.is_available() else "cpu"), processor
+
+
+def drops_invalid(model: str) -> bool:
+    """Whether an adapter's processor drops invalid points; False also if there is none, as `load` will tell."""
+    try:
+        return _load_processor(model).drop_invalid
+    except Any2PointError:
+        return False
 
 
 def evaluate(
-    model: str, data: str, backbone: str | None = None, split: str = "test", batch_size: int = 32
+    model: str,
+    data: str,
+    backbone: str | None = None,
+    split: str = "test",
+    batch_size: int = 32,
+    drop_invalid: bool = False,
 ) -> dict[str, Any]:
     """`accuracy`, `mean_class_accuracy`, `per_class` (class name to accuracy) and `num_clouds` of a split.
 
@@ -58,14 +74,17 @@ def evaluate(
         backbone: Hub id or folder instead of the recorded one.
         split: of the dataset.
         batch_size: clouds at a time; the result does not depend on it.
+        drop_invalid: as in `load_point_cloud_dataset`; so also if the adapter's processor says so.
 
     Raises:
         Any2PointError: something in the input does not fit, such as classes that the model does not know.
     """
-    dataset = load_point_cloud_dataset(data)
+    drop_invalid = drop_invalid or drops_invalid(model)
+    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid)
     if split not in dataset:
         raise DatasetError(f"--split must be one of {', '.join(dataset)}, got {split!r}.")
     loaded, processor = load(model, backbone)
+    processor.drop_invalid = drop_invalid  # of official data sets, it alone drops
     class_names = dataset[split].features["label"].names
     id2label: Any = loaded.config.id2label
     known = {name: index for index, name in id2label.items()}
@@ -89,7 +108,12 @@ def evaluate(
 
 
 def predict(
-    model: str, files: Sequence[str], backbone: str | None = None, top: int = 3, batch_size: int = 32
+    model: str,
+    files: Sequence[str],
+    backbone: str | None = None,
+    top: int = 3,
+    batch_size: int = 32,
+    drop_invalid: bool = False,
 ) -> list[dict[str, Any]]:
     """For each file: `file` and `classes`, a list of `label` and `probability`, the most probable first.
 
@@ -99,11 +123,13 @@ def predict(
         backbone: Hub id or folder instead of the recorded one.
         top: how many classes to list for each file.
         batch_size: clouds at a time; the result does not depend on it.
+        drop_invalid: whether to drop invalid points, with a warning; so also if the adapter's processor says so.
 
     Raises:
         Any2PointError: something in the input does not fit.
     """
     loaded, processor = load(model, backbone)
+    processor.drop_invalid |= drop_invalid
     rows = processor.rows(list(files))
     id2label: Any = loaded.config.id2label
     results = []

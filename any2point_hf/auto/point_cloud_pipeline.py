@@ -59,7 +59,8 @@ class PointCloudPipeline(Pipeline, ABC):
         if not isinstance(model, self.model_classes):
             names = " or ".join(kind.__name__ for kind in self.model_classes)
             raise ConfigurationError(f"this pipeline needs a model of the class {names}, got {type(model).__name__}.")
-        chosen: Any = feature_extractor or processor or model.config.name_or_path
+        # `pipeline()` loads the feature extractor of the model, also where a processor is given
+        chosen: Any = processor or feature_extractor or model.config.name_or_path
         chosen = chosen if isinstance(chosen, Any2PointProcessor) else _load_processor(chosen)
         super().__init__(model, feature_extractor=chosen, **kwargs)
 

@@ -6,7 +6,16 @@ from typing import Any
 
 import shtab
 
-from .options import add_backbone, add_batch_size, add_json, add_model, complete_with, count, positive
+from .options import (
+    add_backbone,
+    add_batch_size,
+    add_drop_invalid,
+    add_json,
+    add_model,
+    complete_with,
+    count,
+    positive,
+)
 
 
 def add_batch_job(parser: argparse.ArgumentParser, out_required: bool) -> None:
@@ -14,6 +23,7 @@ def add_batch_job(parser: argparse.ArgumentParser, out_required: bool) -> None:
     add_model(parser)
     add_backbone(parser)
     add_batch_size(parser)
+    add_drop_invalid(parser)
     add_json(parser)
     group = parser.add_argument_group("a large collection, shard by shard")
     complete_with(
@@ -41,7 +51,7 @@ def run_batch_job(what: str, source: str, options: argparse.Namespace, **setting
     options.interrupted = (
         f"interrupted. Finished shards are in {options.out}.shards; the same command goes on from there."
     )
-    names = ("model", "out", "backbone", "split", "shard_size", "batch_size", "workers", "skip_bad")
+    names = ("model", "out", "backbone", "split", "shard_size", "batch_size", "workers", "skip_bad", "drop_invalid")
     settings |= {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     job = BatchJob(what, source=source, **settings)
     counts = run_job(job, engine=options.engine or "accelerate")
@@ -51,5 +61,11 @@ def run_batch_job(what: str, source: str, options: argparse.Namespace, **setting
     if options.json:
         return {"out": str(job.out), **counts, "skipped_listed_in": listed}
     skipped = f", {counts['skipped']} skipped (listed in {listed})" if listed else ""
-    print(f"{counts['clouds']} clouds written to {job.out}{skipped}")
+    dropped = (
+        f", {counts['dropped_points']:,} invalid points of {counts['clouds_with_dropped_points']:,} clouds dropped "
+        "(column dropped_points)"
+        if counts.get("dropped_points")
+        else ""
+    )
+    print(f"{counts['clouds']} clouds written to {job.out}{skipped}{dropped}")
     return None

@@ -30,7 +30,9 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints what it returns, or returns it for `--json`."""
     from .. import trained_adapter
 
-    result = trained_adapter.evaluate(options.model, options.data, options.backbone, options.split, options.batch_size)
+    result = trained_adapter.evaluate(
+        options.model, options.data, options.backbone, options.split, options.batch_size, options.drop_invalid
+    )
     if options.json:
         return result
     for name, accuracy in result["per_class"].items():

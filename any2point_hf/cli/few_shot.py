@@ -8,7 +8,7 @@ from typing import Any
 
 import shtab
 
-from .options import add_json, complete_with, counts, positive
+from .options import add_drop_invalid, add_json, complete_with, counts, positive
 
 HELP = "accuracy with few training clouds, beside controls and baselines"
 DESCRIPTION = """
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
         shtab.FILE,
     )
+    add_drop_invalid(parser)
     complete_with(
         parser.add_argument(
             "--backbone", required=True, metavar="BACKBONE", help="folder or Hub id of the frozen transformer"
@@ -72,6 +73,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         ways=options.ways,
         shots=options.shots,
         folds=options.folds,
+        drop_invalid=options.drop_invalid,
         command=shlex.join(["any2point", *sys.argv[1:]]),
     )
     if options.json:

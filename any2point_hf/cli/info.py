@@ -6,7 +6,16 @@ from typing import Any
 import shtab
 
 from ..modeling.presets import find_preset
-from .options import add_json, add_model, add_setting, backbone, complete_with, config_fields, positive
+from .options import (
+    add_drop_invalid,
+    add_json,
+    add_model,
+    add_setting,
+    backbone,
+    complete_with,
+    config_fields,
+    positive,
+)
 
 HELP = "trainable and total parameters, part by part; or what each block does to the tokens"
 DESCRIPTION = """
@@ -37,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
         shtab.FILE,
     )
+    add_drop_invalid(parser)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
@@ -46,6 +56,8 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
 
     if options.model and options.preset:
         raise Any2PointError("info takes --model or --preset, got both.")
+    if options.drop_invalid and not options.diagnose:
+        raise Any2PointError("--drop-invalid belongs to --diagnose, got none. Leave it out.")
     backbone_config, num_labels = None, 15
     if options.preset:
         preset = find_preset(options.preset)
@@ -84,7 +96,7 @@ def _diagnose(options: argparse.Namespace, fields: dict[str, Any]) -> dict[str, 
     if not (options.model or options.preset or options.backbone):
         raise Any2PointError("--diagnose needs --model, --preset or --backbone, got none.")
     named = None if options.model else backbone(options)
-    dataset = load_point_cloud_dataset(options.diagnose)
+    dataset = load_point_cloud_dataset(options.diagnose, drop_invalid=options.drop_invalid)
     if "train" not in dataset:
         raise DatasetError(f"--diagnose needs a dataset with a split train, got {', '.join(dataset)}.")
     if options.model:

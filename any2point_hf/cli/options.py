@@ -52,6 +52,17 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         ),
         shtab.FILE,
     )
+    add_drop_invalid(parser)
+
+
+def add_drop_invalid(parser: argparse.ArgumentParser) -> None:
+    """Adds `--drop-invalid`."""
+    parser.add_argument(
+        "--drop-invalid",
+        action="store_true",
+        help="drop points that are NaN or infinite, or more than a quarter of a cloud's at one place, and say how many "
+        "(default: such a cloud is an error)",
+    )
 
 
 def add_setting(parser: argparse.ArgumentParser) -> None:

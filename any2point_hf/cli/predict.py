@@ -53,7 +53,9 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]] | dict[str, Any] | 
     ignored = [name for name, value in given.items() if value]
     if ignored:
         raise Any2PointError(f"{', '.join(ignored)} needs --out FILE.parquet, got none.")
-    results = trained_adapter.predict(options.model, options.files, options.backbone, options.top, options.batch_size)
+    results = trained_adapter.predict(
+        options.model, options.files, options.backbone, options.top, options.batch_size, options.drop_invalid
+    )
     if options.json:
         return results
     for result in results:

@@ -111,7 +111,10 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         ignored = [f"--{name.replace('_', '-')}" for name in OF_TABLES if getattr(options, name)]
         if ignored:
             raise Any2PointError(f"{', '.join(ignored)} belongs to --table, got --figures. Leave it out.")
-        return _say(options, reproduce_figures(options.data, options.model, options.output, command=command))
+        file = reproduce_figures(
+            options.data, options.model, options.output, drop_invalid=options.drop_invalid, command=command
+        )
+        return _say(options, file)
     if options.model:
         raise Any2PointError("--model belongs to --figures, got --table. Leave it out, or ask for the figures.")
     from ..paper import reproduce, runs
@@ -128,6 +131,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         seeds=options.seeds,
         settings={kind: settings(getattr(options, f"set_{kind}")) for kind in kinds},
         modalities=options.only,
+        drop_invalid=options.drop_invalid,
         command=command,
     )
     return _say(options, file)

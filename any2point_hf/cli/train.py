@@ -106,6 +106,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
             validation_share=options.validation_share,
             workers=options.workers,
             loggers=options.log,
+            drop_invalid=options.drop_invalid,
             resume=options.resume and any(output.glob("checkpoint-*")) if options.seeds else options.resume,
             command=options.arguments,
             **changes,
@@ -114,7 +115,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     if options.seeds:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise Any2PointError("--seeds trains in one process, got several. Launch one training with each --seed.")
-        dataset = load_point_cloud_dataset(options.data)
+        dataset = load_point_cloud_dataset(options.data, drop_invalid=options.drop_invalid)
         given = {"data_fingerprint": data_fingerprint(dataset), "backbone": frozen}
         given |= {"validation_share": options.validation_share, "start": "by name"}  # runs without it do not pair
         used = base or read_recipe(choose_recipe(len(dataset["train"])))

@@ -6,7 +6,7 @@ from typing import Any
 
 import shtab
 
-from .options import add_backbone, add_json, add_model, complete_with, count
+from .options import add_backbone, add_drop_invalid, add_json, add_model, complete_with, count
 
 HELP = "pictures of a model at work on a cloud: attention, similarity, clusters, tokens"
 DESCRIPTION = """
@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
         shtab.FILE,
     )
+    add_drop_invalid(parser)
     add_json(parser)
 
 
@@ -74,6 +75,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     name, cloud = _cloud(options.cloud)
     files = _files(options.out or [Path()], f"{name}-{options.kind}")
     model, processor = trained_adapter.load(options.model, options.backbone)
+    processor.drop_invalid |= options.drop_invalid
     arguments: dict[str, Any] = {}
     if options.kind in OF_BLOCKS:
         arguments["block"] = None if options.block == "all" else options.block

@@ -15,6 +15,7 @@ from any2point_hf.data.shapenetpart import is_shapenetpart, load_shapenetpart
 from any2point_hf.data.shapes import SHAPE_NAMES, make_shapes
 from any2point_hf.modeling.errors import DatasetError
 from any2point_hf.point_clouds.checks import local_float32
+from any2point_hf.point_clouds.invalid import DroppedPoints
 
 __all__ = [
     "SHAPE_NAMES",
@@ -27,7 +28,9 @@ __all__ = [
 ]
 
 
-def load_point_cloud_dataset(source: str | os.PathLike[str], *, seed: int = 0) -> DatasetDict:
+def load_point_cloud_dataset(
+    source: str | os.PathLike[str], *, seed: int = 0, drop_invalid: bool = False
+) -> DatasetDict:
     """Loads a data set: the official ones memory-mapped from the cache of `datasets`, the others into memory.
 
     Args:
@@ -36,6 +39,9 @@ def load_point_cloud_dataset(source: str | os.PathLike[str], *, seed: int = 0) -
             choose a variant; a folder `<class>/<split>/<file>` or `<split>/<class>/<file>`; or a path that ends in
             .npz.
         seed: of the shapes and of sampling points on meshes; not negative.
+        drop_invalid: whether to drop points of folders and .npz files that are not finite, and those of more than a
+            quarter of a cloud's at one place, with one warning that counts them; else such a cloud is an error. It has
+            no part in official data sets, whose points have to be whole, nor in the built-in shapes.
 
     Returns:
         Splits `train` and `test` (and `validation` where a folder has it), with columns `points` (float32
@@ -43,20 +49,21 @@ def load_point_cloud_dataset(source: str | os.PathLike[str], *, seed: int = 0) -
 
     Raises:
         DatasetError: no such source, or a wrong layout, class or label in it.
-        PointCloudError: a file of the folder cannot be read; the message names it.
+        PointCloudError: a file of the folder cannot be read, or a cloud has invalid points; the message names it.
     """
     if seed < 0:
         raise DatasetError(f"seed must not be negative, got {seed}; use 0, 1, 2, …")
     if source == "shapes":
         return make_shapes(seed=seed)
     path, variant = _split_variant(source)
+    dropped = DroppedPoints() if drop_invalid else None
     if path.is_dir():
         official = _load_official(path, variant)
         if official is not None:
             return official
-        splits, class_names = read_folder(path, seed=seed)
+        splits, class_names = read_folder(path, seed=seed, dropped=dropped)
     elif path.suffix.lower() == ".npz":
-        splits, class_names = read_npz(path)
+        splits, class_names = read_npz(path, dropped)
     else:
         found = "is a file that does not end in .npz" if path.exists() else "does not exist"
         raise DatasetError(
@@ -66,7 +73,10 @@ def load_point_cloud_dataset(source: str | os.PathLike[str], *, seed: int = 0) -
             "or a .npz file with points, labels, split and "
             "class_names."
         )
-    return build_dataset_dict(splits, class_names)
+    dataset = build_dataset_dict(splits, class_names)
+    if dropped is not None:
+        dropped.warn(sum(dataset.num_rows.values()))
+    return dataset
 
 
 def _split_variant(source: str | os.PathLike[str]) -> tuple[Path, str | None]:

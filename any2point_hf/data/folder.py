@@ -8,15 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from any2point_hf.modeling.errors import DatasetError
-from any2point_hf.point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points
-from any2point_hf.point_clouds.files import POINT_CLOUD_EXTENSIONS, read_point_cloud
+from any2point_hf.point_clouds.checks import check_cloud
+from any2point_hf.point_clouds.files import POINT_CLOUD_EXTENSIONS, read_cloud
 from any2point_hf.point_clouds.folders import is_cloud_file, warn_of_left_out
+from any2point_hf.point_clouds.invalid import DroppedPoints
 
 _SPLIT_OF_FOLDER = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
 _LAYOUTS = "<class>/<split>/<file> or <split>/<class>/<file>, splits named train, test (and val or validation)"
 
 
-def read_folder(root: Path, *, seed: int = 0) -> tuple[dict[str, tuple[Iterable[np.ndarray], list[int]]], list[str]]:
+def read_folder(
+    root: Path, *, seed: int = 0, dropped: DroppedPoints | None = None
+) -> tuple[dict[str, tuple[Iterable[np.ndarray], list[int]]], list[str]]:
     """Finds the clouds of a folder; the folders' names tell which layout it has.
 
     Files without a point-cloud extension are left out with a warning that counts them; hidden files, README and LICENSE
@@ -25,6 +28,7 @@ def read_folder(root: Path, *, seed: int = 0) -> tuple[dict[str, tuple[Iterable[
     Args:
         root: an existing folder.
         seed: of the points sampled on meshes.
+        dropped: drops invalid points and counts them; None refuses them.
 
     Returns:
         For every split its clouds ([N, 3], read as they are iterated over, once) and class indices;
@@ -33,7 +37,7 @@ def read_folder(root: Path, *, seed: int = 0) -> tuple[dict[str, tuple[Iterable[
     Raises:
         DatasetError: the folder has neither layout or no clouds, a class has no clouds to train on, or there are none
             at all to test on.
-        PointCloudError: (while iterating) a file cannot be read.
+        PointCloudError: (while iterating) a file cannot be read, or holds no cloud for a model.
     """
     left_out: Counter[str] = Counter()
     files = _find_files(root, left_out)
@@ -61,13 +65,13 @@ def read_folder(root: Path, *, seed: int = 0) -> tuple[dict[str, tuple[Iterable[
         if empty:
             warnings.warn(f"Empty class in split {split!r} of {root}: {_listed(empty)}.", stacklevel=3)
         labels = [label for label, paths in enumerate(of_class) for _ in paths]
-        splits[split] = (_read([path for paths in of_class for path in paths], seed), labels)
+        splits[split] = (_read([path for paths in of_class for path in paths], seed, dropped), labels)
     return splits, class_names
 
 
-def _read(paths: list[Path], seed: int) -> Iterable[np.ndarray]:
+def _read(paths: list[Path], seed: int, dropped: DroppedPoints | None) -> Iterable[np.ndarray]:
     for path in paths:
-        yield check_points(read_point_cloud(path, seed=seed), str(path), minimum_distinct=MINIMUM_DISTINCT_POINTS)
+        yield check_cloud(read_cloud(path, (), seed, dropped).points, str(path), dropped)
 
 
 def _find_files(root: Path, left_out: Counter[str]) -> dict[tuple[str, str], list[Path]]:

@@ -8,26 +8,30 @@ from pathlib import Path
 import numpy as np
 
 from any2point_hf.modeling.errors import DatasetError
-from any2point_hf.point_clouds.checks import LARGEST_COORDINATE, MINIMUM_DISTINCT_POINTS, check_points
+from any2point_hf.point_clouds.checks import DROP_THEM, check_cloud
+from any2point_hf.point_clouds.invalid import DroppedPoints, not_finite
 
 _KEYS = ("points", "labels", "split", "class_names")
 _SPLITS = ("train", "test")
 
 
-def read_npz(path: Path) -> tuple[dict[str, tuple[Iterable[np.ndarray], list[int]]], list[str]]:
+def read_npz(
+    path: Path, dropped: DroppedPoints | None = None
+) -> tuple[dict[str, tuple[Iterable[np.ndarray], list[int]]], list[str]]:
     """Reads and checks the file; further arrays in it are passed over, and nothing is unpickled.
 
     Args:
         path: of the file.
+        dropped: drops invalid points and counts them; None refuses them.
 
     Returns:
-        For "train" and "test" the clouds ([M', N, 3], in the file's order) and class indices; and the
+        For "train" and "test" the clouds ([N, 3] each, in the file's order) and class indices; and the
         class names.
 
     Raises:
         DatasetError: no such file, not a whole .npz, an array missing, of a wrong shape or kind, or holding
             impossible values, or a split without clouds.
-        PointCloudError: a cloud has fewer than 8 distinct points.
+        PointCloudError: a cloud has fewer than 8 distinct points, or too many at one place.
     """
     arrays = _load_arrays(path)
     points, labels, split, names = (arrays[key] for key in _KEYS)
@@ -55,22 +59,19 @@ def read_npz(path: Path) -> tuple[dict[str, tuple[Iterable[np.ndarray], list[int
         f"0…{len(names) - 1} ({len(names)} classes)",
     )
     _check_values(path, split, (split != 0) & (split != 1), "split", "0 (train) or 1 (test)")
-    with np.errstate(over="ignore"):  # half precision has no such number
-        usable = np.isfinite(points) & (np.abs(points) <= LARGEST_COORDINATE)
-    finite = usable.all(axis=(1, 2))
-    if not finite.all():
+    broken = np.array([not_finite(cloud).any() for cloud in points], dtype=bool)
+    if dropped is None and broken.any():
         raise DatasetError(
-            f"{path}: points must be finite, got NaN or infinity in {np.count_nonzero(~finite)} of "
-            f"{len(points)} clouds, the first at index {np.argmin(finite)}. Remove these clouds."
+            f"{path}: points must be finite, got NaN or infinity in {np.count_nonzero(broken)} of "
+            f"{len(points)} clouds, the first at index {np.argmax(broken)}. {DROP_THEM}"
         )
-    for index, cloud in enumerate(points):
-        check_points(cloud, f"{path}: points[{index}]", minimum_distinct=MINIMUM_DISTINCT_POINTS)
+    clouds = [check_cloud(cloud, f"{path}: points[{index}]", dropped) for index, cloud in enumerate(points)]
     splits = {}
     for number, name in enumerate(_SPLITS):
         member = split == number
         if not member.any():
             raise DatasetError(f"{path}: no clouds in split {name!r}: set split to {number} for some.")
-        splits[name] = (points[member], labels[member].tolist())
+        splits[name] = ([clouds[index] for index in np.flatnonzero(member)], labels[member].tolist())
     return splits, names.tolist()
 
 

@@ -108,7 +108,7 @@ def checked_cloud(points: np.ndarray, name: str) -> np.ndarray:
         DatasetError: they are not; the message has the name.
     """
     try:
-        return check_points(points, name, minimum_distinct=MINIMUM_DISTINCT_POINTS)
+        return check_points(points, name, minimum_distinct=MINIMUM_DISTINCT_POINTS, fix="Unpack the dataset again.")
     except PointCloudError as error:
         raise DatasetError(str(error)) from error
 

@@ -22,11 +22,12 @@ DrawFold = Callable[[int, int, int], DatasetDict]
 """Ways, shots and the number of a fold."""
 
 
-def open_folds(data: str) -> DrawFold:
+def open_folds(data: str, drop_invalid: bool = False) -> DrawFold:
     """Opens what folds come from: the field's published files if `data` is their folder, else the training split.
 
     Args:
         data: what `load_point_cloud_dataset` takes, or the folder of `5way_10shot/0.pkl` and so on.
+        drop_invalid: as in `load_point_cloud_dataset`; it has no part in published folds.
 
     Returns:
         A function of ways, shots and a fold's number that returns the fold, always the same one.
@@ -36,7 +37,7 @@ def open_folds(data: str) -> DrawFold:
     """
     if is_published_folds(Path(data)):
         return partial(read_published_fold, Path(data))
-    dataset = load_point_cloud_dataset(data)
+    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid)
     if "train" not in dataset:
         raise DatasetError(f"folds are drawn from the split train, and the dataset has {', '.join(dataset)}.")
     return partial(draw_fold, dataset["train"])

@@ -55,6 +55,7 @@ def few_shot(
     shots: Sequence[int] = (10, 20),
     folds: int = 10,
     recipe: Recipe | None = None,
+    drop_invalid: bool = False,
     command: str = "",
     say: Callable[[str], None] = print,
 ) -> Path:
@@ -69,6 +70,7 @@ def few_shot(
         shots: numbers of support clouds of each class, at least 1 each.
         folds: how many of each; they are numbered from 0.
         recipe: of the rows that train; by default `make_recipe`.
+        drop_invalid: as in `load_point_cloud_dataset`.
         command: what was typed; the table shows it.
         say: called with a line of text after each measurement.
 
@@ -85,7 +87,7 @@ def few_shot(
         )
     if output.exists() and not output.is_dir():
         raise Any2PointError(f"--output must be a folder, and {output} is a file.")
-    draw = open_folds(data)
+    draw = open_folds(data, drop_invalid)
     settings = [(way, shot) for way in ways for shot in shots]
     wanted: dict[Key, dict[str, Any]] = {}
     for fold in range(folds):  # draws all folds, so that one that cannot be drawn fails before any work

@@ -95,7 +95,8 @@ def _read_split(
         num_bytes += points.nbytes
         if num_bytes > path.stat().st_size:  # a pickle may name one array any number of times
             raise DatasetError(f"{path}: {split} repeats clouds. Do not trust this file.")
-        clouds.append(check_points(points[:, :3], what, minimum_distinct=MINIMUM_DISTINCT_POINTS))
+        fix = "Get the file again."
+        clouds.append(check_points(points[:, :3], what, minimum_distinct=MINIMUM_DISTINCT_POINTS, fix=fix))
         labels.append(label)
     return clouds, labels
 

@@ -30,9 +30,11 @@ def run_job(job: BatchJob, engine: str = "accelerate") -> dict[str, int]:
             cluster of Ray.
 
     Returns:
-        The number of `clouds` in the output and of `skipped` bad ones. The output has the column `id`; for "embed" also
+        The number of `clouds` in the output and of `skipped` bad ones, and with `drop_invalid` the `dropped_points` and
+        `clouds_with_dropped_points`. The output has the column `id`; for "embed" also
         `embedding` (float32 [2D]) and, if the source has labels, `label`; for "predict" also `label`, `probability`,
-        `top` (label and probability of each) and, if the source has labels, `true_label`.
+        `top` (label and probability of each) and, if the source has labels, `true_label`. With `drop_invalid`, but of a
+        .npz, both have `dropped_points`, how many of each cloud.
 
     Raises:
         Any2PointError: something in the input does not fit, or the finished shards were made with other settings.

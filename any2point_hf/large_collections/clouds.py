@@ -13,8 +13,9 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset
 
 from ..modeling.errors import DatasetError
-from ..point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points, in_needed_precision
-from ..point_clouds.files import read_point_cloud
+from ..point_clouds.checks import check_cloud, in_needed_precision
+from ..point_clouds.files import read_cloud
+from ..point_clouds.invalid import DroppedPoints
 
 
 class CloudCollection(ABC):
@@ -24,11 +25,13 @@ class CloudCollection(ABC):
         source: absolute path, Hub id or "shapes".
         split: of a data set; None for a folder of files.
         fingerprint: changes with the files and their contents (told by the files' sizes and times).
+        drop_invalid: whether reading drops invalid points, instead of refusing the cloud.
     """
 
     source: str
     split: str | None
     fingerprint: str
+    drop_invalid: bool
 
     @abstractmethod
     def __len__(self) -> int:
@@ -46,9 +49,8 @@ class CloudCollection(ABC):
     def part(self, start: int, stop: int) -> "CloudCollection":
         """The clouds start … stop − 1, as a collection."""
 
-    @abstractmethod
     def read(self, index: int, seed: int = 0) -> np.ndarray:
-        """Reads one cloud.
+        """Reads one cloud; a warning counts the points that are dropped.
 
         Args:
             index: 0 … len − 1.
@@ -60,6 +62,15 @@ class CloudCollection(ABC):
         Raises:
             PointCloudError: the cloud cannot be read, or is not like this; the message names it and the rule.
         """
+        dropped = DroppedPoints() if self.drop_invalid else None
+        points = self.read_counting(index, seed, dropped)
+        if dropped is not None:
+            dropped.warn()
+        return points
+
+    @abstractmethod
+    def read_counting(self, index: int, seed: int, dropped: DroppedPoints | None) -> np.ndarray:
+        """As `read`, without its warning: `dropped` drops invalid points and counts them, None refuses them."""
 
 
 class FolderOfClouds(CloudCollection):
@@ -67,9 +78,10 @@ class FolderOfClouds(CloudCollection):
 
     split = None
 
-    def __init__(self, folder: Path, names: pa.ChunkedArray, fingerprint: str) -> None:
+    def __init__(self, folder: Path, names: pa.ChunkedArray, fingerprint: str, drop_invalid: bool = False) -> None:
         """Keeps the relative paths as one Arrow column, which takes a third of the memory of as many Python strings."""
         self.source, self._names, self.fingerprint = str(folder), names, fingerprint
+        self.drop_invalid = drop_invalid
 
     def __len__(self) -> int:
         return len(self._names)
@@ -83,24 +95,33 @@ class FolderOfClouds(CloudCollection):
 
     def part(self, start: int, stop: int) -> "FolderOfClouds":
         """The files start … stop − 1."""
-        return FolderOfClouds(Path(self.source), self._names.slice(start, stop - start), self.fingerprint)
+        names = self._names.slice(start, stop - start)
+        return FolderOfClouds(Path(self.source), names, self.fingerprint, self.drop_invalid)
 
-    def read(self, index: int, seed: int = 0) -> np.ndarray:
+    def read_counting(self, index: int, seed: int, dropped: DroppedPoints | None) -> np.ndarray:
         """Reads one file, [N, 3]; raises PointCloudError."""
         path = Path(self.source) / self._names[index].as_py()
-        return check_points(read_point_cloud(path, seed=seed), str(path), minimum_distinct=MINIMUM_DISTINCT_POINTS)
+        return check_cloud(read_cloud(path, (), seed, dropped).points, str(path), dropped)
 
 
 class DatasetOfClouds(CloudCollection):
     """Rows of a data set with `points`, and maybe `label` and `id`; without `id`, a row's number is its id."""
 
-    def __init__(self, dataset: Dataset, source: str, split: str | None, fingerprint: str, first: int = 0) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        source: str,
+        split: str | None,
+        fingerprint: str,
+        first: int = 0,
+        drop_invalid: bool = False,
+    ) -> None:
         """Checks the columns; `first` is the number of the first row."""
         if "points" not in dataset.column_names:
             found = ", ".join(dataset.column_names)
             raise DatasetError(f"{source} must have a column 'points', its columns are {found}. Rename the one it is.")
         self.source, self.split, self.fingerprint = source, split, fingerprint
-        self._dataset, self._first = dataset, first
+        self._dataset, self._first, self.drop_invalid = dataset, first, drop_invalid
         self._points = dataset.select_columns("points").with_format("numpy", dtype=np.float64)
 
     def __len__(self) -> int:
@@ -126,10 +147,10 @@ class DatasetOfClouds(CloudCollection):
         rows = self._dataset.select(range(start, stop))
         if rows.cache_files:
             rows = pickle.loads(pickle.dumps(rows))  # safe: our own object; its pickle names the mapped file
-        return DatasetOfClouds(rows, self.source, self.split, self.fingerprint, self._first + start)
+        first = self._first + start
+        return DatasetOfClouds(rows, self.source, self.split, self.fingerprint, first, self.drop_invalid)
 
-    def read(self, index: int, seed: int = 0) -> np.ndarray:
+    def read_counting(self, index: int, seed: int, dropped: DroppedPoints | None) -> np.ndarray:
         """Reads one row, [N, 3]; raises PointCloudError."""
         name = f"row {self._first + index} of {self.source}"
-        points = check_points(self._points[index]["points"], name, minimum_distinct=MINIMUM_DISTINCT_POINTS)
-        return in_needed_precision(points)
+        return in_needed_precision(check_cloud(self._points[index]["points"], name, dropped))

@@ -11,6 +11,7 @@ from transformers.utils import cached_file
 
 from ..modeling.configuration_any2point import recorded_path
 from ..modeling.errors import Any2PointError, CheckpointError, PointCloudError
+from ..trained_adapter import drops_invalid
 from .clouds import CloudCollection
 from .shard_files import ShardFiles
 from .sources import open_collection
@@ -35,6 +36,7 @@ class BatchJob:
         batch_size: clouds at once; the results do not depend on it.
         workers: further processes that read and sample clouds, for each process that computes.
         skip_bad: whether a cloud that cannot be used is listed and skipped; else it ends the run.
+        drop_invalid: as in `open_collection`; so also if the adapter's processor says so.
 
     Raises:
         Any2PointError: a setting is out of range.
@@ -51,6 +53,7 @@ class BatchJob:
     batch_size: int = 32
     workers: int = 0
     skip_bad: bool = False
+    drop_invalid: bool = False
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -74,7 +77,8 @@ def open_job(job: BatchJob) -> tuple[CloudCollection, ShardFiles]:
         Any2PointError: there is no such adapter or source, or the output lies in the source's folder; or the finished
             shards were made with other settings, or skipped bad clouds, which this job must not skip.
     """
-    collection = open_collection(job.source, job.split)
+    drop_invalid = job.drop_invalid or drops_invalid(job.model)
+    collection = open_collection(job.source, job.split, drop_invalid=drop_invalid)
     if job.out.is_relative_to(collection.source):
         raise Any2PointError(f"--out must lie outside of the folder that is read, got {job.out}. Choose another place.")
     settings: dict[str, Any] = {
@@ -89,6 +93,8 @@ def open_job(job: BatchJob) -> tuple[CloudCollection, ShardFiles]:
     }
     if job.task == "predict":
         settings["top"] = job.top
+    if drop_invalid:  # left out otherwise, so that records of before there was the option still fit
+        settings["drop_invalid"] = True
     shards = ShardFiles(job.out, settings, math.ceil(len(collection) / job.shard_size))
     if not job.skip_bad and (bad := shards.first_bad()):
         raise PointCloudError(f"finished shards skipped bad clouds: {bad['reason']} Go on with --skip-bad.")

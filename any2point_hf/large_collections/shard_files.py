@@ -20,6 +20,9 @@ from ..modeling.errors import Any2PointError
 from ..modeling.files import read_record
 
 RUN_FILE = "run.json"
+DROPPED = "dropped_points"
+"""The column that counts the invalid points of each cloud, where they are dropped."""
+
 _METADATA = b"any2point_run"
 
 
@@ -135,10 +138,18 @@ class ShardFiles:
         os.replace(beside, self.out)
 
     def counts(self) -> dict[str, int]:
-        """The number of `clouds` in the output and of `skipped` bad ones."""
+        """The number of `clouds` in the output and of `skipped` bad ones.
+
+        Where invalid points were dropped, also `dropped_points` and `clouds_with_dropped_points`.
+        """
         with pq.ParquetFile(self.out) as file:
             rows = file.metadata.num_rows
-        return {"clouds": rows, "skipped": self.settings["clouds"] - rows}
+            is_counted = DROPPED in file.schema_arrow.names
+            dropped = file.read([DROPPED])[DROPPED].to_numpy() if is_counted else None
+        counts = {"clouds": rows, "skipped": self.settings["clouds"] - rows}
+        if dropped is not None:
+            counts |= {DROPPED: int(dropped.sum()), f"clouds_with_{DROPPED}": int((dropped > 0).sum())}
+        return counts
 
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:05d}.parquet"

@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
 from ..modeling.errors import PointCloudError
+from ..point_clouds.invalid import DroppedPoints
 from ..processing_any2point import Any2PointProcessor
 from .clouds import CloudCollection
 from .job import BatchJob
-from .shard_files import ShardFiles
+from .shard_files import DROPPED, ShardFiles
 
 
 def run_shard(
@@ -44,9 +45,10 @@ def run_shard(
     clouds = collection.part(start, min(start + job.shard_size, len(collection)))
     ids, labels = clouds.ids(), clouds.labels()
     kept: list[int] = []
+    dropped: list[int] = []
     bad: list[dict[str, str]] = []
     results = []
-    for rows, points, faults in DataLoader(
+    for rows, points, lost, faults in DataLoader(
         _Batches(clouds, processor, job.batch_size), batch_size=None, num_workers=job.workers
     ):
         if faults and not job.skip_bad:
@@ -56,6 +58,7 @@ def run_shard(
                 "and skips them, or mend it."
             )
         kept += rows
+        dropped += lost
         bad += [{"id": ids[row], "reason": reason} for row, reason in faults.items()]
         if rows:
             results.append(_compute(model, points, job.task))
@@ -68,11 +71,13 @@ def run_shard(
     if labels is not None:
         name = "label" if job.task == "embed" else "true_label"
         columns[name] = pa.array([labels[row] for row in kept], pa.string())
+    if clouds.drop_invalid:
+        columns[DROPPED] = pa.array(dropped, pa.int64())
     shards.write(index, pa.table(columns), bad)
 
 
 class _Batches(Dataset):
-    """Batch number -> rows that can be used, their points float32 [B, N, 3], and what is wrong with the others."""
+    """Batch number -> usable rows, their points float32 [B, N, 3], how many each lost, and the faults of others."""
 
     def __init__(self, clouds: CloudCollection, processor: Any2PointProcessor, batch_size: int) -> None:
         self.clouds, self.processor, self.batch_size = clouds, processor, batch_size
@@ -80,21 +85,24 @@ class _Batches(Dataset):
     def __len__(self) -> int:
         return math.ceil(len(self.clouds) / self.batch_size)
 
-    def __getitem__(self, batch: int) -> tuple[list[int], Tensor, dict[int, str]]:
+    def __getitem__(self, batch: int) -> tuple[list[int], Tensor, list[int], dict[int, str]]:
         start = batch * self.batch_size
         read: dict[int, np.ndarray] = {}
         faults: dict[int, str] = {}
+        lost: list[int] = []
         for row in range(start, min(start + self.batch_size, len(self.clouds))):
+            dropped = DroppedPoints() if self.clouds.drop_invalid else None
             try:
-                read[row] = self.clouds.read(row, self.processor.seed)
+                read[row] = self.clouds.read_counting(row, self.processor.seed, dropped)
+                lost.append(dropped.count if dropped is not None else 0)
             except PointCloudError as error:  # returned, not raised: a reading process would add its traceback
                 faults[row] = str(error)
         if not read:
-            return [], torch.empty(0, self.processor.num_points, 3), faults
+            return [], torch.empty(0, self.processor.num_points, 3), [], faults
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*repeats are added")  # it would come for each small cloud
             points = self.processor(list(read.values()))["points"]
-        return list(read), points, faults
+        return list(read), points, lost, faults
 
 
 @torch.no_grad()

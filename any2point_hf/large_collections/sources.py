@@ -24,7 +24,9 @@ from .clouds import CloudCollection, DatasetOfClouds, FolderOfClouds
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-def open_collection(source: str | os.PathLike[str], split: str | None = None) -> CloudCollection:
+def open_collection(
+    source: str | os.PathLike[str], split: str | None = None, *, drop_invalid: bool = False
+) -> CloudCollection:
     """Opens a collection of clouds; only lists, columns and names are read.
 
     Args:
@@ -32,6 +34,8 @@ def open_collection(source: str | os.PathLike[str], split: str | None = None) ->
             ("shapes" and .npz files are held in memory); a folder that `save_to_disk` of `datasets` wrote; a
             .parquet file or a folder of them with a column `points`; or a data set's id on the Hub.
         split: of a data set; None for "test", or for the only split of a data set that has no "test".
+        drop_invalid: whether reading a cloud drops its invalid points, with a warning that counts them; else such a
+            cloud is an error. Those of a .npz are dropped as it is opened, with one warning.
 
     Raises:
         DatasetError: no such source or split, no clouds in it, or no column `points`.
@@ -42,28 +46,31 @@ def open_collection(source: str | os.PathLike[str], split: str | None = None) ->
         return _open_dataset(load_point_cloud_dataset(source), source, split, "built in")
     if not path.exists() and _HUB_ID.fullmatch(source):
         loaded = _ask_datasets(source, load_dataset, source, split=split)
-        return _open_dataset({split: loaded} if split else loaded, source, split, _revision(loaded))
+        splits = {split: loaded} if split else loaded
+        return _open_dataset(splits, source, split, _revision(loaded), drop_invalid)
     if path.is_dir() and not _is_official(path) and not _is_saved(path):
         left_out: Counter[str] = Counter()
         names = list(_find_clouds(path, left_out))
         if names and not (left_out[".parquet"] and all(map(_is_table, names))):
             warn_of_left_out(path, left_out)
-            return _open_folder(path, names, split)
-    loaded = _load(source, path)
+            return _open_folder(path, names, split, drop_invalid)
+    loaded = _load(source, path, drop_invalid)
     folder = path if path.exists() else Path(str(path).rpartition("#")[0])
-    return _open_dataset(loaded, str(path), split, _fingerprint(folder.parent, _files(folder)))
+    is_clean = path.suffix.lower() == ".npz"  # dropped already
+    fingerprint = _fingerprint(folder.parent, _files(folder))
+    return _open_dataset(loaded, str(path), split, fingerprint, drop_invalid and not is_clean)
 
 
-def _open_folder(folder: Path, names: list[pa.Array], split: str | None) -> FolderOfClouds:
+def _open_folder(folder: Path, names: list[pa.Array], split: str | None, drop_invalid: bool) -> FolderOfClouds:
     if split is not None:
         raise DatasetError(f"{folder} is a folder of files, which has no splits, got {split!r}. Give {folder / split}.")
     column = pa.chunked_array(names, pa.string())
     files = (folder / name.as_py() for name in column)
-    return FolderOfClouds(folder, column, _fingerprint(folder, files))
+    return FolderOfClouds(folder, column, _fingerprint(folder, files), drop_invalid)
 
 
 def _open_dataset(
-    loaded: Dataset | dict[str, Dataset], source: str, split: str | None, fingerprint: str
+    loaded: Dataset | dict[str, Dataset], source: str, split: str | None, fingerprint: str, drop_invalid: bool = False
 ) -> DatasetOfClouds:
     splits = {str(loaded.split or split or "train"): loaded} if isinstance(loaded, Dataset) else loaded
     choices = ", ".join(splits)
@@ -74,7 +81,7 @@ def _open_dataset(
         raise DatasetError(f"--split must be one of {choices}, got {split!r}.")
     if not len(splits[chosen]):
         raise DatasetError(f"{source} has no clouds in its split {chosen!r}. Check the path, or choose another split.")
-    return DatasetOfClouds(splits[chosen], source, chosen, fingerprint)
+    return DatasetOfClouds(splits[chosen], source, chosen, fingerprint, drop_invalid=drop_invalid)
 
 
 def _is_official(folder: Path) -> bool:
@@ -141,7 +148,7 @@ def _is_saved(path: Path) -> bool:
     return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
-def _load(source: str, path: Path) -> Dataset | DatasetDict:
+def _load(source: str, path: Path, drop_invalid: bool) -> Dataset | DatasetDict:
     """Loads a data set from the disk by the layout that its files show."""
     if _is_saved(path):
         return _ask_datasets(source, load_from_disk, str(path))
@@ -152,7 +159,7 @@ def _load(source: str, path: Path) -> Dataset | DatasetDict:
             endings = " ".join(POINT_CLOUD_EXTENSIONS)
             raise DatasetError(f"{path} holds no clouds: no file in it ends in {endings} or .parquet. Check the path.")
         return _ask_datasets(source, load_dataset, "parquet", data_dir=str(path))
-    return load_point_cloud_dataset(source)
+    return load_point_cloud_dataset(source, drop_invalid=drop_invalid)
 
 
 def _ask_datasets(

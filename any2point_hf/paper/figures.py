@@ -61,7 +61,13 @@ class PaperFigure:
 
 
 def reproduce_figures(
-    data: str, models: Sequence[str], output: str | os.PathLike, *, num_clouds: int = NUM_CLOUDS, command: str = ""
+    data: str,
+    models: Sequence[str],
+    output: str | os.PathLike,
+    *,
+    num_clouds: int = NUM_CLOUDS,
+    drop_invalid: bool = False,
+    command: str = "",
 ) -> Path:
     """Draws the figures as `figure-5.png`, `figure-5.html`, … and writes `figures.md`, which says what each shows.
 
@@ -70,6 +76,7 @@ def reproduce_figures(
         models: folders or Hub ids of trained adapters.
         output: folder, made if it is missing.
         num_clouds: rows of a figure.
+        drop_invalid: as in `load_point_cloud_dataset`.
         command: what was typed, for `figures.md`.
 
     Returns:
@@ -80,7 +87,7 @@ def reproduce_figures(
     """
     if not models:
         raise Any2PointError("the figures show trained adapters, and none is given. Train one and name its folder.")
-    output, clouds, figures = Path(output), _test_clouds(data, num_clouds), _figures()
+    output, clouds, figures = Path(output), _test_clouds(data, num_clouds, drop_invalid), _figures()
     for name in models:
         _add_model(name, clouds, figures)
     for number, figure in figures.items():
@@ -123,9 +130,9 @@ def _figures() -> dict[int, PaperFigure]:
     }
 
 
-def _test_clouds(data: str, count: int) -> list[tuple[str, np.ndarray]]:
+def _test_clouds(data: str, count: int, drop_invalid: bool) -> list[tuple[str, np.ndarray]]:
     """Class names and points of `count` test clouds, taken evenly from all classes."""
-    dataset = load_point_cloud_dataset(data)
+    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid)
     if "test" not in dataset:
         raise DatasetError(f"the dataset must have a split test, got {', '.join(dataset)}.")
     test = dataset["test"]

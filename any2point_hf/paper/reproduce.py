@@ -42,6 +42,7 @@ def reproduce(
     seeds: Sequence[int] = (0,),
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     modalities: Sequence[str] | None = None,
+    drop_invalid: bool = False,
     command: str = "",
     say: Callable[[str], None] = print,
 ) -> Path:
@@ -57,6 +58,7 @@ def reproduce(
             shows differences.
         settings: further fields of Any2PointConfig by modality; a row's own fields take precedence.
         modalities: train only these now; the table still shows what is done of the others.
+        drop_invalid: as in `load_point_cloud_dataset`.
         command: what was typed; the table shows it.
         say: called with a line of text after each training.
 
@@ -73,7 +75,8 @@ def reproduce(
     for row in paper_table.rows:
         check_method(row.method)
     extra_fields = {name: dict((settings or {}).get(name, {})) for name in given}
-    runs = Runs(data, _load(data, budget.train_clouds), given, extra_fields, budget, output / "runs")
+    dataset = _load(data, budget.train_clouds, drop_invalid)
+    runs = Runs(data, dataset, given, extra_fields, budget, output / "runs")
     folder = {"data": runs.fingerprint, "budget": asdict(budget), "backbones": given, "settings": extra_fields}
     _check_folder(output, folder)
     plans = {
@@ -158,9 +161,9 @@ def balanced_choice(labels: Sequence[int] | np.ndarray, count: int, seed: int = 
     return sorted(order[np.argsort(turns[order], kind="stable")][:count].tolist())
 
 
-def _load(data: str, train_clouds: int | None) -> DatasetDict:
+def _load(data: str, train_clouds: int | None, drop_invalid: bool) -> DatasetDict:
     """Splits `train`, cut to this many clouds, and `test`."""
-    dataset = load_point_cloud_dataset(data)
+    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid)
     for name in ("train", "test"):
         if name not in dataset:
             raise DatasetError(f"the dataset must have splits train and test, got {', '.join(dataset)}.")

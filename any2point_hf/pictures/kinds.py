@@ -13,7 +13,9 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from ..modeling.errors import Any2PointError
+from ..point_clouds.checks import check_cloud
 from ..point_clouds.files import PointCloud, read_point_cloud_with_features
+from ..point_clouds.invalid import DroppedPoints
 from ..processing_any2point import Any2PointProcessor
 from .clusters import clusters
 from .measures import cls_attention, cls_similarity, on_points, position_similarity, token_positions
@@ -149,14 +151,19 @@ def draw_tokens(model: PreTrainedModel, processor: Any2PointProcessor, cloud: Cl
 def prepare(processor: Any2PointProcessor, cloud: Cloud) -> PreparedCloud:
     """Centres and scales a cloud, and samples it twice: for the model, and more densely for the picture."""
     if isinstance(cloud, (str, os.PathLike)):
-        cloud = read_point_cloud_with_features(cloud, processor.point_feature_names, seed=processor.seed)
+        cloud = read_point_cloud_with_features(
+            cloud, processor.point_feature_names, seed=processor.seed, drop_invalid=processor.drop_invalid
+        )
     points = processor.rows([cloud])[0].numpy()
     places = cloud.points if isinstance(cloud, PointCloud) else cloud["points"] if isinstance(cloud, Mapping) else cloud
+    places = np.asarray(places)[:, :3]
+    if processor.drop_invalid:
+        places = check_cloud(places, "cloud", DroppedPoints())  # the processor has told what is dropped
     num_shown = min(len(places), SHOWN_POINTS)
     if num_shown <= processor.num_points:
         return PreparedCloud(points, points[:, :3])
     denser = Any2PointProcessor(num_shown, processor.scale_to_unit_sphere, processor.seed)
-    return PreparedCloud(points, denser([places[:, :3]], return_tensors="np")["points"][0])
+    return PreparedCloud(points, denser([places], return_tensors="np")["points"][0])
 
 
 def _blocks(model: Any, block: int | None) -> list[int]:

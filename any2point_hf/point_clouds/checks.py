@@ -5,22 +5,33 @@ from numpy.typing import ArrayLike
 
 from any2point_hf.modeling.errors import PointCloudError
 
+from .invalid import LARGEST_COORDINATE, DroppedPoints, crowded_places, not_finite
+
 MINIMUM_DISTINCT_POINTS = 8
 """Fewest different points that make a shape; the processor's rule, files may hold fewer."""
 
-LARGEST_COORDINATE = 1e38  # the difference of two such coordinates still fits float32
-
+DROP_THEM = "Remove these points, or drop them by --drop-invalid (in Python drop_invalid=True)."
+"""What to do about invalid points."""
 
 _FAR = 1000  # times as far from the middle as nine in ten points
 
 
-def check_points(points: ArrayLike, name: str, *, minimum_distinct: int = 1) -> np.ndarray:
+def check_points(
+    points: ArrayLike,
+    name: str,
+    *,
+    minimum_distinct: int = 1,
+    dropped: DroppedPoints | None = None,
+    fix: str = DROP_THEM,
+) -> np.ndarray:
     """Checks that points form a usable cloud, and keeps their precision.
 
     Args:
         points: [N, 3] of any real number type.
         name: the file or argument, for the error message.
         minimum_distinct: how many different points there must be, ≥ 1.
+        dropped: drops invalid points (`invalid_points`) and counts them; None refuses points that are not finite.
+        fix: what the error says to do about points that are not finite.
 
     Returns:
         [N, 3] float32 or, for numbers that are more precise, float64; finite.
@@ -42,20 +53,49 @@ def check_points(points: ArrayLike, name: str, *, minimum_distinct: int = 1) -> 
     if not len(array):
         raise PointCloudError(f"{name} holds no points; at least {minimum_distinct} are needed.")
     array = array.astype(np.float32 if array.dtype.itemsize <= 2 or array.dtype == np.float32 else np.float64)
-    unusable = int((~(np.abs(array) <= LARGEST_COORDINATE)).any(axis=1).sum())
-    if unusable:
+    num_points = len(array)
+    if dropped is not None:
+        array = dropped.drop(array, name)
+    elif unusable := int(not_finite(array).sum()):
         raise PointCloudError(
             f"{name} must be finite: {unusable} of {len(array)} points have a coordinate that is NaN, "
-            f"infinite or beyond ±{LARGEST_COORDINATE:g}. Remove these points."
+            f"infinite or beyond ±{LARGEST_COORDINATE:g}. {fix}"
         )
     remaining = array
     for found in range(minimum_distinct):  # sorting all points to count the different ones would cost far more
         if not len(remaining):
+            lost = f", {num_points - len(array)} of them invalid and dropped" if num_points > len(array) else ""
             raise PointCloudError(
                 f"{name} must have at least {minimum_distinct} distinct points, got {found} "
-                f"(of {len(array)} points). Check that the coordinates were not rounded or zeroed."
+                f"(of {num_points} points{lost}). Check that the coordinates were not rounded or zeroed."
             )
         remaining = remaining[(remaining != remaining[0]).any(axis=1)]
+    return array
+
+
+def check_cloud(points: ArrayLike, name: str, dropped: DroppedPoints | None = None) -> np.ndarray:
+    """Checks that points can be the input of a model: enough distinct ones, and not too many of them at one place.
+
+    Args:
+        points: [N, 3] of any real number type.
+        name: the file or argument, for the error message.
+        dropped: drops invalid points and counts them; None refuses them.
+
+    Returns:
+        As `check_points`.
+
+    Raises:
+        PointCloudError: the points break a rule of `check_points`, or more than a quarter are at one place.
+    """
+    array = check_points(points, name, minimum_distinct=MINIMUM_DISTINCT_POINTS, dropped=dropped)
+    places = crowded_places(array)
+    if len(places):
+        counts = [int((array == place).all(axis=1).sum()) for place in places]
+        x, y, z = places[np.argmax(counts)]
+        raise PointCloudError(
+            f"{name} must not have more than a quarter of its points at one place: {max(counts)} of {len(array)} are "
+            f"at ({x:g}, {y:g}, {z:g}), as a depth camera writes what it did not see. {DROP_THEM}"
+        )
     return array
 
 

@@ -5,8 +5,9 @@ The readers take a path and return a `Geometry`. They may raise any error; `read
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from .arrays import read_numpy
 from .checks import check_points, in_needed_precision
 from .features import NORMALS, feature_names, missing_features, scaled_features, unit_length
 from .geometry import Geometry, Wanted, check_corners
+from .invalid import DroppedPoints
 from .meshes import read_obj, read_off, read_scene, read_stl
 from .pcd import read_pcd
 from .ply import read_ply
@@ -27,6 +29,7 @@ MESH_SAMPLES = 8192
 """How many points are drawn from the surface of a mesh."""
 
 _LONGEST_REASON = 300  # of a parser, in characters
+_MEND_MESH = "Mend the mesh; of a file with faces, no points can be dropped (--drop-invalid)."
 
 _READERS: dict[str, Callable[[Path, Wanted], Geometry]] = {
     ".ply": read_ply,
@@ -55,14 +58,14 @@ class PointCloud(NamedTuple):
 
     Args:
         points: [N, 3], as `read_point_cloud` returns them.
-        features: float32 [N] by name, on the scales of `FEATURE_GROUPS`.
+        features: [N] by name; read from a file, float32 on the scales of `FEATURE_GROUPS`.
     """
 
     points: np.ndarray
-    features: dict[str, np.ndarray]
+    features: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
-def read_point_cloud(path: str | os.PathLike, *, seed: int = 0) -> np.ndarray:
+def read_point_cloud(path: str | os.PathLike, *, seed: int = 0, drop_invalid: bool = False) -> np.ndarray:
     """Reads a point cloud from a file of one of `POINT_CLOUD_EXTENSIONS`.
 
     A mesh (a file with faces) is sampled uniformly by area at `MESH_SAMPLES` points; a file without faces gives its
@@ -72,6 +75,9 @@ def read_point_cloud(path: str | os.PathLike, *, seed: int = 0) -> np.ndarray:
         path: the file; its extension, in any case, names the format. .las and .laz need the extra `las`, .e57 the
             extra `e57`, .dae the extra `dae`.
         seed: of the samples of a mesh. The global random state is neither used nor changed.
+        drop_invalid: whether to drop points that are not finite, and those of more than a quarter of all at one place,
+            with a warning that counts them. Else the former are an error, and the latter are read as they are (and
+            refused by the processor). The vertices of a mesh always have to be finite.
 
     Returns:
         [N, 3], N ≥ 1, in the file's own unit: float32, or float64 where float32 would move a point by more than a
@@ -80,11 +86,11 @@ def read_point_cloud(path: str | os.PathLike, *, seed: int = 0) -> np.ndarray:
     Raises:
         PointCloudError: the file is missing, of an unknown format, empty, damaged, or holds no finite points.
     """
-    return read_point_cloud_with_features(path, (), seed=seed).points
+    return read_point_cloud_with_features(path, (), seed=seed, drop_invalid=drop_invalid).points
 
 
 def read_point_cloud_with_features(
-    path: str | os.PathLike, names: Iterable[str] | None = None, *, seed: int = 0
+    path: str | os.PathLike, names: Iterable[str] | None = None, *, seed: int = 0, drop_invalid: bool = False
 ) -> PointCloud:
     """Reads the points of a file, and what it says of each besides its place.
 
@@ -94,12 +100,24 @@ def read_point_cloud_with_features(
         path: as in `read_point_cloud`.
         names: of features or of groups, such as `["rgb", "intensity"]`; None for all in `FEATURE_GROUPS` that the file
             has.
-        seed: of the samples of a mesh.
+        seed: as in `read_point_cloud`.
+        drop_invalid: as in `read_point_cloud`.
 
     Raises:
         PointCloudError: as `read_point_cloud` does; or a named feature is not in the file, not finite, or not of its
             scale.
     """
+    dropped = DroppedPoints() if drop_invalid else None
+    cloud = read_cloud(path, names, seed, dropped)
+    if dropped is not None:
+        dropped.warn()
+    return cloud
+
+
+def read_cloud(
+    path: str | os.PathLike, names: Iterable[str] | None, seed: int, dropped: DroppedPoints | None
+) -> PointCloud:
+    """The same for those who read many files: `dropped` drops invalid points and counts them, None refuses them."""
     path = Path(path)
     extension = path.suffix.lower()
     if path.is_dir():
@@ -116,10 +134,13 @@ def read_point_cloud_with_features(
     wanted = None if names is None else feature_names(names)
     try:
         geometry = _READERS[extension](path, wanted)
-        points = check_points(geometry.points, str(path))
-        features = scaled_features(geometry.features, str(path))
-        if geometry.triangles is not None:
-            points, features = _sample_surface(points, geometry.triangles, features, wanted, seed)
+        if geometry.triangles is None:
+            points, features = check_points(geometry.points, str(path), dropped=dropped), geometry.features
+            features = scaled_features(features if dropped is None else dropped.along(features), str(path))
+        else:
+            vertices = check_points(geometry.points, str(path), fix=_MEND_MESH)
+            features = scaled_features(geometry.features, str(path))
+            points, features = _sample_surface(vertices, geometry.triangles, features, wanted, seed)
         if missing := [name for name in wanted or () if name not in features]:
             raise missing_features(missing, features, str(path))
         return PointCloud(in_needed_precision(points), features)

@@ -66,7 +66,8 @@ def training_facts(
         trainer: after it has trained.
         dataset: the one that it trained and tested on.
         recipe: how it was trained.
-        run: `data`, `data_fingerprint`, `seed`, `validation_share` and `linear_probe_accuracy` (None without a probe).
+        run: `data`, `data_fingerprint`, `seed`, `validation_share`, `drop_invalid` and `linear_probe_accuracy` (None
+            without a probe).
         evaluations: rows of the table of results.
         confusion: matrix of the test split, [classes, classes].
         command: arguments of the command line, or None for a training from Python.
@@ -87,7 +88,7 @@ def training_facts(
         remarks.append("The weights are those of the last epoch.")
     if processes > 1:
         remarks.append(f"{processes} processes trained together, each with batches of this size.")
-    arguments: Any = (run["data"], config, trainer.args.output_dir, recipe, seed, share)
+    arguments: Any = (run["data"], config, trainer.args.output_dir, recipe, seed, share, run["drop_invalid"])
     return TrainingFacts(
         dataset=shown_path(run["data"]),
         fingerprint=run["data_fingerprint"],

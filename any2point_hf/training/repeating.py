@@ -41,7 +41,13 @@ def shown_path(value: str) -> str:
 
 
 def training_code(
-    data: str, config: Any2PointConfig, output: str, recipe: Recipe, seed: int, validation_share: float | None
+    data: str,
+    config: Any2PointConfig,
+    output: str,
+    recipe: Recipe,
+    seed: int,
+    validation_share: float | None,
+    drop_invalid: bool = False,
 ) -> str:
     """Python that repeats a training by `make_trainer`.
 
@@ -52,6 +58,7 @@ def training_code(
         recipe: how it was trained; its `config` is left out, because the model's config has those fields.
         seed: of everything.
         validation_share: share of the training split that is held out, or None.
+        drop_invalid: whether invalid points were dropped.
     """
     changes = _changed_fields(recipe, "config")
     if "augmentation" in changes:
@@ -62,7 +69,9 @@ def training_code(
     if config.backbone_revision:
         settings["backbone_revision"] = config.backbone_revision
     settings |= {"id2label": _Code("dict(enumerate(names))"), **config.unlike_defaults()}
-    of_processor = {"scale_to_unit_sphere": recipe.scale_to_unit_sphere, "seed": seed}
+    drop = {"drop_invalid": True} if drop_invalid else {}
+    of_processor = {"scale_to_unit_sphere": recipe.scale_to_unit_sphere, "seed": seed, **drop}
+    of_data = ", ".join(filter(None, (repr(shown_path(data)), _arguments(drop))))
     lines = [
         "from any2point_hf import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointProcessor",
         "from any2point_hf import load_point_cloud_dataset, make_trainer",
@@ -70,7 +79,7 @@ def training_code(
         *(["from any2point_hf.data.validation import hold_out_validation"] if validation_share else []),
         "from transformers import set_seed",
         "",
-        f"dataset = load_point_cloud_dataset({shown_path(data)!r})",
+        f"dataset = load_point_cloud_dataset({of_data})",
         *([f"dataset = hold_out_validation(dataset, {validation_share})"] if validation_share else []),
         'names = dataset["train"].features["label"].names',
         f"set_seed({seed})",

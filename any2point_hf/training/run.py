@@ -49,6 +49,7 @@ def train(
     loggers: Sequence[str] = (),
     resume: bool = False,
     command: Sequence[str] | None = None,
+    drop_invalid: bool = False,
     **changes: Any,
 ) -> dict[str, float]:
     """Fine-tunes an adapter and writes it, with its processor and its model card, to a folder.
@@ -66,6 +67,7 @@ def train(
         loggers: such as "tensorboard".
         resume: go on from the last checkpoint in `output`.
         command: arguments of the running command line, which the model card then shows; by default it shows Python.
+        drop_invalid: as in `load_point_cloud_dataset`; the processor that is saved then drops invalid points as well.
         changes: fields of the recipe to change, such as `epochs=10`.
 
     Returns:
@@ -89,7 +91,8 @@ def train(
         )
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
     with PartialState(cpu=on_cpu).main_process_first():  # the others read what it writes to the cache
-        dataset = load_point_cloud_dataset(data)  # the same clouds whatever the seed, and the same as evaluate's
+        # the same clouds whatever the seed, and the same as evaluate's
+        dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid)
         chosen = None if recipe else _choice(dataset, output, resume)
         if validation_share is not None:
             dataset = hold_out_validation(dataset, validation_share)
@@ -103,7 +106,7 @@ def train(
     output.mkdir(parents=True, exist_ok=True)  # if it cannot be made, this fails before the training
     model = Any2PointForPointCloudClassification(config)
     description = describe(model) if PartialState().is_main_process else None  # before the model is sharded
-    processor = Any2PointProcessor(config.num_points, recipe.scale_to_unit_sphere, seed)
+    processor = Any2PointProcessor(config.num_points, recipe.scale_to_unit_sphere, seed, drop_invalid)
     trainer = make_trainer(model, processor, dataset, output, recipe, seed=seed, workers=workers, loggers=loggers)
     if trainer.is_world_process_zero():
         write_whole(output / RUN_FILE, json.dumps({"data": data, "recipe": chosen} | run, indent=2) + "\n")
@@ -126,7 +129,7 @@ def train(
     tested: Any = trainer.predict(_test_clouds(trainer))  # of the weights that are saved
     answers: tuple[Any, Any, Any] = (tested.predictions.argmax(axis=-1), tested.label_ids, config.num_labels)
     metrics, evaluations = _results(trainer, accuracies(*answers))
-    run |= {"data": data, "linear_probe_accuracy": probe}
+    run |= {"data": data, "linear_probe_accuracy": probe, "drop_invalid": drop_invalid}
     if probe is not None:
         metrics["linear_probe_accuracy"] = probe
     # Under FSDP every process holds a part of the tensors, and all of them have to help to gather them.

@@ -51,7 +51,8 @@ def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int
     Returns:
         Columns `points` [num_points, 3] and `labels`, as torch tensors.
     """
-    sampler = Any2PointProcessor(num_points, processor.scale_to_unit_sphere, processor.seed)
+    settings = (processor.scale_to_unit_sphere, processor.seed, processor.drop_invalid)
+    sampler = Any2PointProcessor(num_points, *settings)
     arrays = split.select_columns(["points", "label"]).with_format("numpy")
     sizes = [len(cloud) for cloud in arrays["points"]]
     smaller = sum(size < num_points for size in sizes)

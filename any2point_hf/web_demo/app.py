@@ -20,7 +20,8 @@ from ..modeling.errors import Any2PointError
 from ..pictures.interactive_pictures import cloud_figure, picture_figure
 from ..pictures.picture import Picture
 from ..pictures.picture_content import Panel
-from ..point_clouds.files import POINT_CLOUD_EXTENSIONS
+from ..point_clouds.files import POINT_CLOUD_EXTENSIONS, PointCloud
+from ..point_clouds.invalid import DroppedPoints
 from .inference import Adapter, Prediction, classify, example_cloud, read_upload
 
 TITLE = "Any2Point: 3D point clouds through frozen transformers"
@@ -121,19 +122,26 @@ def _results(adapter: Adapter, name: str, example: str, variation: int, upload: 
     """What the page shows of one cloud: classes, figure, the slider, and what was done or is wrong."""
     start = time.perf_counter()
     try:
-        cloud: Any = example_cloud(example, variation) if upload is None else read_upload(upload, adapter.processor)
+        dropped = DroppedPoints() if adapter.processor.drop_invalid else None
+        cloud = (
+            PointCloud(example_cloud(example, variation))
+            if upload is None
+            else read_upload(upload, adapter.processor, dropped)
+        )
         prediction = classify(adapter, cloud)
     except Any2PointError as error:
         return None, None, gr.update(), _message(str(error), is_error=True)
-    attention, num_points = prediction.attention, len(cloud if upload is None else cloud.points)
+    attention = prediction.attention
     num_blocks = 0 if attention is None else len(attention)
     block = min(max(int(block), 1), num_blocks) if num_blocks else 1
     slider = gr.update(maximum=max(num_blocks, 2), value=block, visible=num_blocks > 1)
     source = f"built-in {example}" if upload is None else _file_name(upload)
     text = (
-        f"{name}: {source}, {num_points:,} points of which the model sees {adapter.processor.num_points:,}; "
+        f"{name}: {source}, {len(cloud.points):,} points of which the model sees {adapter.processor.num_points:,}; "
         f"{time.perf_counter() - start:.2f} s."
     )
+    if dropped is not None and dropped.count:
+        text += f" {dropped.count:,} invalid points were dropped."
     return prediction.probabilities, _figure(prediction, block), slider, _message(text)
 
 

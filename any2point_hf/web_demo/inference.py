@@ -23,8 +23,9 @@ from ..modeling.errors import Any2PointError, CheckpointError, PointCloudError, 
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from ..modeling.tokenizer.point_ops import split_features
 from ..pictures.measures import cls_attention, on_points
-from ..point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points, local_float32
-from ..point_clouds.files import PointCloud, read_point_cloud_with_features
+from ..point_clouds.checks import check_cloud, local_float32
+from ..point_clouds.files import PointCloud, read_cloud
+from ..point_clouds.invalid import DroppedPoints
 from ..processing_any2point import Any2PointProcessor
 from ..trained_adapter import load
 
@@ -131,12 +132,13 @@ def example_cloud(shape: str, variation: int = 0) -> np.ndarray:
     return make_cloud("test", index, EXAMPLE_POINTS, EXAMPLE_SEED)
 
 
-def read_upload(path: str | Path, processor: Any2PointProcessor) -> PointCloud:
+def read_upload(path: str | Path, processor: Any2PointProcessor, dropped: DroppedPoints | None = None) -> PointCloud:
     """Reads an uploaded cloud or mesh; errors name the file, not where it lies on this machine.
 
     Args:
         path: a file of a format that `read_point_cloud` knows.
         processor: of the model that will see it; tells which features are needed.
+        dropped: drops invalid points and counts them; None refuses them.
 
     Returns:
         Points [N, 3] float32, N ≤ `MAX_POINTS`, moved to their mean where float32 cannot hold them; and features.
@@ -149,8 +151,7 @@ def read_upload(path: str | Path, processor: Any2PointProcessor) -> PointCloud:
         raise PointCloudError(f"{path.name} is no longer on the server, which keeps uploads briefly. Upload it again.")
     _check_unpacked_size(path)
     try:
-        names = processor.point_feature_names
-        points, features = read_point_cloud_with_features(path, names, seed=processor.seed)
+        points, features = read_cloud(path, processor.point_feature_names, processor.seed, dropped)
     except PointCloudError as error:
         raise PointCloudError(str(error).replace(str(path), path.name)) from error
     if len(points) > MAX_POINTS:
@@ -159,8 +160,8 @@ def read_upload(path: str | Path, processor: Any2PointProcessor) -> PointCloud:
             f"a cloud on this page has at most {MAX_POINTS:,} points, {path.name} has {len(points):,}. Keep one point "
             f"in {step}, or run any2point predict on your own machine."
         )
-    points = local_float32(check_points(points, path.name, minimum_distinct=MINIMUM_DISTINCT_POINTS))
-    return PointCloud(points, features)
+    points = local_float32(check_cloud(points, path.name, dropped))
+    return PointCloud(points, features if dropped is None else dropped.along(features))
 
 
 def _check_unpacked_size(path: Path) -> None:
@@ -192,6 +193,8 @@ def classify(adapter: Adapter, cloud: PointCloud | np.ndarray) -> Prediction:
     """
     prepared = adapter.processor.rows(cloud, ["the cloud"])
     points = cloud.points if isinstance(cloud, PointCloud) else cloud
+    if adapter.processor.drop_invalid:
+        points = check_cloud(points, "the cloud", DroppedPoints())  # the processor has told what is dropped
     model, shown = adapter.model, _shown(adapter.processor, points)
     with adapter.one_at_a_time, torch.no_grad():
         logits = model(*split_features(prepared.to(model.device))).logits[0].float().cpu()

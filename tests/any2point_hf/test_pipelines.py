@@ -259,6 +259,15 @@ def test_a_bad_cloud_is_refused_before_the_model_runs(classify, clouds, monkeypa
         classify([clouds, [clouds[0][:5]]], num_workers=num_workers)
 
 
+def test_a_processor_that_drops_invalid_points(adapter, clouds, expected):
+    spoiled = [np.concatenate([cloud, np.full((3, 3), np.nan, np.float32)]) for cloud in clouds]
+    processor = Any2PointProcessor.from_pretrained(adapter, drop_invalid=True)
+    pipe = pipeline("point-cloud-classification", model=str(adapter), processor=processor, device="cpu")
+    with pytest.warns(UserWarning, match="7 of 7 clouds had invalid points: 21 points are dropped"):
+        results = pipe(spoiled)
+    torch.testing.assert_close(scores(results), expected[0], atol=1e-5, rtol=0)
+
+
 def test_a_bad_cloud_of_a_stream_is_named(classify, clouds):
     results = iter(classify(cloud for cloud in [clouds[0], clouds[0][:5]]))
     assert len(next(results)) == 2

@@ -194,3 +194,20 @@ def test_exported_files_have_a_second_input(model, processor, tmp_path):
     assert "red" in session.get_modelmeta().custom_metadata_map["point_feature_names"]
     program = export_program(model, processor=processor)
     torch.testing.assert_close(program.module()(batch["points"], batch["point_features"]), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*repeats are added")
+def test_features_of_invalid_points_are_dropped_with_them(tmp_path):
+    cloud, seen = make_cloud(0), slice(40, None)
+    hidden = {name: values.copy() for name, values in cloud.items()}
+    hidden["points"][:30], hidden["points"][30:40] = 0, np.nan  # as a depth camera writes what it did not see
+    hidden["rgb"][30:40] = np.nan
+    clean = {name: values[seen] for name, values in cloud.items()}
+    processor = Any2PointProcessor(64, drop_invalid=True, point_feature_names=NAMES)
+    expected = processor(clean)
+    forms = [hidden, np.column_stack([*hidden.values()]), write_csv(tmp_path / "cloud.csv", hidden)]
+    for given in forms:
+        with pytest.warns(UserWarning, match="40 of 100 points are dropped"):
+            found = processor(given)
+        for name in ("points", "point_features"):
+            torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=0)

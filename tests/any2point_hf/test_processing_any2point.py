@@ -280,6 +280,7 @@ def test_saved_settings_load_again(tmp_path):
         "point_feature_names": [],
         "scale_to_unit_sphere": False,
         "seed": 3,
+        "drop_invalid": False,
     }
     loaded = Any2PointProcessor.from_pretrained(folder)
     assert loaded.to_dict() == saved.to_dict()
@@ -288,6 +289,53 @@ def test_saved_settings_load_again(tmp_path):
     loaded.save_pretrained(folder)
     assert Any2PointProcessor.from_pretrained(folder).to_dict() == saved.to_dict()
     assert sorted(os.listdir(folder)) == [".gitignore", "preprocessor_config.json"]
+
+
+def test_a_file_of_before_there_was_drop_invalid_is_loaded(tmp_path):
+    old = {"feature_extractor_type": "Any2PointProcessor", "num_points": 128, "scale_to_unit_sphere": False, "seed": 3}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(old))
+    assert Any2PointProcessor.from_pretrained(tmp_path).to_dict() == Any2PointProcessor(128, False, 3).to_dict()
+    Any2PointProcessor(128, drop_invalid=True).save_pretrained(tmp_path)
+    assert Any2PointProcessor.from_pretrained(tmp_path).drop_invalid is True
+
+
+def depth_image(seed, zeros=40, broken=10):
+    points = random_cloud(seed, 150)
+    points[:zeros] = 0
+    points[zeros : zeros + broken, 2] = np.nan
+    return points
+
+
+def test_many_points_at_one_place_are_refused(processor):
+    with pytest.raises(
+        PointCloudError, match=r"point_clouds\[1\] must not have more than a quarter .*: 40 of 150 .*--drop"
+    ):
+        processor([GOOD, depth_image(0, broken=0)])
+
+
+def test_invalid_points_are_dropped_as_if_they_had_never_been_there(tmp_path):
+    processor = Any2PointProcessor(64, drop_invalid=True)
+    np.save(tmp_path / "scan.npy", depth_image(2))
+    clouds = [depth_image(0), GOOD, torch.from_numpy(depth_image(1)), tmp_path / "scan.npy", depth_image(3).tolist()]
+    with pytest.warns(UserWarning, match="had invalid points") as caught:
+        points = points_of(processor, clouds)
+    assert [str(warning.message) for warning in caught] == [
+        "4 of 5 clouds had invalid points: 200 points are dropped, the most in point_clouds[0] (50 of 150)."
+    ]
+    clean = [depth_image(0)[50:], GOOD, *(depth_image(seed)[50:] for seed in (1, 2, 3))]
+    np.testing.assert_array_equal(points, points_of(Any2PointProcessor(64), clean))
+
+
+def test_one_cloud_is_reported_by_its_name(tmp_path):
+    np.save(tmp_path / "scan.npy", depth_image(2))
+    with pytest.warns(
+        UserWarning, match=r"scan\.npy: 50 of 150 points are dropped as invalid, 10 .* and 40 "
+    ) as caught:
+        Any2PointProcessor(64, drop_invalid=True)(tmp_path / "scan.npy")
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Any2PointProcessor(64, drop_invalid=True)(GOOD)
 
 
 def test_a_gitignore_of_ones_own_is_kept(tmp_path):

@@ -29,6 +29,26 @@ def write(root, files):
         np.save(path, generator.normal(size=(8 + number, 3)).astype(np.float32))
 
 
+def test_invalid_points_are_dropped_and_reported_in_one_line(tmp_path):
+    write(tmp_path, files := [f"{split}/bed/{name}.npy" for split in ("train", "test") for name in "abc"])
+    clouds = {name: np.random.default_rng(3).normal(size=(40, 3)).astype(np.float32) for name in files}
+    clouds["train/bed/b.npy"][:11] = 0
+    clouds["test/bed/c.npy"][::8] = np.nan
+    for name, cloud in clouds.items():
+        np.save(tmp_path / name, cloud)
+    with pytest.raises(PointCloudError, match=r"b\.npy must not have more than a quarter .* 11 of 40 .*--drop-invalid"):
+        load_point_cloud_dataset(tmp_path)
+    with pytest.warns(UserWarning, match="had invalid points") as caught:
+        dataset = load_point_cloud_dataset(tmp_path, drop_invalid=True).with_format("numpy")
+    most = tmp_path / "train" / "bed" / "b.npy"
+    assert [str(warning.message) for warning in caught] == [
+        f"2 of 6 clouds had invalid points: 16 points are dropped, the most in {most} (11 of 40)."
+    ]
+    assert [len(cloud) for cloud in dataset["train"]["points"]] == [40, 29, 40]
+    assert [len(cloud) for cloud in dataset["test"]["points"]] == [40, 40, 35]
+    np.testing.assert_array_equal(dataset["train"][1]["points"], clouds["train/bed/b.npy"][11:])
+
+
 def numbers(split):
     return [len(cloud) - 8 for cloud in split.with_format("numpy")["points"]]
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from any2point_hf.data import load_point_cloud_dataset
-from any2point_hf.modeling.errors import DatasetError
+from any2point_hf.modeling.errors import DatasetError, PointCloudError
 
 MODELNET10 = [
     "bathtub",
@@ -44,6 +44,36 @@ def test_splits_labels_and_points_keep_the_order_of_the_file(tmp_path):
     points = dataset["train"][:]["points"]
     assert points.dtype == np.float32
     assert points.tobytes() == content["points"][[0, 2, 4, 5]].astype(np.float32).tobytes()
+
+
+def test_invalid_points_are_dropped_and_reported_in_one_line(tmp_path):
+    points = np.random.default_rng(1).normal(size=(6, 20, 3))
+    points[2, :6] = 0
+    points[5, 3:5] = np.nan
+    path = saved(tmp_path, points=points)
+    with pytest.raises(
+        DatasetError, match=r"NaN or infinity in 1 of 6 clouds, the first at index 5\. .*--drop-invalid"
+    ):
+        load_point_cloud_dataset(path)
+    with pytest.warns(UserWarning, match="had invalid points") as caught:
+        dataset = load_point_cloud_dataset(path, drop_invalid=True).with_format("numpy")
+    assert [str(warning.message) for warning in caught] == [
+        f"2 of 6 clouds had invalid points: 8 points are dropped, the most in {path}: points[2] (6 of 20)."
+    ]
+    kept = [points[0], points[2, 6:], points[4], np.delete(points[5], [3, 4], axis=0)]
+    for row, expected in zip(dataset["train"], kept, strict=True):
+        np.testing.assert_array_equal(row["points"], expected.astype(np.float32))
+    points[5] = 1
+    points[5, :8] = np.random.default_rng(2).normal(size=(8, 3))
+    with pytest.raises(
+        PointCloudError, match=r"points\[2\] must not have more than a quarter .*: 6 of 20 are at \(0, 0, 0\)"
+    ):
+        load_point_cloud_dataset(saved(tmp_path, points=points))
+
+
+def test_infinite_half_precision_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match="NaN or infinity in 1 of 6 clouds, the first at index 4"):
+        load_point_cloud_dataset(saved(tmp_path, points=with_value((4, 0, 0), np.inf, np.float16)))
 
 
 def with_value(index, value, dtype=np.float32):

@@ -134,6 +134,53 @@ def test_predictions_equal_the_plain_forward(job, expected, shard_size):
     assert len(set(table["label"].to_pylist())) > 1
 
 
+@pytest.fixture
+def depth_images(tmp_path):
+    """A folder of five clouds, one with rows of NaN and one with many points at the origin; and their clean points."""
+    clouds = [np.random.default_rng(number).normal(size=(90, 3)).astype(np.float32) for number in range(5)]
+    clean = [*clouds[:1], clouds[1][30:], *clouds[2:3], clouds[3][7:], *clouds[4:]]
+    clouds[1][:30], clouds[3][:7] = 0, np.nan
+    folder = tmp_path / "depth"
+    folder.mkdir()
+    for number, cloud in enumerate(clouds):
+        np.save(folder / f"{number}.npy", cloud)
+    return folder, clean
+
+
+def test_invalid_points_are_dropped_and_counted(job, model, depth_images):
+    folder, clean = depth_images
+    with pytest.raises(PointCloudError, match=r"1\.npy must not have more than a quarter .*--drop-invalid"):
+        run_job(job(source=str(folder)))
+    shutil.rmtree(job().out.with_name("out.parquet.shards"), ignore_errors=True)
+    made = job(source=str(folder), drop_invalid=True)
+    counts = {"clouds": 5, "skipped": 0, "dropped_points": 37, "clouds_with_dropped_points": 2}
+    assert run_job(made) == run_job(made) == counts
+    table = pq.read_table(made.out)
+    assert table.column_names == ["id", "embedding", "dropped_points"]
+    assert table["dropped_points"].to_pylist() == [0, 30, 0, 7, 0]
+    loaded, processor = load(str(model))
+    with torch.no_grad():
+        features = loaded(**processor(clean)).pooler_output.numpy()
+    assert np.abs(embeddings(made.out) - features).max() < 1e-5
+    with pytest.raises(Any2PointError, match="these differ: drop_invalid was True, is None"):
+        run_job(job(source=str(folder)))
+
+
+def test_a_processor_that_drops_needs_no_option(job, model, depth_images, tmp_path):
+    shutil.copytree(model, tmp_path / "dropping")
+    Any2PointProcessor(64, drop_invalid=True).save_pretrained(tmp_path / "dropping")
+    made = job(source=str(depth_images[0]), model=str(tmp_path / "dropping"), task="predict")
+    assert run_job(made)["dropped_points"] == 37
+
+
+def test_a_job_of_before_there_was_drop_invalid_goes_on(job):
+    run_job(made := job())
+    settings = json.loads(pq.read_schema(made.out).metadata[b"any2point_run"])
+    assert "drop_invalid" not in settings
+    with pytest.raises(Any2PointError, match="these differ: drop_invalid was None, is True"):
+        run_job(dataclasses.replace(made, drop_invalid=True))
+
+
 def test_more_classes_are_asked_for_than_there_are(job):
     run_job(made := job(task="predict", top=9))
     assert [len(row) for row in pq.read_table(made.out)["top"].to_pylist()] == [3] * COUNT

@@ -241,3 +241,28 @@ def test_a_data_set_of_the_hub(tmp_path, monkeypatch):
     assert (split.source, split.split, len(split)) == ("org/clouds", "train", 6)
     write_files(Path("org/clouds"), ["a.txt"])  # a folder of that name goes first
     assert open_collection("org/clouds").ids() == ["a.txt"]
+
+
+def test_invalid_points_are_dropped_where_it_is_asked_for(tmp_path):
+    points = np.random.default_rng(0).normal(size=(3, 80, 3))
+    points[1, :30] = 0
+    (tmp_path / "scans").mkdir()
+    np.save(tmp_path / "scans" / "b.npy", points[1])
+    Dataset.from_dict({"points": points.tolist()}).to_parquet(tmp_path / "a.parquet")
+    for source, index in (("scans", 0), ("a.parquet", 1)):
+        with pytest.raises(PointCloudError, match=r"30 of 80 are at .*--drop-invalid"):
+            open_collection(tmp_path / source).read(index)
+        collection = open_collection(tmp_path / source, drop_invalid=True)
+        with pytest.warns(UserWarning, match=": 30 of 80 points are dropped"):
+            read = collection.part(index, index + 1).read(0)
+        np.testing.assert_array_equal(read, points[1, 30:].astype(read.dtype))
+
+
+def test_points_of_an_npz_are_dropped_as_it_is_opened(tmp_path, two_classes):
+    arrays = two_classes.arrays()
+    arrays["points"][-1, :30] = 0
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.warns(UserWarning, match="1 of 24 clouds had invalid points: 30 points are dropped"):
+        collection = open_collection(tmp_path / "a.npz", drop_invalid=True)
+    assert not collection.drop_invalid
+    assert np.array_equal(collection.read(len(collection) - 1), arrays["points"][-1, 30:])

@@ -43,6 +43,21 @@ def test_a_file_is_read(processor, cloud, tmp_path):
         np.testing.assert_array_equal(from_file, from_array)
 
 
+def test_invalid_points_are_shown_no_more_than_the_model_sees_them(processor, cloud, tmp_path):
+    cloud = cloud.astype(np.float32)  # as a file holds it
+    spoiled = np.concatenate([cloud, np.zeros_like(cloud)])
+    with pytest.raises(PointCloudError, match="more than a quarter of its points at one place"):
+        kinds.prepare(processor, spoiled)
+    dropping = any2point_hf.Any2PointProcessor(processor.num_points, drop_invalid=True)
+    np.save(tmp_path / "a.npy", spoiled)
+    for given in (spoiled, tmp_path / "a.npy"):
+        with pytest.warns(UserWarning, match="points are dropped as invalid") as caught:
+            prepared = kinds.prepare(dropping, given)
+        assert len(caught) == 1
+        for found, expected in zip(prepared, kinds.prepare(processor, cloud), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
 def test_attention_has_a_panel_for_each_block(picture_model, processor, cloud):
     picture = any2point_hf.draw_attention(picture_model(), processor, cloud)
     points, shown = kinds.prepare(processor, cloud)

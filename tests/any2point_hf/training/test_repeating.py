@@ -4,7 +4,9 @@ import shlex
 
 import pytest
 
-from any2point_hf.training.repeating import shown_command, shown_path
+from any2point_hf.modeling import Any2PointConfig
+from any2point_hf.training.recipe import Recipe
+from any2point_hf.training.repeating import shown_command, shown_path, training_code
 
 
 @pytest.fixture
@@ -50,3 +52,13 @@ def test_directories_are_kept_out_of_a_command(machine):
 )
 def test_what_is_shown_of_a_path(machine, value, shown):
     assert shown_path(value) == shown
+
+
+def test_code_drops_invalid_points_where_the_training_did():
+    config = Any2PointConfig(backbone="org/name")
+    plain = training_code("scans", config, "out", Recipe(), 0, None)
+    assert "drop_invalid" not in plain
+    dropping = training_code("scans", config, "out", Recipe(), 0, None, drop_invalid=True)
+    assert "dataset = load_point_cloud_dataset('scans', drop_invalid=True)" in dropping.splitlines()
+    assert ", seed=0, drop_invalid=True)" in dropping
+    assert dropping.replace(", drop_invalid=True", "") == plain

@@ -25,6 +25,7 @@ from any2point_hf.modeling import (
     CheckpointError,
     ConfigurationError,
     DatasetError,
+    PointCloudError,
 )
 from any2point_hf.modeling.adapter.cell_norm import CellNorm
 from any2point_hf.modeling.adapter.guided_adapter import LocalAttention
@@ -380,6 +381,18 @@ def test_processed_splits(clouds):
     assert processed[:]["points"].norm(dim=-1).amax(dim=1) == pytest.approx(torch.ones(16), abs=1e-5)
     unscaled = process_split(clouds["train"], Any2PointProcessor(64, scale_to_unit_sphere=False), 70)
     assert unscaled[:]["points"].norm(dim=-1).max() > 1.5
+
+
+def test_a_processor_that_drops_invalid_points_does_so_before_training(two_classes):
+    clouds = [two_classes.cloud(label, np.random.default_rng(label)) for label in (0, 1)]
+    spoiled = [clouds[0], np.concatenate([np.zeros((40, 3), np.float32), clouds[1]])]
+    splits = build_dataset_dict({"spoiled": (spoiled, [0, 1]), "clean": (clouds, [0, 1])}, ["ball", "disc"])
+    with pytest.raises(PointCloudError, match="more than a quarter of its points at one place"):
+        process_split(splits["spoiled"], Any2PointProcessor(64), 64)
+    with pytest.warns(UserWarning, match="1 of 2 clouds had invalid points: 40 points are dropped"):
+        processed = process_split(splits["spoiled"], Any2PointProcessor(64, drop_invalid=True), 64)
+    expected = process_split(splits["clean"], Any2PointProcessor(64), 64)
+    assert torch.equal(processed["points"][:], expected["points"][:])
 
 
 def test_clouds_without_surplus_points_keep_all_their_points(make, monkeypatch):

@@ -17,6 +17,7 @@ import pytest
 from any2point_hf import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointProcessor
 from any2point_hf import trained_adapter as commands
 from any2point_hf.modeling.errors import Any2PointError, CheckpointError, PointCloudError
+from any2point_hf.point_clouds.invalid import DroppedPoints
 from any2point_hf.web_demo import inference, server
 from any2point_hf.web_demo.inference import classify, example_cloud, load_adapters, read_upload
 
@@ -77,6 +78,26 @@ def test_a_damaged_adapter_is_told(adapter, tmp_path):
 def test_no_adapter_no_page(tmp_path):
     with pytest.raises(CheckpointError, match="nowhere"):
         load_adapters([str(tmp_path / "nowhere")])
+
+
+def test_invalid_points_are_refused_or_dropped_as_the_processor_says(loaded, two_classes, tmp_path):
+    clean = two_classes.cloud(1, np.random.default_rng(1))
+    points = np.concatenate([np.zeros((40, 3), np.float32), clean])
+    np.save(tmp_path / "depth.npy", points)
+    with pytest.raises(PointCloudError, match=r"^depth\.npy must not have more than a quarter .*: 40 of 120 are at"):
+        read_upload(tmp_path / "depth.npy", PROCESSOR)
+    dropped = DroppedPoints()
+    assert np.array_equal(read_upload(tmp_path / "depth.npy", PROCESSOR, dropped).points, clean)
+    assert dropped.count == 40
+    dropping = inference.Adapter(loaded.model, Any2PointProcessor(loaded.processor.num_points, drop_invalid=True))
+    with pytest.warns(UserWarning, match="40 of 120 points are dropped"):
+        prediction = classify(dropping, points)
+    assert prediction.probabilities == classify(loaded, clean).probabilities
+    assert len(prediction.points) == len(clean)
+    app = pytest.importorskip("any2point_hf.web_demo.app", reason="the page needs the extra demo")
+    *_, message = app._results(dropping, "disc", "chair", 0, str(tmp_path / "depth.npy"), 1)
+    assert "80 points of which the model sees 64" in message
+    assert message.endswith(" 40 invalid points were dropped.</p>")
 
 
 def test_a_cloud_gets_what_predict_gives_it(loaded, adapter, two_classes, tmp_path):
@@ -190,7 +211,7 @@ def test_too_many_points_are_refused(tmp_path, monkeypatch):
 def test_archives_are_measured_before_they_are_unpacked(tmp_path, name, monkeypatch):
     path = zipped(tmp_path / name, 5_000_000)
     assert path.stat().st_size < 1_000_000  # unpacked it has 120
-    monkeypatch.setattr(inference, "read_point_cloud_with_features", pytest.fail)
+    monkeypatch.setattr(inference, "read_cloud", pytest.fail)
     with pytest.raises(PointCloudError, match=rf"unpacks to at most 100,000,000 bytes, {name} to 120,000"):
         read_upload(path, PROCESSOR)
 
