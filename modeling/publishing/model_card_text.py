@@ -107,11 +107,14 @@ def facts(description: ModelDescription, revision: str | None) -> str:
         "Family": f"`{description.family}`: {description.depth} blocks, width {description.width}",
         "Modality": _MODALITIES[description.modality],
         "Points a cloud": f"{description.num_points:,}",
+        "Features of a point": ", ".join(f"`{name}`" for name in description.point_feature_names),
         "Classes": f"{len(description.class_names)}: {', '.join(description.class_names)}",
         "Licence": _licence(description),
     }
     if not description.class_names:
         del rows["Classes"]
+    if not description.point_feature_names:
+        del rows["Features of a point"]
     settings = ", ".join(f"`{name}={value!r}`" for name, value in description.settings.items())
     return (
         table(("", ""), rows.items())
@@ -202,6 +205,11 @@ def limitations(description: ModelDescription, training: TrainingFacts | None) -
         "of the same shape, its answers are others.",
         "Clouds must be prepared as in its training: use the processor of this repository.",
     ]
+    if description.point_feature_names:
+        points.append(
+            f"Every cloud must have {', '.join(description.point_feature_names)} for each point; one without them is "
+            "refused. Colours are 0…1 (or integers of 8 or 16 bits), normals have length 1."
+        )
     if description.class_names:
         points.append("It always answers with one of its classes, whatever the cloud is.")
     if training is not None:

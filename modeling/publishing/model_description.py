@@ -35,6 +35,7 @@ class ModelDescription:
         width: the backbone's hidden size.
         modality: "1d" or "2d".
         num_points: points a cloud.
+        point_feature_names: what it takes of each point besides the coordinates.
         class_names: in the order of the logits; empty without a head.
         settings: fields of the config that differ from their defaults.
         trained: number of trained parameters.
@@ -55,6 +56,7 @@ class ModelDescription:
     width: int
     modality: str
     num_points: int
+    point_feature_names: tuple[str, ...]
     class_names: tuple[str, ...]
     settings: Mapping[str, Any]
     trained: int
@@ -90,6 +92,7 @@ def describe(model: PreTrainedModel, token: str | bool | None = None) -> ModelDe
         width=config.backbone_config.hidden_size,
         modality=base.modality,
         num_points=config.num_points,
+        point_feature_names=tuple(config.point_feature_names),
         class_names=tuple(config.id2label[index] for index in range(config.num_labels)) if has_head else (),
         settings=config.unlike_defaults(),
         trained=sum(trained.values()),

@@ -247,3 +247,13 @@ def test_a_card_written_by_hand_is_not_renamed(model):
     card = str(model_card(model, "my-adapter", FACTS)).replace(GENERATED, "")
     assert renamed(card, "user/other") == card
     assert renamed("# my-adapter\n", "user/other") == "# my-adapter\n"
+
+
+def test_features_of_points_are_named(backbone):
+    names = ["red", "green", "blue"]
+    colored = Any2PointForPointCloudClassification(
+        Any2PointConfig(**CONFIG, point_feature_names=names), backbone=backbone
+    )
+    card = str(model_card(colored, "my-adapter", FACTS))
+    assert "| Features of a point | `red`, `green`, `blue` |" in card
+    assert "Every cloud must have red, green, blue for each point; one without them is refused." in card
