@@ -5,7 +5,7 @@ and its scale, and so everything that the model sees of it.
 """
 
 import warnings
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -71,7 +71,8 @@ def invalid_points(points: np.ndarray) -> np.ndarray:
     return invalid
 
 
-class Dropped(NamedTuple):
+@dataclass(frozen=True)
+class Dropped:
     """How many points of one cloud were dropped.
 
     Args:
