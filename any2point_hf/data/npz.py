@@ -66,7 +66,7 @@ def read_npz(
             f"{len(points)} clouds, the first at index {np.argmax(broken)}. {DROP_THEM}"
         )
     clouds = [check_cloud(cloud, f"{path}: points[{index}]", dropped) for index, cloud in enumerate(points)]
-    splits = {}
+    splits: dict[str, tuple[Iterable[np.ndarray], list[int]]] = {}
     for number, name in enumerate(_SPLITS):
         member = split == number
         if not member.any():

@@ -6,7 +6,7 @@ and its scale, and so everything that the model sees of it.
 
 import warnings
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -72,7 +72,8 @@ def invalid_points(points: np.ndarray) -> np.ndarray:
     return invalid
 
 
-class Dropped(NamedTuple):
+@dataclass(frozen=True)
+class Dropped:
     """How many points of one cloud were dropped.
 
     Args:
