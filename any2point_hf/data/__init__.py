@@ -1,4 +1,4 @@
-"""Point-cloud data sets as Hugging Face data sets: built-in shapes, official data sets, folders, or one .npz file."""
+"""Point-cloud data sets as Hugging Face data sets: built-in, official, on the Hub, of `datasets`, folders, .npz."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +13,8 @@ from any2point_hf.data.npz import read_npz
 from any2point_hf.data.scanobjectnn import is_scanobjectnn, load_scanobjectnn
 from any2point_hf.data.shapenetpart import is_shapenetpart, load_shapenetpart
 from any2point_hf.data.shapes import SHAPE_NAMES, make_shapes
+from any2point_hf.data.sources import DataSource, find_place, open_tables
+from any2point_hf.data.splits import with_own_splits, with_test_split
 from any2point_hf.modeling.errors import DatasetError
 from any2point_hf.point_clouds.checks import local_float32
 
@@ -27,54 +29,65 @@ __all__ = [
 ]
 
 
-def load_point_cloud_dataset(source: str | os.PathLike[str], *, seed: int = 0) -> DatasetDict:
-    """Loads a data set: the official ones memory-mapped from the cache of `datasets`, the others into memory.
+def load_point_cloud_dataset(source: DataSource, *, seed: int = 0) -> DatasetDict:
+    """Loads a data set: folders of clouds, .npz files and shapes into memory, the others memory-mapped from a cache.
 
     Args:
-        source: "shapes" for the built-in shapes (a folder of that name: "./shapes"); the folder of ScanObjectNN,
-            ModelNet or ShapeNetPart as published, with "#OBJ_BG", "#PB_T50_RS/split1" or "#modelnet10" after it to
-            choose a variant; a folder `<class>/<split>/<file>` or `<split>/<class>/<file>`; or a path that ends in
-            .npz.
-        seed: of the shapes and of sampling points on meshes; not negative.
+        source: one of
+
+            - "shapes" for the built-in shapes (a folder of that name: "./shapes");
+            - "user/name", "user/name@revision" or "user/name#config" on the Hub; a path of that name goes first;
+            - the folder of ScanObjectNN, ModelNet or ShapeNetPart as published, with "#OBJ_BG", "#PB_T50_RS/split1" or
+              "#modelnet10" after it to choose a variant;
+            - a folder `<class>/<split>/<file>`, `<split>/<class>/<file>` or `<class>/<file>`, or one with a
+              metadata.csv or metadata.jsonl that has `file_name` and `label`;
+            - a .parquet, .arrow or .jsonl file, a folder of them, or one that `save_to_disk` wrote;
+            - a path that ends in .npz;
+            - a Dataset or DatasetDict of `datasets` in memory.
+        seed: of the shapes, of sampling points on meshes, and of a test split where there is none; not negative.
 
     Returns:
-        Splits `train` and `test` (and `validation` where a folder has it), with columns `points` (float32
-        [N, 3], in the source's unit; N may vary) and `label` (ClassLabel). Official data sets have further columns.
+        Splits `train` and `test` (and `validation` where there is one), with columns `points` (float32
+        [N, 3], in the source's unit; N may vary) and `label` (ClassLabel), and the source's further columns.
 
     Raises:
-        DatasetError: no such source, or a wrong layout, class or label in it.
-        PointCloudError: a file of the folder cannot be read; the message names it.
+        DatasetError: no such source, or a wrong layout, column, class or label in it.
+        PointCloudError: a cloud cannot be read; the message names its file or row.
+        HubError: the Hub does not answer, refuses or breaks off, and its cache does not help.
     """
     if seed < 0:
         raise DatasetError(f"seed must not be negative, got {seed}; use 0, 1, 2, …")
+    if not isinstance(source, (str, os.PathLike)):
+        return with_own_splits(source, "the data set in memory", seed=seed)
     if source == "shapes":
         return make_shapes(seed=seed)
-    path, variant = _split_variant(source)
+    place = find_place(source)
+    path = place.path
     if path.is_dir():
-        official = _load_official(path, variant)
+        official = _load_official(path, place.variant)
         if official is not None:
             return official
+    tables = open_tables(place)
+    if tables is not None:
+        return with_own_splits(tables, place.name, seed=seed)
+    if path.is_dir():
+        if place.variant is not None:
+            raise DatasetError(
+                f"Only ScanObjectNN, ModelNet and data sets with configs have variants, got {place.variant!r} for "
+                f"{path}. Leave it out."
+            )
         splits, class_names = read_folder(path, seed=seed)
     elif path.suffix.lower() == ".npz":
         splits, class_names = read_npz(path)
     else:
-        found = "is a file that does not end in .npz" if path.exists() else "does not exist"
+        found = "is a file of no kind that is read" if path.exists() else "does not exist"
         raise DatasetError(
-            f"Cannot load a data set from {os.fspath(source)!r}: no built-in data set has that name, and the "
-            f"path {path.absolute()} {found}. Choices: 'shapes' (built in), a folder with "
-            "<class>/<split>/<file> or <split>/<class>/<file>, the folder of ScanObjectNN, ModelNet or ShapeNetPart, "
-            "or a .npz file with points, labels, split and "
-            "class_names."
+            f"Cannot load a data set from {os.fspath(source)!r}: the path {path.absolute()} {found}. Choices: 'shapes' "
+            "(built in), user/name on the Hub, a folder with <class>/<split>/<file> or <split>/<class>/<file>, the "
+            "folder of ScanObjectNN, ModelNet or ShapeNetPart, a .parquet, .arrow or .jsonl file, or a .npz file with "
+            "points, labels, split and class_names."
         )
-    return build_dataset_dict(splits, class_names)
-
-
-def _split_variant(source: str | os.PathLike[str]) -> tuple[Path, str | None]:
-    """Takes "FOLDER#VARIANT" apart, unless there is a path of that very name."""
-    folder, mark, variant = os.fspath(source).rpartition("#")
-    if mark and not Path(source).exists() and Path(folder).is_dir():
-        return Path(folder), variant
-    return Path(source), None
+    return with_test_split(build_dataset_dict(splits, class_names), place.name, seed=seed)
 
 
 def _load_official(folder: Path, variant: str | None) -> DatasetDict | None:
@@ -84,9 +97,7 @@ def _load_official(folder: Path, variant: str | None) -> DatasetDict | None:
         return load_scanobjectnn(folder, name, split or "main_split")
     if is_modelnet(folder):
         return load_modelnet(folder, variant)
-    if variant is not None:
-        raise DatasetError(f"Only ScanObjectNN and ModelNet have variants, got {variant!r} for {folder}. Leave it out.")
-    return load_shapenetpart(folder) if is_shapenetpart(folder) else None
+    return load_shapenetpart(folder) if variant is None and is_shapenetpart(folder) else None
 
 
 def build_dataset_dict(

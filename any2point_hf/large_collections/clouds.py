@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset
 
-from ..modeling.errors import DatasetError
-from ..point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points, in_needed_precision
+from ..data.columns import read_cloud, undecoded
+from ..point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points
 from ..point_clouds.files import read_point_cloud
 
 
@@ -95,13 +95,10 @@ class DatasetOfClouds(CloudCollection):
     """Rows of a data set with `points`, and maybe `label` and `id`; without `id`, a row's number is its id."""
 
     def __init__(self, dataset: Dataset, source: str, split: str | None, fingerprint: str, first: int = 0) -> None:
-        """Checks the columns; `first` is the number of the first row."""
-        if "points" not in dataset.column_names:
-            found = ", ".join(dataset.column_names)
-            raise DatasetError(f"{source} must have a column 'points', its columns are {found}. Rename the one it is.")
+        """Takes what `with_own_names` gives; `first` is the number of the first row."""
         self.source, self.split, self.fingerprint = source, split, fingerprint
         self._dataset, self._first = dataset, first
-        self._points = dataset.select_columns("points").with_format("numpy", dtype=np.float64)
+        self._points = undecoded(dataset)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -131,5 +128,4 @@ class DatasetOfClouds(CloudCollection):
     def read(self, index: int, seed: int = 0) -> np.ndarray:
         """Reads one row, [N, 3]; raises PointCloudError."""
         name = f"row {self._first + index} of {self.source}"
-        points = check_points(self._points[index]["points"], name, minimum_distinct=MINIMUM_DISTINCT_POINTS)
-        return in_needed_precision(points)
+        return read_cloud(self._points[index]["points"], name, seed)
