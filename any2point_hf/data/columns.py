@@ -24,6 +24,7 @@ LABEL_NAMES = ("label", "labels", "class", "category", "class_name", "cls")
 OWN_POINTS = Array2D((None, 3), "float32")
 
 _NEVER_POINTS = ("normal", "normals", "rgb", "color", "colors", "colour", "colours")
+_NAMES_OF_CLASSES = ("string", "large_string", "bool", "null")  # types of values; null: nothing but empty ones
 _ROWS = 64  # converted together
 
 
@@ -168,15 +169,16 @@ def with_class_labels(splits: Mapping[str, Dataset], source: str) -> dict[str, D
         isinstance(first, ClassLabel) and any(other.names != first.names for other in features.values())
     ):
         raise DatasetError(f"{source}: the column 'label' must have the same type and class names in all splits.")
-    values = {split: dataset.select_columns("label").unique("label") for split, dataset in splits.items()}
-    if isinstance(first, ClassLabel):
-        return _without_unlabelled(splits, values, source)
-    if not isinstance(first, Value) or not (first.dtype in ("string", "large_string", "bool") or "int" in first.dtype):
+    is_class = isinstance(first, (ClassLabel, Value)) and ("int" in first.dtype or first.dtype in _NAMES_OF_CLASSES)
+    if not is_class:
         raise DatasetError(
             f"{source}: the column 'label' must be a ClassLabel, text or integers, a class for each cloud, got "
             f"{_short(first)}. Convert it."
         )
+    values = {split: dataset.select_columns("label").unique("label") for split, dataset in splits.items()}
     splits = _without_unlabelled(splits, values, source)
+    if isinstance(first, ClassLabel):
+        return splits
     found = set().union(*(values[split] for split in splits))
     if "int" in first.dtype and found != set(range(len(found))):
         shown = ", ".join(map(str, sorted(found)[:10]))

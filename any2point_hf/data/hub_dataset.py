@@ -6,19 +6,28 @@ Unusual here: `load_dataset("user/name")` would ask a dead Hub for minutes, and 
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from datasets.data_files import sanitize_patterns
 from datasets.utils.metadata import MetadataConfigs
-from huggingface_hub import DatasetCard, HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    DatasetCard,
+    HfApi,
+    constants,
+    get_cached_repo_tree,
+    hf_hub_download,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
-    EntryNotFoundError,
+    CachedRepoTreeNotFoundError,
     GatedRepoError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
     RevisionResolutionError,
 )
+from huggingface_hub.hf_api import RepoFile
 from transformers.utils import logging
 
 from ..modeling.errors import DatasetError, HubError, did_you_mean
@@ -100,38 +109,48 @@ def pull_dataset(name: HubDataset) -> tuple[Path, HubDataset]:
         return pulled
 
 
-def _pull(name: HubDataset, **options: Any) -> tuple[Path, HubDataset] | None:
-    """As `pull_dataset`; None if `local_files_only` is among the options and the cache is not complete."""
-    repository: Any = {"repo_id": name.repo_id, "repo_type": "dataset", **options}
+def _pull(name: HubDataset, *, local_files_only: bool = False) -> tuple[Path, HubDataset] | None:
+    """As `pull_dataset`; None if only the cache may be used and it is not complete."""
+    repository: Any = {"repo_id": name.repo_id, "repo_type": "dataset"}
+    options = {"local_files_only": local_files_only}
     try:
-        commit = HfApi().resolve_revision(revision=name.revision, **repository).resolved
+        commit = HfApi().resolve_revision(revision=name.revision, **repository, **options).resolved
         repository["revision"] = commit
-        patterns = _patterns(_config_in_card(_card(repository), name))
-        folder = Path(snapshot_download(allow_patterns=patterns, **repository))
+        files = _list_files(repository, local_files_only)
+        card = hf_hub_download(filename=_CARD, **repository, **options) if _CARD in files else None
+        patterns = _patterns(_config_in_card(card, name))
+        folder = Path(snapshot_download(allow_patterns=patterns, **repository, **options))
+        get_cached_repo_tree(**repository)  # without the list, a part would have been taken for the whole
     except GatedRepoError as error:
         raise _missing(name, "it is gated: ask for access on its page, and log in by `hf auth login`") from error
     except RepositoryNotFoundError as error:
         raise _missing(name, "the Hub has no such data set, or it is private and needs a login") from error
     except RevisionNotFoundError as error:
         raise _missing(name, f"it has no revision {name.revision!r}") from error
-    except (OSError, RevisionResolutionError):  # of the Hub, translated by `hub_calls`, or of an incomplete cache
-        if options.get("local_files_only"):
+    except (OSError, RevisionResolutionError, CachedRepoTreeNotFoundError) as error:
+        if local_files_only:
             return None
-        raise
+        if isinstance(error, CachedRepoTreeNotFoundError):
+            raise HubError(f"the Hub broke off while it listed the files of {name}. Do the same again.") from error
+        raise  # `hub_calls` translates it
     if not any(path.is_file() and path.name != _CARD for path in folder.rglob("*")):
-        raise _missing(name, _no_files(repository))
+        raise _missing(name, _no_data(files))
     return folder, name._replace(revision=commit)
 
 
-def _card(repository: dict[str, Any]) -> Path | None:
+def _list_files(repository: dict[str, Any], local_files_only: bool) -> list[str]:
+    """The paths of a commit's files, whether they are in the cache or not."""
     try:
-        return Path(hf_hub_download(filename=_CARD, **repository))
-    except EntryNotFoundError:
-        return None
+        entries: Iterable[Any] = get_cached_repo_tree(**repository)
+    except CachedRepoTreeNotFoundError:
+        if local_files_only:
+            raise
+        entries = HfApi().list_repo_tree(recursive=True, **repository)
+    return [entry.path for entry in entries if isinstance(entry, RepoFile)]
 
 
-def config_options(folder: Path, config: str | None) -> dict[str, Any]:
-    """The options of `load_dataset` that choose a config of the card in a folder; none without configs.
+def config_arguments(folder: Path, config: str | None) -> tuple[Path, dict[str, Any]] | None:
+    """What makes `load_dataset` load a config of the card in a folder: a path and options; None without configs.
 
     Raises:
         DatasetError: no such config, several without a default, or one whose files lie outside of the folder.
@@ -139,12 +158,14 @@ def config_options(folder: Path, config: str | None) -> dict[str, Any]:
     card = folder / _CARD
     chosen = _config_in_card(card if card.is_file() else None, HubDataset(str(folder), config=config))
     if chosen is None:
-        return {}
+        return None
     name, settings = chosen
-    return {"name": name} | {key: settings[key] for key in ("data_files", "data_dir") if settings.get(key)}
+    if settings.get("data_files"):  # given, because `datasets` would also look for the files of the other configs
+        return folder, {"name": name, "data_files": settings["data_files"]}
+    return folder / settings.get("data_dir", ""), {}
 
 
-def _config_in_card(card: Path | None, name: HubDataset) -> tuple[str, dict[str, Any]] | None:
+def _config_in_card(card: str | Path | None, name: HubDataset) -> tuple[str, dict[str, Any]] | None:
     """The chosen config's name and settings; None without configs in the card."""
     try:
         configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(card).data) if card else {}
@@ -180,8 +201,7 @@ def _patterns(config: tuple[str, dict[str, Any]] | None) -> list[str]:
     return [_CARD, *(files or endings)]
 
 
-def _no_files(repository: dict[str, Any]) -> str:
-    files = HfApi().list_repo_files(repository["repo_id"], repo_type="dataset", revision=repository["revision"])
+def _no_data(files: list[str]) -> str:
     found = Counter(PurePosixPath(file).suffix for file in files).most_common(8)
     return (
         f"it has no data files that are read ({', '.join(TABLE_EXTENSIONS)} or point clouds; pickles and scripts never "

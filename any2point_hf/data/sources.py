@@ -11,7 +11,7 @@ from datasets.exceptions import DatasetsError
 
 from ..modeling.errors import Any2PointError, DatasetError
 from ..point_clouds.files import POINT_CLOUD_EXTENSIONS
-from .hub_dataset import TABLE_EXTENSIONS, config_options, parse_hub_name, pull_dataset
+from .hub_dataset import TABLE_EXTENSIONS, config_arguments, parse_hub_name, pull_dataset
 
 DataSource = str | os.PathLike[str] | Dataset | Mapping[str, Dataset]
 """What `load_point_cloud_dataset` takes: a name, a path, or a data set in memory."""
@@ -69,10 +69,11 @@ def open_tables(place: Place) -> Dataset | DatasetDict | None:
         return _ask_datasets(place.name, load_from_disk, str(path))
     if not holds_tables(path):
         return None
-    options = config_options(path, place.variant)
-    if place.variant and not options:
+    chosen = config_arguments(path, place.variant)
+    if place.variant and chosen is None:
         raise DatasetError(f"{place.name} has no configs, got {place.variant!r} after #. Leave it out.")
-    return _ask_datasets(place.name, load_dataset, str(path), **options)
+    folder, options = chosen or (path, {})
+    return _ask_datasets(place.name, load_dataset, str(folder), **options)
 
 
 def is_saved(path: Path) -> bool:

@@ -49,7 +49,9 @@ def named_splits(dataset: Dataset | Mapping[str, Dataset], source: str) -> dict[
     Raises:
         DatasetError: it is no data set in memory or on the disk, or has no clouds to train on.
     """
-    splits = {str(dataset.split or "train"): dataset} if isinstance(dataset, Dataset) else dict(dataset)
+    if not isinstance(dataset, Mapping):
+        dataset = {str(getattr(dataset, "split", None) or "train"): dataset}
+    splits = dict(dataset)
     for part in splits.values():
         if isinstance(part, IterableDataset) or not isinstance(part, Dataset):
             raise DatasetError(
@@ -81,10 +83,10 @@ def with_test_split(dataset: DatasetDict, source: str, *, seed: int = 0) -> Data
     Raises:
         DatasetError: a class has too few clouds for both.
     """
+    if "train" not in dataset:
+        raise DatasetError(f"{source} has no labels in its split 'train', and training needs them.")
     if "test" in dataset:
         return dataset
-    if "train" not in dataset:
-        raise DatasetError(f"{source} has no labels in its split 'train'.")
     if "validation" in dataset:
         warnings.warn(f"{source} has no test split with labels: its validation split is the test split.", stacklevel=2)
         names = {name: "test" if name == "validation" else name for name in dataset}

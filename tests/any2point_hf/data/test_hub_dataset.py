@@ -219,7 +219,7 @@ def test_the_cache_helps_while_the_hub_fails(hub, hub_waits, monkeypatch, fault,
         ("dead", "cannot be reached"),
     ],
 )
-@pytest.mark.parametrize("call", ["GET /api/datasets/me/clouds$", "GET /tree/", "GET resolve/.*parquet"])
+@pytest.mark.parametrize("call", ["GET clouds$", "GET /tree/", "GET resolve/.*README", "GET resolve/.*parquet"])
 def test_a_failing_hub_is_told_within_seconds(hub, hub_waits, monkeypatch, call, fault, reason):
     for limit in ("FIRST_ANSWER_SECONDS", "ANSWER_SECONDS"):
         monkeypatch.setattr(f"any2point_hf.modeling.hub.calls.{limit}", 0.4)
