@@ -47,12 +47,12 @@ def _load_processor(model: str) -> Any2PointProcessor:
         ) from error
 
 
-def drops_invalid(model: str) -> bool:
-    """Whether an adapter's processor drops invalid points; False also if there is none, as `load` will tell."""
+def processor_of(model: str) -> Any2PointProcessor | None:
+    """An adapter's processor, before its model is loaded; None also if there is no adapter, as `load` will tell."""
     try:
-        return _load_processor(model).drop_invalid
+        return _load_processor(model)
     except Any2PointError:
-        return False
+        return None
 
 
 def evaluate(
@@ -79,8 +79,9 @@ def evaluate(
     Raises:
         Any2PointError: something in the input does not fit, such as classes that the model does not know.
     """
-    drop_invalid = drop_invalid or drops_invalid(model)
-    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid)
+    known_processor = processor_of(model) or Any2PointProcessor()
+    drop_invalid = drop_invalid or known_processor.drop_invalid
+    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid, features=known_processor.point_feature_names)
     if split not in dataset:
         raise DatasetError(f"--split must be one of {', '.join(dataset)}, got {split!r}.")
     loaded, processor = load(model, backbone)

@@ -172,7 +172,9 @@ def hub_server(tmp_path_factory):
 @pytest.fixture
 def hub(hub_server, monkeypatch, tmp_path):
     """An empty Hub on localhost, to which the client of this process is pointed; the user "me" is logged in."""
-    from huggingface_hub import constants
+    from huggingface_hub import HfFileSystem, constants
+
+    HfFileSystem.clear_instance_cache()
 
     hub_server.reset()
     cache = tmp_path / "hub_cache"
@@ -181,6 +183,8 @@ def hub(hub_server, monkeypatch, tmp_path):
     for name, value in (settings | {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}).items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setattr("transformers.utils.hub._hf_api", None)
+    monkeypatch.setattr("datasets.config.HF_ENDPOINT", hub_server.url)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets_cache")
     monkeypatch.setenv("HF_TOKEN", "token-of-me")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.delenv("ANY2POINT_NAMESPACE", raising=False)

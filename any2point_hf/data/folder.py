@@ -1,25 +1,26 @@
-"""Data sets in folders of point-cloud files: `<class>/<split>/<file>` or `<split>/<class>/<file>`."""
+"""Data sets in folders of point-cloud files: `<class>/<split>/<file>`, `<split>/<class>/<file>`, `<class>/<file>`.
+
+A folder, or each split's, may instead have a table of its files and their classes (`folder_metadata`).
+"""
 
 import warnings
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
+from any2point_hf.data.folder_metadata import SPLIT_OF_FOLDER, find_tables, read_tables
 from any2point_hf.modeling.errors import DatasetError
-from any2point_hf.point_clouds.checks import check_cloud
-from any2point_hf.point_clouds.files import POINT_CLOUD_EXTENSIONS, read_cloud
+from any2point_hf.point_clouds.files import POINT_CLOUD_EXTENSIONS, PointCloud
 from any2point_hf.point_clouds.folders import is_cloud_file, warn_of_left_out
-from any2point_hf.point_clouds.invalid import DroppedPoints
+from any2point_hf.point_clouds.reading import CloudReader
 
-_SPLIT_OF_FOLDER = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
-_LAYOUTS = "<class>/<split>/<file> or <split>/<class>/<file>, splits named train, test (and val or validation)"
+_LAYOUTS = (
+    "<class>/<split>/<file> or <split>/<class>/<file>, splits named train, test (and val or validation), or "
+    "<class>/<file>"
+)
 
 
-def read_folder(
-    root: Path, *, seed: int = 0, dropped: DroppedPoints | None = None
-) -> tuple[dict[str, tuple[Iterable[np.ndarray], list[int]]], list[str]]:
+def read_folder(root: Path, reader: CloudReader) -> tuple[dict[str, tuple[Iterable[PointCloud], list[int]]], list[str]]:
     """Finds the clouds of a folder; the folders' names tell which layout it has.
 
     Files without a point-cloud extension are left out with a warning that counts them; hidden files, README and LICENSE
@@ -27,20 +28,20 @@ def read_folder(
 
     Args:
         root: an existing folder.
-        seed: of the points sampled on meshes.
-        dropped: drops invalid points and counts them; None refuses them.
+        reader: of the clouds.
 
     Returns:
         For every split its clouds ([N, 3], read as they are iterated over, once) and class indices;
-        and the sorted class names.
+        and the sorted class names. Without a folder for a test split, there is none.
 
     Raises:
-        DatasetError: the folder has neither layout or no clouds, a class has no clouds to train on, or there are none
-            at all to test on.
-        PointCloudError: (while iterating) a file cannot be read, or holds no cloud for a model.
+        DatasetError: the folder has none of the layouts or no clouds, a class has no clouds to train on, or the folder
+            for the test split is empty.
+        PointCloudError: (while iterating) a file cannot be read, lacks a feature, or holds no cloud for a model.
     """
     left_out: Counter[str] = Counter()
-    files = _find_files(root, left_out)
+    tables = find_tables(root)
+    files = read_tables(root, tables) if tables else _find_files(root, left_out)
     warn_of_left_out(root, left_out)
     if not any(files.values()):
         found = sorted({path.suffix or path.name for path in root.rglob("*") if path.is_file()})
@@ -49,12 +50,12 @@ def read_folder(
             f"endings found: {_listed(found)}. Convert the files, or check the path."
         )
     class_names = sorted({class_name for _, class_name in files})
-    splits: dict[str, tuple[Iterable[np.ndarray], list[int]]] = {}
+    splits: dict[str, tuple[Iterable[PointCloud], list[int]]] = {}
     for split in ("train", "test", "validation"):
         of_class = [files.get((split, class_name), []) for class_name in class_names]
         empty = [class_name for class_name, paths in zip(class_names, of_class, strict=True) if not paths]
         if len(empty) == len(class_names):
-            if split == "validation":
+            if split == "validation" or (split == "test" and not any(found == "test" for found, _ in files)):
                 continue
             raise DatasetError(f"No point clouds in split {split!r} of {root}. Layouts: {_LAYOUTS}.")
         if empty and split == "train":
@@ -65,13 +66,8 @@ def read_folder(
         if empty:
             warnings.warn(f"Empty class in split {split!r} of {root}: {_listed(empty)}.", stacklevel=3)
         labels = [label for label, paths in enumerate(of_class) for _ in paths]
-        splits[split] = (_read([path for paths in of_class for path in paths], seed, dropped), labels)
+        splits[split] = (map(reader.read, [path for paths in of_class for path in paths]), labels)
     return splits, class_names
-
-
-def _read(paths: list[Path], seed: int, dropped: DroppedPoints | None) -> Iterable[np.ndarray]:
-    for path in paths:
-        yield check_cloud(read_cloud(path, (), seed, dropped).points, str(path), dropped)
 
 
 def _find_files(root: Path, left_out: Counter[str]) -> dict[tuple[str, str], list[Path]]:
@@ -79,7 +75,7 @@ def _find_files(root: Path, left_out: Counter[str]) -> dict[tuple[str, str], lis
     folders = _folders(root)
     # ShapeNet has a class named "train": only a folder that is no split shows that splits are one level down.
     classes_first = any(
-        folder.name not in _SPLIT_OF_FOLDER and any(inner.name in _SPLIT_OF_FOLDER for inner in _folders(folder))
+        folder.name not in SPLIT_OF_FOLDER and any(inner.name in SPLIT_OF_FOLDER for inner in _folders(folder))
         for folder in folders
     )
     files: dict[tuple[str, str], list[Path]] = {}
@@ -87,13 +83,17 @@ def _find_files(root: Path, left_out: Counter[str]) -> dict[tuple[str, str], lis
         for class_folder in folders:
             files[("train", class_folder.name)] = []  # names the class even where it has no folder of a split
             for split_folder in _folders(class_folder):
-                if split_folder.name in _SPLIT_OF_FOLDER:
-                    _add(files, left_out, split_folder, _SPLIT_OF_FOLDER[split_folder.name], class_folder.name)
+                if split_folder.name in SPLIT_OF_FOLDER:
+                    _add(files, left_out, split_folder, SPLIT_OF_FOLDER[split_folder.name], class_folder.name)
     else:
         for split_folder in folders:
-            if split_folder.name in _SPLIT_OF_FOLDER:
+            if split_folder.name in SPLIT_OF_FOLDER:
                 for class_folder in _folders(split_folder):
-                    _add(files, left_out, class_folder, _SPLIT_OF_FOLDER[split_folder.name], class_folder.name)
+                    _add(files, left_out, class_folder, SPLIT_OF_FOLDER[split_folder.name], class_folder.name)
+    if not files:
+        for class_folder in folders:
+            if any(is_cloud_file(path, Counter()) for path in class_folder.iterdir()):
+                _add(files, left_out, class_folder, "train", class_folder.name)
     if not files:
         found = [str(inner.relative_to(root)) for folder in folders for inner in (folder, *_folders(folder))]
         raise DatasetError(

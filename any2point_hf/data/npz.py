@@ -2,27 +2,28 @@
 
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from any2point_hf.modeling.errors import DatasetError
-from any2point_hf.point_clouds.checks import DROP_THEM, check_cloud
-from any2point_hf.point_clouds.invalid import DroppedPoints, not_finite
+from any2point_hf.point_clouds.checks import DROP_THEM
+from any2point_hf.point_clouds.features import features_of, scaled_features, spread_groups
+from any2point_hf.point_clouds.files import PointCloud
+from any2point_hf.point_clouds.invalid import not_finite
+from any2point_hf.point_clouds.reading import CloudReader
 
 _KEYS = ("points", "labels", "split", "class_names")
 _SPLITS = ("train", "test")
 
 
-def read_npz(
-    path: Path, dropped: DroppedPoints | None = None
-) -> tuple[dict[str, tuple[Iterable[np.ndarray], list[int]]], list[str]]:
+def read_npz(path: Path, reader: CloudReader) -> tuple[dict[str, tuple[Iterable[PointCloud], list[int]]], list[str]]:
     """Reads and checks the file; further arrays in it are passed over, and nothing is unpickled.
 
     Args:
         path: of the file.
-        dropped: drops invalid points and counts them; None refuses them.
+        reader: of the clouds. Features are in arrays of their names or their groups', such as `rgb` [M, N, 3].
 
     Returns:
         For "train" and "test" the clouds ([N, 3] each, in the file's order) and class indices; and the
@@ -33,7 +34,7 @@ def read_npz(
             impossible values, or a split without clouds.
         PointCloudError: a cloud has fewer than 8 distinct points, or too many at one place.
     """
-    arrays = _load_arrays(path)
+    arrays = _load_arrays(path, reader.feature_names)
     points, labels, split, names = (arrays[key] for key in _KEYS)
     if points.ndim != 3 or points.shape[2] != 3 or points.shape[1] == 0 or points.dtype.kind not in "fiu":
         raise DatasetError(
@@ -60,13 +61,14 @@ def read_npz(
     )
     _check_values(path, split, (split != 0) & (split != 1), "split", "0 (train) or 1 (test)")
     broken = np.array([not_finite(cloud).any() for cloud in points], dtype=bool)
-    if dropped is None and broken.any():
+    if reader.dropped is None and broken.any():
         raise DatasetError(
             f"{path}: points must be finite, got NaN or infinity in {np.count_nonzero(broken)} of "
             f"{len(points)} clouds, the first at index {np.argmax(broken)}. {DROP_THEM}"
         )
-    clouds = [check_cloud(cloud, f"{path}: points[{index}]", dropped) for index, cloud in enumerate(points)]
-    splits: dict[str, tuple[Iterable[np.ndarray], list[int]]] = {}
+    others = {key: array for key, array in arrays.items() if key not in _KEYS}
+    clouds = [_cloud(cloud, others, index, f"{path}: points[{index}]", reader) for index, cloud in enumerate(points)]
+    splits: dict[str, tuple[Iterable[PointCloud], list[int]]] = {}
     for number, name in enumerate(_SPLITS):
         member = split == number
         if not member.any():
@@ -75,7 +77,14 @@ def read_npz(
     return splits, names.tolist()
 
 
-def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+def _cloud(points: np.ndarray, others: dict[str, np.ndarray], index: int, name: str, reader: CloudReader) -> PointCloud:
+    """The cloud of an index, with its features out of the arrays of all clouds."""
+    features = spread_groups({key: array[index] for key, array in others.items()}, len(points))
+    cloud = reader.checked(PointCloud(points, {key: features[key] for key in reader.feature_names}), name)
+    return PointCloud(cloud.points, scaled_features(cloud.features, name))
+
+
+def _load_arrays(path: Path, feature_names: Sequence[str] = ()) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise DatasetError(f"No such file: {path.absolute()}. Check the path.")
     if not zipfile.is_zipfile(path):
@@ -90,7 +99,21 @@ def _load_arrays(path: Path) -> dict[str, np.ndarray]:
                     f"{path}: missing {', '.join(missing)}; needed are {', '.join(_KEYS)}, the file has "
                     f"{', '.join(archive.files) or 'nothing'}. Save them with np.savez under these names."
                 )
-            return {key: archive[key] for key in _KEYS}
+            wanted = {key: set(features_of(key)) & set(feature_names) for key in archive.files if key not in _KEYS}
+            absent = set(feature_names).difference(*wanted.values())
+            if absent:
+                raise DatasetError(
+                    f"{path}: missing arrays for the features {', '.join(sorted(absent))}; the file has "
+                    f"{', '.join(archive.files)}. Save them under the names of docs/data.md, such as rgb [M, N, 3]."
+                )
+            arrays = {key: archive[key] for key in (*_KEYS, *(key for key, names in wanted.items() if names))}
+            for key in arrays.keys() - set(_KEYS):
+                if arrays[key].shape[:2] != arrays["points"].shape[:2]:
+                    raise DatasetError(
+                        f"{path}: {key} must have a row for each point, [M, N] or [M, N, 3] as points are "
+                        f"{list(arrays['points'].shape)}, got {list(arrays[key].shape)}."
+                    )
+            return arrays
     except DatasetError:
         raise
     except (

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset
 
-from ..modeling.errors import DatasetError
-from ..point_clouds.checks import check_cloud, in_needed_precision
-from ..point_clouds.files import read_cloud
+from ..data.columns import feature_columns, read_row, undecoded
+from ..point_clouds.files import PointCloud
 from ..point_clouds.invalid import DroppedPoints
+from ..point_clouds.reading import CloudReader
 
 
 class CloudCollection(ABC):
@@ -63,14 +63,14 @@ class CloudCollection(ABC):
             PointCloudError: the cloud cannot be read, or is not like this; the message names it and the rule.
         """
         dropped = DroppedPoints() if self.drop_invalid else None
-        points = self.read_counting(index, seed, dropped)
+        points = self.read_cloud(index, CloudReader(seed, dropped=dropped)).points
         if dropped is not None:
             dropped.warn()
         return points
 
     @abstractmethod
-    def read_counting(self, index: int, seed: int, dropped: DroppedPoints | None) -> np.ndarray:
-        """As `read`, without its warning: `dropped` drops invalid points and counts them, None refuses them."""
+    def read_cloud(self, index: int, reader: CloudReader) -> PointCloud:
+        """As `read`, but as the reader says, with features and without a warning."""
 
 
 class FolderOfClouds(CloudCollection):
@@ -98,10 +98,9 @@ class FolderOfClouds(CloudCollection):
         names = self._names.slice(start, stop - start)
         return FolderOfClouds(Path(self.source), names, self.fingerprint, self.drop_invalid)
 
-    def read_counting(self, index: int, seed: int, dropped: DroppedPoints | None) -> np.ndarray:
-        """Reads one file, [N, 3]; raises PointCloudError."""
-        path = Path(self.source) / self._names[index].as_py()
-        return check_cloud(read_cloud(path, (), seed, dropped).points, str(path), dropped)
+    def read_cloud(self, index: int, reader: CloudReader) -> PointCloud:
+        """Reads one file; raises PointCloudError."""
+        return reader.read(Path(self.source) / self._names[index].as_py())
 
 
 class DatasetOfClouds(CloudCollection):
@@ -116,13 +115,10 @@ class DatasetOfClouds(CloudCollection):
         first: int = 0,
         drop_invalid: bool = False,
     ) -> None:
-        """Checks the columns; `first` is the number of the first row."""
-        if "points" not in dataset.column_names:
-            found = ", ".join(dataset.column_names)
-            raise DatasetError(f"{source} must have a column 'points', its columns are {found}. Rename the one it is.")
+        """Takes what `with_own_names` gives; `first` is the number of the first row."""
         self.source, self.split, self.fingerprint = source, split, fingerprint
         self._dataset, self._first, self.drop_invalid = dataset, first, drop_invalid
-        self._points = dataset.select_columns("points").with_format("numpy", dtype=np.float64)
+        self._rows: dict[tuple[str, ...], Dataset] = {}  # by the features that were asked for
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -150,7 +146,10 @@ class DatasetOfClouds(CloudCollection):
         first = self._first + start
         return DatasetOfClouds(rows, self.source, self.split, self.fingerprint, first, self.drop_invalid)
 
-    def read_counting(self, index: int, seed: int, dropped: DroppedPoints | None) -> np.ndarray:
-        """Reads one row, [N, 3]; raises PointCloudError."""
+    def read_cloud(self, index: int, reader: CloudReader) -> PointCloud:
+        """Reads one row; raises PointCloudError."""
         name = f"row {self._first + index} of {self.source}"
-        return in_needed_precision(check_cloud(self._points[index]["points"], name, dropped))
+        names = tuple(reader.feature_names)
+        if names not in self._rows:
+            self._rows[names] = undecoded(self._dataset, feature_columns(self._dataset, names))
+        return read_row(self._rows[names][index], name, reader)

@@ -11,7 +11,8 @@ from transformers.utils import cached_file
 
 from ..modeling.configuration_any2point import recorded_path
 from ..modeling.errors import Any2PointError, CheckpointError, PointCloudError
-from ..trained_adapter import drops_invalid
+from ..processing_any2point import Any2PointProcessor
+from ..trained_adapter import processor_of
 from .clouds import CloudCollection
 from .shard_files import ShardFiles
 from .sources import open_collection
@@ -77,8 +78,10 @@ def open_job(job: BatchJob) -> tuple[CloudCollection, ShardFiles]:
         Any2PointError: there is no such adapter or source, or the output lies in the source's folder; or the finished
             shards were made with other settings, or skipped bad clouds, which this job must not skip.
     """
-    drop_invalid = job.drop_invalid or drops_invalid(job.model)
-    collection = open_collection(job.source, job.split, drop_invalid=drop_invalid)
+    processor = processor_of(job.model) or Any2PointProcessor()
+    drop_invalid = job.drop_invalid or processor.drop_invalid
+    features = processor.point_feature_names
+    collection = open_collection(job.source, job.split, drop_invalid=drop_invalid, features=features)
     if job.out.is_relative_to(collection.source):
         raise Any2PointError(f"--out must lie outside of the folder that is read, got {job.out}. Choose another place.")
     settings: dict[str, Any] = {

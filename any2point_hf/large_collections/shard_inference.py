@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -13,7 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 
 from ..modeling.errors import PointCloudError
+from ..modeling.tokenizer.point_ops import split_features
+from ..point_clouds.files import PointCloud
 from ..point_clouds.invalid import DroppedPoints
+from ..point_clouds.reading import CloudReader
 from ..processing_any2point import Any2PointProcessor
 from .clouds import CloudCollection
 from .job import BatchJob
@@ -77,7 +79,7 @@ def run_shard(
 
 
 class _Batches(Dataset):
-    """Batch number -> usable rows, their points float32 [B, N, 3], how many each lost, and the faults of others."""
+    """Batch number -> usable rows, their points float32 [B, N, 3 + F], how many each lost, and the faults of others."""
 
     def __init__(self, clouds: CloudCollection, processor: Any2PointProcessor, batch_size: int) -> None:
         self.clouds, self.processor, self.batch_size = clouds, processor, batch_size
@@ -87,28 +89,29 @@ class _Batches(Dataset):
 
     def __getitem__(self, batch: int) -> tuple[list[int], Tensor, list[int], dict[int, str]]:
         start = batch * self.batch_size
-        read: dict[int, np.ndarray] = {}
+        read: dict[int, PointCloud] = {}
         faults: dict[int, str] = {}
         lost: list[int] = []
         for row in range(start, min(start + self.batch_size, len(self.clouds))):
             dropped = DroppedPoints() if self.clouds.drop_invalid else None
             try:
-                read[row] = self.clouds.read_counting(row, self.processor.seed, dropped)
+                reader = CloudReader(self.processor.seed, self.processor.point_feature_names, dropped)
+                read[row] = self.clouds.read_cloud(row, reader)
                 lost.append(dropped.count if dropped is not None else 0)
             except PointCloudError as error:  # returned, not raised: a reading process would add its traceback
                 faults[row] = str(error)
         if not read:
-            return [], torch.empty(0, self.processor.num_points, 3), [], faults
+            return [], torch.empty(0), [], faults
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*repeats are added")  # it would come for each small cloud
-            points = self.processor(list(read.values()))["points"]
+            points = self.processor.rows(list(read.values()))
         return list(read), points, lost, faults
 
 
 @torch.no_grad()
 def _compute(model: PreTrainedModel, points: Tensor, task: str) -> Tensor:
-    """Points [B, N, 3] -> pooled features [B, 2D] or probabilities [B, classes], float32 on the CPU."""
-    outputs = model(points.to(model.device))
+    """Points [B, N, 3 + F] -> pooled features [B, 2D] or probabilities [B, classes], float32 on the CPU."""
+    outputs = model(*split_features(points.to(model.device)))
     return (outputs.pooler_output if task == "embed" else outputs.logits.float().softmax(dim=-1)).float().cpu()
 
 

@@ -88,6 +88,15 @@ def spread_groups(arrays: Mapping[str, Any], num_points: int) -> dict[str, np.nd
     return features
 
 
+def grouped_features(features: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays by the names of groups, such as `rgb` [N, 3], of features [N]; a group that is not whole is left apart."""
+    arrays, left = {}, dict(features)
+    for group, names in FEATURE_GROUPS.items():
+        if len(names) > 1 and all(name in left for name in names):
+            arrays[group] = np.stack([left.pop(name) for name in names], axis=1)
+    return arrays | left
+
+
 def scaled_features(features: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     """Brings features to their stated scales.
 

@@ -7,20 +7,21 @@ from pathlib import Path
 from .files import POINT_CLOUD_EXTENSIONS
 
 _NO_CLOUDS = ("readme", "license")
+_LISTS_OF_FILES = ("metadata.csv", "metadata.jsonl")
 
 
 def is_cloud_file(path: Path, left_out: Counter[str]) -> bool:
     """Tells by its name whether a file is a point cloud.
 
-    Hidden files (macOS leaves ._chair_0001.off beside chair_0001.off), README and LICENSE are none. A link to nowhere
-    with a cloud's name is one, so that reading it tells.
+    Hidden files (macOS leaves ._chair_0001.off beside chair_0001.off), README, LICENSE and metadata.csv are none. A
+    link to nowhere with a cloud's name is one, so that reading it tells.
 
     Args:
         path: the file.
         left_out: where any other file is counted, under its ending or, without one, its name.
     """
     stem, extension = path.stem.lower(), path.suffix.lower()
-    if path.name.startswith(".") or stem in _NO_CLOUDS or path.is_dir():
+    if path.name.startswith(".") or stem in _NO_CLOUDS or path.name in _LISTS_OF_FILES or path.is_dir():
         return False
     if extension in POINT_CLOUD_EXTENSIONS:
         return True

@@ -4,8 +4,11 @@ import hashlib
 import json
 import re
 import time
+from urllib.parse import parse_qs
 
 from .repositories import Repository
+
+DATASETS = "datasets/"  # before the names of data sets
 
 
 class Stop(Exception):  # noqa: N818 - of an answer, not a mistake
@@ -29,11 +32,11 @@ class Answers:
         return self.server.users.get(token)
 
     def repository(self, name, write=False):
-        user = self.user()
+        user, owner = self.user(), name.removeprefix(DATASETS).split("/")[0]
         found = self.server.repositories.get(name)
-        if found is None or (found.private and user != name.split("/")[0]):
+        if found is None or (found.private and user != owner):
             raise Stop(404 if user else 401, "Repository not found", "RepoNotFound")
-        if write and user != name.split("/")[0] and self.query.get("create_pr") != "1":
+        if write and user != owner and self.query.get("create_pr") != "1":
             raise Stop(403 if user else 401, f"{user} may not write to {name}")
         return found
 
@@ -55,7 +58,7 @@ class Answers:
         if user is None:
             raise Stop(401, "Invalid username or password.")
         owner = asked.get("organization") or user
-        name = f"{owner}/{asked['name']}"
+        name = (DATASETS if asked.get("type") == "dataset" else "") + f"{owner}/{asked['name']}"
         url = f"{self.server.url}/{name}"
         if name in self.server.repositories:
             exists = {"error": "You already created this model repo", "url": url}
@@ -64,7 +67,7 @@ class Answers:
             raise Stop(403, f"You don't have the rights to create a model under the namespace {owner}")
         new = Repository(name, asked.get("visibility") == "private")
         self.server.repositories[name] = new
-        return {"url": url, "name": name}
+        return {"url": url, "name": name.removeprefix(DATASETS)}
 
     def delete(self, body):
         asked = json.loads(body)
@@ -81,6 +84,7 @@ class Answers:
         repository = self.repository(name)
         sha = self.commit(repository, revision)
         siblings = [{"rfilename": path} for path in repository.files(sha)]
+        name = name.removeprefix(DATASETS)
         return {"id": name, "modelId": name, "sha": sha, "private": repository.private, "siblings": siblings}
 
     def refs(self, _, name):
@@ -95,10 +99,30 @@ class Answers:
         repository.branches[branch] = list(repository.branches["main"])
         return {}
 
-    def tree(self, _, name, revision):
+    def tree(self, _, name, revision, folder=None):
         repository = self.repository(name)
+        files = repository.files(self.commit(repository, revision))
+        prefix = f"{folder}/" if folder else ""
+        inside = [path for path in files if path.startswith(prefix)]
+        if folder and not inside:
+            raise Stop(404, f"{folder} does not exist", "EntryNotFound")
+        if self.query.get("recursive", "").lower() not in ("true", "1"):
+            inside = [prefix + path.removeprefix(prefix).split("/")[0] for path in inside]
+        return self.entries(files, dict.fromkeys(inside))
+
+    def paths_info(self, body, name, revision):
+        repository = self.repository(name)
+        files = repository.files(self.commit(repository, revision))
+        return self.entries(files, parse_qs(body.decode())["paths"])
+
+    def entries(self, files, paths):
         entries = []
-        for path, file in repository.files(self.commit(repository, revision)).items():
+        for path in paths:
+            file = files.get(path)
+            if file is None and any(other.startswith(f"{path}/") for other in files):
+                entries.append({"type": "directory", "path": path, "oid": hashlib.sha1(path.encode()).hexdigest()})
+            if file is None:
+                continue
             entry = {"type": "file", "path": path, "oid": file.oid, "size": file.size}
             if file.is_large:
                 entry["lfs"] = {"oid": file.sha256, "size": file.size, "pointerSize": 134}
@@ -194,7 +218,8 @@ class Answers:
             headers |= {"X-Linked-Etag": f'"{file.etag}"', "X-Linked-Size": file.size}
             xet_hash = self.server.xet.hash_of(file.sha256)
             if xet_hash:
-                route = f"{self.server.url}/api/models/{name}/xet-read-token/{sha}"
+                kind = "" if name.startswith(DATASETS) else "models/"
+                route = f"{self.server.url}/api/{kind}{name}/xet-read-token/{sha}"
                 headers |= {"X-Xet-Hash": xet_hash, "Link": f'<{route}>; rel="xet-auth"'}
         start = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
         if start is None:
@@ -204,14 +229,16 @@ class Answers:
         return 206, content[begin:], headers
 
 
-_NAME = r"([^/]+(?:/[^/]+)?)"
+_NAME = r"(datasets/[^/]+/[^/]+|[^/]+(?:/[^/]+)?)"  # /api/datasets/… comes as /api/models/datasets/…
+_REVISION = "(refs/[^/]+/[^/]+|[^/]+)"
 ROUTES = (
     ("GET", "/api/whoami-v2", Answers.whoami),
     ("POST", "/api/repos/create", Answers.create),
     ("DELETE", "/api/repos/delete", Answers.delete),
     ("POST", "/api/validate-yaml", Answers.validate_yaml),
     ("GET", f"/api/models/{_NAME}/revision/(.+)", Answers.info),
-    ("GET", f"/api/models/{_NAME}/tree/(.+)", Answers.tree),
+    ("GET", f"/api/models/{_NAME}/tree/{_REVISION}(?:/(.+))?", Answers.tree),
+    ("POST", f"/api/models/{_NAME}/paths-info/{_REVISION}", Answers.paths_info),
     ("GET", f"/api/models/{_NAME}/refs", Answers.refs),
     ("POST", f"/api/models/{_NAME}/branch/(.+)", Answers.branch),
     ("POST", f"/api/models/{_NAME}/preupload/(.+)", Answers.preupload),
@@ -223,5 +250,5 @@ ROUTES = (
     ("PUT", r"/lfs/([0-9a-f]{64})/(\d+)", Answers.put_part),
     ("POST", "/lfs/([0-9a-f]{64})/complete", Answers.complete),
     ("POST", "/lfs/verify", Answers.verify),
-    ("GET HEAD", f"/{_NAME}/resolve/(refs/pr/[^/]+|[^/]+)/(.+)", Answers.resolve),
+    ("GET HEAD", f"/{_NAME}/resolve/{_REVISION}/(.+)", Answers.resolve),
 )

@@ -34,7 +34,7 @@ class StoredFile:
 
 @dataclass
 class Repository:
-    name: str
+    name: str  # of a data set with "datasets/" before it
     private: bool = False
     branches: dict = field(default_factory=dict)  # name -> ids of its commits, oldest first
     commits: dict = field(default_factory=dict)  # id -> {path: StoredFile}

@@ -14,9 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from .answers import ROUTES, Answers, Stop
-from .repositories import XetStorage
+from .repositories import Repository, StoredFile, XetStorage
 
-LARGE = (".safetensors", ".png", ".bin", ".pt", ".pth")  # what goes by LFS or Xet
+LARGE = (".safetensors", ".png", ".bin", ".pt", ".pth", ".parquet")  # what goes by LFS or Xet
 
 
 @dataclass
@@ -65,6 +65,11 @@ class Hub(ThreadingHTTPServer):
         """Lets matching calls fail."""
         self.faults.append(Fault(method, pattern, **fault))
 
+    def store(self, name, files):
+        """Makes a data set of these files, path -> content; returns its commit."""
+        self.repositories[f"datasets/{name}"] = repository = Repository(f"datasets/{name}")
+        return repository.add("main", {path: StoredFile.of(content) for path, content in files.items()}, "files")
+
     def fault_of(self, method, path):
         for fault in self.faults:
             if fault.method in (method, "*") and fault.times > 0 and re.search(fault.pattern, path):
@@ -110,8 +115,9 @@ class _Answer(Answers, BaseHTTPRequestHandler):
         try:
             if self.fault.status:
                 raise Stop(self.fault.status, "made to fail", headers=self.fault.headers)
+            routed = path.replace("/api/datasets/", "/api/models/datasets/", 1)
             for method, pattern, answer in ROUTES:
-                found = re.fullmatch(pattern, path)
+                found = re.fullmatch(pattern, routed)
                 if found and self.command in method.split():
                     result = answer(self, body, *found.groups())
                     break

@@ -27,7 +27,7 @@ def test_folder_named_shapes_is_reached_by_its_path(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "found"), [("shape", "does not exist"), ("cloud.h5", "is a file that does not end in .npz")]
+    ("name", "found"), [("shape", "does not exist"), ("cloud.h5", "is a file of no kind that is read")]
 )
 def test_unknown_source_is_refused_with_the_choices(tmp_path, name, found):
     (tmp_path / "cloud.h5").write_bytes(b"")

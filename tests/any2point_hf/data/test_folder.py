@@ -182,9 +182,27 @@ def test_class_without_test_clouds_warns(tmp_path, layout):
     assert dataset.num_rows == {"train": 2, "test": 1}
 
 
-def test_no_test_clouds_at_all_is_refused(tmp_path):
+def test_a_folder_for_tests_without_clouds_is_refused(tmp_path):
     write(tmp_path, ["train/bed/a.npy"])
+    (tmp_path / "test" / "bed").mkdir(parents=True)
     with pytest.raises(DatasetError, match="No point clouds in split 'test'"):
+        load_point_cloud_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["", "train/"])
+def test_without_a_test_split_a_fifth_of_each_class_is_held_out(tmp_path, prefix):
+    write(tmp_path, [f"{prefix}{label}/{number:02}.npy" for label in ("bed", "chair") for number in range(10)])
+    with pytest.warns(UserWarning, match=r"has no test split: 4 of its 20 clouds, 20% of each class, .* \(seed 0\)"):
+        dataset = load_point_cloud_dataset(tmp_path)
+    assert dataset["test"]["label"][:] == [0, 0, 1, 1]
+    assert sorted(numbers(dataset["train"]) + numbers(dataset["test"])) == list(range(20))
+    with pytest.warns(UserWarning, match="seed 1"):
+        assert numbers(load_point_cloud_dataset(tmp_path, seed=1)["test"]) != numbers(dataset["test"])
+
+
+def test_a_class_of_one_cloud_has_none_to_hold_out(tmp_path):
+    write(tmp_path, ["bed/a.npy", "bed/b.npy", "chair/a.npy"])
+    with pytest.raises(DatasetError, match="no test split, and none can be made: its class 'chair' has a single cloud"):
         load_point_cloud_dataset(tmp_path)
 
 

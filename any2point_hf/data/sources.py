@@ -1,0 +1,120 @@
+"""Finds the files of a data set, here or on the Hub, and opens those that hold tables, such as .parquet."""
+
+import glob
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets.exceptions import DatasetsError
+
+from ..modeling.errors import Any2PointError, DatasetError
+from ..point_clouds.files import POINT_CLOUD_EXTENSIONS
+from .hub_dataset import TABLE_EXTENSIONS, config_arguments, parse_hub_name, pull_dataset
+
+DataSource = str | os.PathLike[str] | Dataset | Mapping[str, Dataset]
+"""What `load_point_cloud_dataset` takes: a name, a path, or a data set in memory."""
+
+_MAYBE_TABLES = (".csv", ".txt")  # beside data files they are no clouds
+_LONGEST_REASON = 250  # of another library, in characters
+
+
+class Place(NamedTuple):
+    """Where the files of a source are.
+
+    Args:
+        path: a file or folder, which may not exist.
+        variant: what follows `#`: a variant of an official data set, or a config of the card.
+        name: for messages and cards; of a data set on the Hub, with its commit.
+        is_on_hub: whether the folder is that of a commit in the Hub's cache.
+    """
+
+    path: Path
+    variant: str | None
+    name: str
+    is_on_hub: bool = False
+
+
+def find_place(source: str | os.PathLike[str]) -> Place:
+    """Finds a source's files, and pulls them if they are on the Hub. A path on this machine goes first.
+
+    Raises:
+        DatasetError: the source looks like a data set's name on the Hub, and there is none.
+        HubError: the Hub does not answer, refuses or breaks off, and its cache does not help.
+    """
+    name = parse_hub_name(source)
+    if name is not None:
+        folder, name = pull_dataset(name)
+        return Place(folder, name.config, str(name), is_on_hub=True)
+    folder_name, mark, variant = os.fspath(source).rpartition("#")
+    if mark and not Path(source).exists() and Path(folder_name).is_dir():
+        return Place(Path(folder_name), variant, os.fspath(source))
+    return Place(Path(source), None, os.fspath(source))
+
+
+def open_tables(place: Place) -> Dataset | DatasetDict | None:
+    """Opens the data set of a place, memory-mapped; None if its files are no tables.
+
+    Raises:
+        DatasetError: `datasets` cannot load it, or there is no such config.
+    """
+    path = Path(os.path.abspath(place.path))
+    if path.is_file() and path.suffix.lower() in TABLE_EXTENSIONS:
+        # the folder's name and the file's: the name of a format would be reported to a server
+        return _ask_datasets(place.name, load_dataset, str(path.parent), data_files=[glob.escape(str(path))])
+    if not path.is_dir():
+        return None
+    if is_saved(path):
+        return _ask_datasets(place.name, load_from_disk, str(path))
+    if not holds_tables(path):
+        return None
+    chosen = config_arguments(path, place.variant)
+    if place.variant and chosen is None:
+        raise DatasetError(f"{place.name} has no configs, got {place.variant!r} after #. Leave it out.")
+    folder, options = chosen or (path, {})
+    return _ask_datasets(place.name, load_dataset, str(folder), **options)
+
+
+def is_saved(path: Path) -> bool:
+    """Whether `save_to_disk` of a Dataset or a DatasetDict wrote the folder."""
+    return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def holds_tables(folder: Path) -> bool:
+    """Whether a folder has data files of `datasets`, and no point clouds (.csv and .txt may be either)."""
+    found = False
+    for _, names in walk(folder):
+        for name in names:
+            ending = Path(name).suffix.lower()
+            if ending in POINT_CLOUD_EXTENSIONS and ending not in _MAYBE_TABLES:
+                return False
+            found = found or (ending in TABLE_EXTENSIONS and Path(name).stem.lower() != "metadata")
+    return found
+
+
+def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder and its files, sorted by name whatever the system's order; hidden ones are passed over."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+        yield Path(folder), sorted(name for name in names if not name.startswith("."))
+
+
+def _ask_datasets(
+    source: str, load: Callable[..., Dataset | DatasetDict], *arguments: Any, **options: Any
+) -> Dataset | DatasetDict:
+    """Calls a loader of `datasets` and turns its errors into a DatasetError."""
+    try:
+        return load(*arguments, **options)
+    except Any2PointError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, NotImplementedError, DatasetsError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:_LONGEST_REASON]
+        raise DatasetError(
+            f"{source} cannot be loaded by `datasets`: {reason}. Check the spelling of the path or Hub id, the split, "
+            "and whether the files were copied whole."
+        ) from error

@@ -1,0 +1,120 @@
+"""The splits of a data set by the names `train`, `test` and `validation`; a test split is made where there is none."""
+
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+from datasets import Dataset, DatasetDict, IterableDataset
+
+from ..modeling.errors import DatasetError
+from ..point_clouds.reading import PLAIN_READER, CloudReader
+from .columns import with_own_names, with_own_types
+
+TEST_SHARE = 0.2
+
+_USUAL_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "eval"), "validation"),
+}
+
+
+def with_own_splits(
+    dataset: Dataset | Mapping[str, Dataset], source: str, reader: CloudReader = PLAIN_READER
+) -> DatasetDict:
+    """Brings any labelled data set to the form of this package's own: splits, column names and types.
+
+    Splits are told by their usual names, and the only split trains whatever its name; others are kept. Where no test
+    split has labels, the validation split is the test split; without one, 20 % of each class are held out, the same
+    ones for the same seed. A warning says so.
+
+    Args:
+        dataset: a data set of `datasets`, or several by the names of splits.
+        source: its name, for warnings and errors.
+        reader: of the clouds; its seed is also that of the held-out clouds.
+
+    Returns:
+        Splits `train` and `test`, maybe `validation` and others, with the columns `points` and `label` and the source's
+        further ones.
+
+    Raises:
+        DatasetError: no training split, no clouds, or no column of points or of classes.
+        PointCloudError: a cloud cannot be used; the message names its row.
+    """
+    splits = {name: with_own_names(part, source) for name, part in named_splits(dataset, source).items()}
+    splits = with_own_types(splits, source, reader)
+    return with_test_split(DatasetDict(splits), source, seed=reader.seed)
+
+
+def named_splits(dataset: Dataset | Mapping[str, Dataset], source: str) -> dict[str, Dataset]:
+    """The splits by this package's names; checks that there is something to train on.
+
+    Raises:
+        DatasetError: it is no data set in memory or on the disk, or has no clouds to train on.
+    """
+    if not isinstance(dataset, Mapping):
+        dataset = {str(getattr(dataset, "split", None) or "train"): dataset}
+    splits = dict(dataset)
+    for part in splits.values():
+        if isinstance(part, IterableDataset) or not isinstance(part, Dataset):
+            raise DatasetError(
+                f"{source} must be a Dataset of `datasets`, or a DatasetDict, got {type(part).__name__}. Load it "
+                "without streaming=True; lists of arrays go into Dataset.from_dict."
+            )
+    named: dict[str, Dataset] = {}
+    for name, part in splits.items():
+        usual = "train" if len(splits) == 1 else _USUAL_NAMES.get(str(name).lower(), str(name))
+        if usual in named:
+            raise DatasetError(f"{source} has two splits for {usual!r}: {', '.join(splits)}. Leave one out.")
+        named[usual] = part
+    if "train" not in named:
+        raise DatasetError(f"{source} must have a split 'train', got {', '.join(splits) or 'none'}. Rename the one.")
+    empty = [name for name, part in named.items() if not len(part)]
+    if "train" in empty:
+        raise DatasetError(f"{source} has no clouds in its split 'train'. Check the path.")
+    return {name: part for name, part in named.items() if name not in empty}
+
+
+def with_test_split(dataset: DatasetDict, source: str, *, seed: int = 0) -> DatasetDict:
+    """Makes a test split where there is none, as `with_own_splits` says.
+
+    Args:
+        dataset: with a split `train` whose `label` is a ClassLabel.
+        source: its name, for warnings and errors.
+        seed: of the clouds that are held out.
+
+    Raises:
+        DatasetError: a class has too few clouds for both.
+    """
+    if "train" not in dataset:
+        raise DatasetError(f"{source} has no labels in its split 'train', and training needs them.")
+    if "test" in dataset:
+        return dataset
+    if "validation" in dataset:
+        warnings.warn(f"{source} has no test split with labels: its validation split is the test split.", stacklevel=2)
+        names = {name: "test" if name == "validation" else name for name in dataset}
+        return DatasetDict({new: dataset[old] for old, new in names.items()})
+    train = dataset["train"]
+    held_out = _held_out(train, source, seed)
+    warnings.warn(
+        f"{source} has no test split: {len(held_out)} of its {len(train)} clouds, {TEST_SHARE:.0%} of each class, are "
+        f"held out for it (seed {seed}).",
+        stacklevel=2,
+    )
+    kept = np.setdiff1d(np.arange(len(train)), held_out)
+    return DatasetDict({**dataset, "train": train.select(kept), "test": train.select(held_out)})
+
+
+def _held_out(train: Dataset, source: str, seed: int) -> np.ndarray:
+    """Sorted numbers of the rows that are held out: a share of every class, and at least one."""
+    labels, generator = np.asarray(train.with_format(None)["label"][:]), np.random.default_rng(seed)
+    chosen = []
+    for label, name in enumerate(train.features["label"].names):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        if len(members) == 1:
+            raise DatasetError(
+                f"{source} has no test split, and none can be made: its class {name!r} has a single cloud. Add clouds, "
+                "or a test split."
+            )
+        chosen.append(members[: max(1, round(TEST_SHARE * len(members)))] if len(members) else members)
+    return np.sort(np.concatenate(chosen))
