@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -115,7 +116,7 @@ def read_scene(path: Path) -> Geometry:
 
     if path.suffix.lower() != ".dae":
         _check_gltf(path.read_bytes())
-    options: Any = {"process": False, "skip_materials": True}
+    options: Any = {"process": False, "skip_materials": True, "resolver": _resolver(path)}
     scene: Any = trimesh.load_scene(path, **options)
     parts = [part for part in scene.dump(concatenate=False) if len(getattr(part, "vertices", ()))]
     meshes = [part for part in parts if len(getattr(part, "faces", ()))]
@@ -125,6 +126,21 @@ def read_scene(path: Path) -> Geometry:
     if not parts:
         raise ValueError("it holds no vertices")
     return Geometry(np.concatenate([np.asarray(part.vertices) for part in parts]))
+
+
+def _resolver(path: Path) -> Any:
+    """What trimesh asks for the files that a scene names: by URI, such as my%20mesh.bin, none outside the folder."""
+    import trimesh
+
+    class FolderResolver(trimesh.resolvers.FilePathResolver):
+        def get(self, name: str) -> bytes:
+            folder = path.parent.resolve()
+            file = next((file for text in (name, unquote(name)) if (file := folder / text).is_file()), None)
+            if file is None or not file.resolve().is_relative_to(folder):
+                raise ValueError(f"it names the file {name[:80]!r}, which is not in its folder")
+            return file.read_bytes()
+
+    return FolderResolver(str(path))
 
 
 def _check_gltf(data: bytes) -> None:
