@@ -19,7 +19,7 @@ from any2point_hf.modeling.files import write_whole
 from any2point_hf.modeling.hub.names import pull_options, pulled_folder
 from any2point_hf.modeling.publishing.push import push_files
 from any2point_hf.modeling.tokenizer.point_ops import farthest_point_sampling
-from any2point_hf.point_clouds.checks import check_cloud, check_no_point_is_far
+from any2point_hf.point_clouds.checks import check_cloud
 from any2point_hf.point_clouds.files import read_points
 from any2point_hf.point_clouds.invalid import DroppedPoints
 
@@ -122,7 +122,6 @@ class Any2PointProcessor(FeatureExtractionMixin):
         is_file = isinstance(cloud, (str, os.PathLike))
         points = read_points(cloud, self.seed, dropped) if is_file else _array(cloud)
         exact = check_cloud(points, name, dropped).astype(np.float64)
-        check_no_point_is_far(exact, name)
         exact -= exact.mean(axis=0)
         unit = (exact / np.linalg.norm(exact, axis=1).max()).astype(np.float32)
         return (unit if self.scale_to_unit_sphere else exact.astype(np.float32)), unit
