@@ -19,7 +19,7 @@ from any2point_hf.modeling.files import write_whole
 from any2point_hf.modeling.hub.names import pull_options, pulled_folder
 from any2point_hf.modeling.publishing.push import push_files
 from any2point_hf.modeling.tokenizer.point_ops import farthest_point_sampling
-from any2point_hf.point_clouds.checks import check_cloud, check_no_point_is_far
+from any2point_hf.point_clouds.checks import check_cloud
 from any2point_hf.point_clouds.features import (
     feature_names,
     features_of,
@@ -149,7 +149,6 @@ class Any2PointProcessor(FeatureExtractionMixin):
         points, found = self._taken_apart(cloud, name, dropped)
         exact = check_cloud(points, name, dropped).astype(np.float64)
         found = found if dropped is None else dropped.along(found)
-        check_no_point_is_far(exact, name)
         exact -= exact.mean(axis=0)
         unit = (exact / np.linalg.norm(exact, axis=1).max()).astype(np.float32)
         features = self._features(found, len(exact), name)

@@ -74,7 +74,7 @@ def check_points(
 
 
 def check_cloud(points: ArrayLike, name: str, dropped: DroppedPoints | None = None) -> np.ndarray:
-    """Checks that points can be the input of a model: enough distinct ones, and not too many of them at one place.
+    """Checks that points can be the input of a model: enough distinct ones, not too many at one place, none far away.
 
     Args:
         points: [N, 3] of any real number type.
@@ -85,7 +85,8 @@ def check_cloud(points: ArrayLike, name: str, dropped: DroppedPoints | None = No
         As `check_points`.
 
     Raises:
-        PointCloudError: the points break a rule of `check_points`, or more than a quarter are at one place.
+        PointCloudError: the points break a rule of `check_points` or `check_no_point_is_far`, or more than a quarter
+            are at one place.
     """
     array = check_points(points, name, minimum_distinct=MINIMUM_DISTINCT_POINTS, dropped=dropped)
     places = crowded_places(array)
@@ -96,6 +97,7 @@ def check_cloud(points: ArrayLike, name: str, dropped: DroppedPoints | None = No
             f"{name} must not have more than a quarter of its points at one place: {max(counts)} of {len(array)} are "
             f"at ({x:g}, {y:g}, {z:g}), as a depth camera writes what it did not see. {DROP_THEM}"
         )
+    check_no_point_is_far(array.astype(np.float64, copy=False), name)
     return array
 
 

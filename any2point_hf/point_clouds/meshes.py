@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -138,7 +139,7 @@ def read_scene(path: Path, wanted: Wanted = ()) -> Geometry:
 
     if path.suffix.lower() != ".dae":
         _check_gltf(path.read_bytes())
-    options: Any = {"process": False, "skip_materials": True}
+    options: Any = {"process": False, "skip_materials": True, "resolver": _resolver(path)}
     scene: Any = trimesh.load_scene(path, **options)
     parts = [part for part in scene.dump(concatenate=False) if len(getattr(part, "vertices", ()))]
     meshes = [part for part in parts if len(getattr(part, "faces", ()))]
@@ -162,6 +163,21 @@ def _vertex_colors(part: Any) -> np.ndarray | None:
         return np.asarray(part.visual.vertex_colors) if part.visual.kind == "vertex" else None
     colors = np.asarray(part.colors)
     return colors if colors.shape[:1] == (len(part.vertices),) and colors.ndim == 2 else None
+
+
+def _resolver(path: Path) -> Any:
+    """What trimesh asks for the files that a scene names: by URI, such as my%20mesh.bin, none outside the folder."""
+    import trimesh
+
+    class FolderResolver(trimesh.resolvers.FilePathResolver):
+        def get(self, name: str) -> bytes:
+            folder = path.parent.resolve()
+            file = next((file for text in (name, unquote(name)) if (file := folder / text).is_file()), None)
+            if file is None or not file.resolve().is_relative_to(folder):
+                raise ValueError(f"it names the file {name[:80]!r}, which is not in its folder")
+            return file.read_bytes()
+
+    return FolderResolver(str(path))
 
 
 def _check_gltf(data: bytes) -> None:

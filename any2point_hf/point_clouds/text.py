@@ -1,7 +1,8 @@
 """Points in text: one on each line, in the first three columns or in those that a header names x, y and z.
 
 Columns are parted by spaces, tabs, commas or semicolons, and numbers may have decimal commas. Names stand on the first
-line or in a comment (`#`, `//` or `%`) above it. A first line of one integer, as .pts has it, counts the points.
+line, maybe with units below, or in a comment (`#`, `//` or `%`) above it. A first line of one integer, as .pts has it,
+counts the points; after them another scan may follow, with its count.
 """
 
 import csv
@@ -18,6 +19,7 @@ _COMMENT = re.compile(r"(?:^\s*(?:#|//|%)|(?<=\s)(?:#|//)).*")
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+(?:[eE][-+]?\d+)?")
 _SEPARATOR = re.compile("sep=.")  # what Excel may write first
 _UNIT = re.compile(r"\s*[\[(][^\])]*[\])]")  # such as " [m]" behind a name
+_LENGTH = re.compile(r"[\[(]?(?:[mcdkuµn]?m|in(?:ch(?:es)?)?|f(?:oo|ee)?t|(?:milli|centi)?met(?:er|re)s?)[\])]?", re.I)
 _AXIS = r"(?:(?:p|pos|position|point|coord|coordinate|vertex)[ _.-]?)?{}(?:[ _.-]?(?:pos|position|coord|coordinate|m))?"
 _UNNAMED = {  # what columns without names are by the ending and their number
     (".xyzrgb", 6): ["x", "y", "z", "red", "green", "blue"],
@@ -33,15 +35,15 @@ def read_text(path: Path, wanted: Wanted = ()) -> Geometry:
     """Reads .txt, .xyz, .csv and other text; raises ValueError."""
     text = decode(path.read_bytes()).rstrip("\x1a")
     rows, numbers, comments = _rows(text)
-    skipped, declared = 0, None
+    declared = None
     if len(rows) > 1 and rows[0].strip().isdigit():
-        skipped, declared = 1, int(rows[0])
-    layout = _layout(rows[skipped:], comments)
-    skipped += layout.has_header
-    rows, numbers = rows[skipped:], numbers[skipped:]
-    if declared not in (None, len(rows)):
-        more = "more" if len(rows) > (declared or 0) else "fewer: it is cut off"
-        raise ValueError(f"its first line counts {declared} points, {len(rows)} lines follow, {more}")
+        declared, rows, numbers = int(rows[0]), rows[1:], numbers[1:]
+    if _has_units(rows):
+        del rows[1], numbers[1]
+    layout = _layout(rows, comments)
+    rows, numbers = rows[layout.has_header :], numbers[layout.has_header :]
+    if declared is not None:
+        rows, numbers = _counted(declared, rows, numbers)
     names = layout.names or _UNNAMED.get((path.suffix.lower(), layout.width), [])
     others = {name: i for i, name in enumerate(names) if i not in layout.axes}
     features = {feature: others[name] for feature, name in wanted_columns(others, wanted).items()}
@@ -90,6 +92,29 @@ def _rows(text: str) -> tuple[list[str], list[int], list[str]]:
         elif kept != line and (not rows or (len(rows) == 1 and rows[0].strip().isdigit())):
             comments.append(line)
     return rows, numbers, comments
+
+
+def _has_units(rows: list[str]) -> bool:
+    """Whether the second row has units of length, such as "m" or "[m]", below the names in the first."""
+    if len(rows) < 3:
+        return False
+    names, units = (re.split(r"[\s,;]+", row.replace('"', "").strip()) for row in (_UNIT.sub("", rows[0]), rows[1]))
+    return _axes(names) is not None and sum(bool(_LENGTH.fullmatch(word)) for word in units) >= 3
+
+
+def _counted(count: int, rows: list[str], numbers: list[int]) -> tuple[list[str], list[int]]:
+    """The points of one scan or several; a line before each counts its points, the first of which was `count`."""
+    points: list[int] = []
+    line, start = "its first line", 0
+    while count != len(rows) - start:
+        end = start + count
+        if end >= len(rows) or not rows[end].strip().isdigit():
+            more = "fewer: it is cut off" if end > len(rows) else "more"
+            raise ValueError(f"{line} counts {count} points, {len(rows) - start} lines follow, {more}")
+        points += range(start, end)
+        line, count, start = f"line {numbers[end]}", int(rows[end]), end + 1
+    points += range(start, len(rows))
+    return [rows[point] for point in points], [numbers[point] for point in points]
 
 
 def _layout(rows: list[str], comments: list[str]) -> _Layout:

@@ -134,6 +134,18 @@ def test_predictions_equal_the_plain_forward(job, expected, shard_size):
     assert len(set(table["label"].to_pylist())) > 1
 
 
+def test_a_cloud_with_a_far_point_is_bad_and_named(job, tmp_path):
+    (folder := tmp_path / "scans").mkdir()
+    for number, cloud in enumerate(make_clouds(3)):
+        cloud[-1] *= 1e7 if number == 1 else 1
+        np.save(folder / f"{number}.npy", cloud)
+    with pytest.raises(PointCloudError, match=r"1\.npy must not have points far from all others.*--skip-bad"):
+        run_job(job(source=str(folder)))
+    made = job(source=str(folder), skip_bad=True)
+    assert run_job(made) == {"clouds": 2, "skipped": 1}
+    assert pq.read_table(made.out)["id"].to_pylist() == ["0.npy", "2.npy"]
+
+
 @pytest.fixture
 def depth_images(tmp_path):
     """A folder of five clouds, one with rows of NaN and one with many points at the origin; and their clean points."""

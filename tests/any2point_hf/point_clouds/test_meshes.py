@@ -89,6 +89,27 @@ def test_arrays_of_a_scene_that_are_not_there(tmp_path, change, message):
         read_point_cloud(tmp_path / "model.gltf")
 
 
+def test_a_scene_names_its_buffer_by_a_uri_and_only_in_its_folder(tmp_path):
+    (folder := tmp_path / "scene").mkdir()
+    for name, data in trimesh.Scene([trimesh.creation.box()]).export(file_type="gltf").items():
+        (folder / name).write_bytes(data)
+    tree = json.loads((folder / "model.gltf").read_text())
+    expected = read_point_cloud(folder / "model.gltf")
+    (folder / tree["buffers"][0]["uri"]).rename(folder / "my m\xe9sh.bin")
+    for uri in ("my%20m%C3%A9sh.bin", "my m\xe9sh.bin", "./my%20m%c3%a9sh.bin"):
+        tree["buffers"][0]["uri"] = uri
+        (folder / "model.gltf").write_text(json.dumps(tree))
+        np.testing.assert_array_equal(read_point_cloud(folder / "model.gltf"), expected)
+    (folder / "my m\xe9sh.bin").rename(tmp_path / "outside.bin")
+    (folder / "link.bin").symlink_to(tmp_path / "outside.bin")
+    outside = ("../outside.bin", "%2e%2e/outside.bin", "..%2Foutside.bin", str(tmp_path / "outside.bin"), "link.bin")
+    for uri in (*outside, "none.bin"):
+        tree["buffers"][0]["uri"] = uri
+        (folder / "model.gltf").write_text(json.dumps(tree))
+        with pytest.raises(PointCloudError, match=r"names the file .*, which is not in its folder"):
+            read_point_cloud(folder / "model.gltf")
+
+
 def test_a_text_stl_with_half_a_facet(tmp_path):
     text = "solid a\nfacet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nendloop\nendfacet\nendsolid a\n"
     (tmp_path / "a.stl").write_text(text)

@@ -113,3 +113,57 @@ def test_any_order_and_delimiter(tmp_path_factory, order, delimiter, comma, comm
     path = tmp_path_factory.mktemp("text") / "a.txt"
     path.write_text("\n".join(lines))
     np.testing.assert_array_equal(read_point_cloud(path), np.array(CLOUD, np.float32))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x y z\n[m] [m] [m]\n1 2 3\n4 5 6\n",
+        "x,y,z\n[m],[m],[m]\n1,2,3\n4,5,6\n",
+        "x;y;z\nm;m;m\n1;2;3\n4;5;6\n",
+        "x;y;z\n(m);(m);(m)\n1,0;2,0;3,0\n4,0;5,0;6,0\n",
+        "Z [up]\tY\tX\nmm\tmm\tmm\n3\t2\t1\n6\t5\t4\n",
+        '"x","y","z","class"\n"m","m","m","-"\n1,2,3,a\n4,5,6,b\n',
+        "x y z t\n[metres] [metres] [metres] [s]\n1 2 3 0\n4 5 6 1\n",
+        "2\nx y z\nm m m\n1 2 3\n4 5 6\n",
+    ],
+)
+def test_units_below_the_names(tmp_path, text):
+    (tmp_path / "a.txt").write_text(text)
+    assert read_point_cloud(tmp_path / "a.txt").tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_points_are_never_taken_for_units(tmp_path):
+    (tmp_path / "a.txt").write_text("x y z\nnan nan nan\n1 2 3\n")
+    with pytest.raises(PointCloudError, match="must be finite: 1 of 2 points"):
+        read_point_cloud(tmp_path / "a.txt")
+    (tmp_path / "c.csv").write_text('x,y,z\n"nan","nan","nan"\n"1","2","3"\n')
+    with pytest.raises(PointCloudError, match="must be finite: 1 of 2 points"):
+        read_point_cloud(tmp_path / "c.csv")
+    (tmp_path / "d.txt").write_text("x y z\nNA NA NA\n1 2 3\n")
+    with pytest.raises(PointCloudError, match="line 2: could not convert string 'NA'"):
+        read_point_cloud(tmp_path / "d.txt")
+    (tmp_path / "b.txt").write_text("x y z\n1,5 2,5 3,5\n1 2 3\n")
+    assert read_point_cloud(tmp_path / "b.txt").tolist() == [[1.5, 2.5, 3.5], [1, 2, 3]]
+
+
+def test_several_scans_in_a_file_each_with_its_count(tmp_path):
+    (tmp_path / "a.pts").write_text("2\n1 2 3 0\n4 5 6 0\n\n1\n7 8 9 0\n3\n1 1 1 0\n2 2 2 0\n3 3 3 0\n")
+    expected = [[1, 2, 3], [4, 5, 6], [7, 8, 9], [1, 1, 1], [2, 2, 2], [3, 3, 3]]
+    assert read_point_cloud(tmp_path / "a.pts").tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("2\n1 2 3\n4 5 6\n2\n7 8 9\n", "line 4 counts 2 points, 1 lines follow, fewer: it is cut off"),
+        ("2\n1 2 3\n4 5 6\n1\n7 8 9\n1 1 1\n", "line 4 counts 1 points, 2 lines follow, more"),
+        ("1\n1 2 3\n4 5 6\n1\n7 8 9\n", "its first line counts 1 points, 4 lines follow, more"),
+        ("2\n1 2 3\n4 5 6\n99999999999\n7 8 9\n", "line 4 counts 99999999999 points, 1 lines follow, fewer"),
+        ("2\n1 2 3\n4 5 6\n1\n7 8\n", "line 5: it has 2 columns, the first line of numbers has 3"),
+    ],
+)
+def test_counts_of_scans_are_checked(tmp_path, text, message):
+    (tmp_path / "a.pts").write_text(text)
+    with pytest.raises(PointCloudError, match=message):
+        read_point_cloud(tmp_path / "a.pts")
