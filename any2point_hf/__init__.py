@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .pictures.matplotlib_pictures import draw_point_clouds as draw_point_clouds
     from .point_clouds.files import read_point_cloud as read_point_cloud
     from .processing_any2point import Any2PointProcessor as Any2PointProcessor
+    from .training.collator import DataCollatorForPointClouds as DataCollatorForPointClouds
     from .training.trainer import compute_metrics as compute_metrics
     from .training.trainer import make_trainer as make_trainer
 
@@ -58,6 +59,7 @@ _HOME = {
     "PointCloudFeatureExtractionPipeline": "auto.feature_extraction_pipeline",
     "read_point_cloud": "point_clouds.files",
     **dict.fromkeys(("load_point_cloud_dataset", "load_scanobjectnn", "load_modelnet", "load_shapenetpart"), "data"),
+    "DataCollatorForPointClouds": "training.collator",
     "compute_metrics": "training.trainer",
     "make_trainer": "training.trainer",
     "draw_point_clouds": "pictures.matplotlib_pictures",

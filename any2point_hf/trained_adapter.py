@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .data import load_point_cloud_dataset
+from .data.sources import DataSource
 from .modeling.backbones.loading import build_backbone
 from .modeling.configuration_any2point import Any2PointConfig
 from .modeling.errors import Any2PointError, CheckpointError, DatasetError, HubError
@@ -44,7 +45,7 @@ def load(
 
 
 def evaluate(
-    model: str, data: str, backbone: str | None = None, split: str = "test", batch_size: int = 32
+    model: str, data: DataSource, backbone: str | None = None, split: str = "test", batch_size: int = 32
 ) -> dict[str, Any]:
     """`accuracy`, `mean_class_accuracy`, `per_class` (class name to accuracy) and `num_clouds` of a split.
 

@@ -68,7 +68,7 @@ class PointCloudPipeline(Pipeline, ABC):
         Args:
             inputs: a cloud: an array, tensor or nested list [N, 3], the path of a file, or a row with `points`. Or
                 several: an array or tensor [B, N, 3], a list of clouds, or a list of such lists. Or a stream: a
-                generator, a data set of torch, or one of `datasets` with a column `points`.
+                generator, a data set of torch, or one of `datasets`, streamed or not, whose column of points is found.
             num_workers: processes that read files and prepare clouds; 0 for none.
             batch_size: clouds that go through the model at once; it does not change the results.
             options: of the pipeline.
@@ -164,9 +164,10 @@ def _is_stream(inputs: Any) -> bool:
 
 
 def _named(stream: Any) -> _NamedRows | Iterator[_Named]:
-    columns = getattr(stream, "column_names", None)  # of `datasets`
-    if columns is not None and "points" in columns:
-        stream = stream.select_columns("points").with_format("numpy")  # read many times faster than as lists
+    if hasattr(stream, "column_names"):  # of `datasets`, which takes long to import
+        from ..data.columns import columns_of_clouds
+
+        stream = columns_of_clouds(stream, "inputs")
     if hasattr(stream, "__len__") and hasattr(stream, "__getitem__"):
         return _NamedRows(stream)
     return (_Named(f"inputs[{index}]", cloud) for index, cloud in enumerate(stream))
@@ -181,7 +182,12 @@ def _points(row: Any, name: str) -> Any:
             f"{name} must have the points [N, 3] under the name 'points', got the names {', '.join(map(str, row))}. "
             "Choose a split, or another column by transformers.pipelines.pt_utils.KeyDataset(dataset, column)."
         )
-    return row["points"]
+    value = row["points"]
+    if isinstance(value, Mapping):  # a mesh
+        from ..data.columns import read_cloud
+
+        return read_cloud(value, name)
+    return value
 
 
 def _holds_clouds(inputs: Any) -> bool:

@@ -7,10 +7,21 @@ import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from datasets import Array2D, ClassLabel, Dataset, Features, LargeList, List, Mesh, Value, concatenate_datasets
+from datasets import (
+    Array2D,
+    ClassLabel,
+    Dataset,
+    Features,
+    IterableDataset,
+    LargeList,
+    List,
+    Mesh,
+    Value,
+    concatenate_datasets,
+)
 
 from ..modeling.errors import DatasetError, PointCloudError
 from ..point_clouds.checks import MINIMUM_DISTINCT_POINTS, check_points, in_needed_precision, local_float32
@@ -21,6 +32,7 @@ POINTS_NAMES = (
     *("coords", "coord", "coordinates", "vertices"),
 )
 LABEL_NAMES = ("label", "labels", "class", "category", "class_name", "cls")
+AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset)
 OWN_POINTS = Array2D((None, 3), "float32")
 
 _NEVER_POINTS = ("normal", "normals", "rgb", "color", "colors", "colour", "colours")
@@ -28,7 +40,7 @@ _NAMES_OF_CLASSES = ("string", "large_string", "bool", "null")  # types of value
 _ROWS = 64  # converted together
 
 
-def with_own_names(dataset: Dataset, source: str) -> Dataset:
+def with_own_names(dataset: AnyDataset, source: str) -> AnyDataset:
     """Calls the column with the clouds `points` and that with the class, if there is one, `label`. Nothing is copied.
 
     The clouds are in the column `points`, else in one of numbers [N, 3] with a name that is usual for points, else in
@@ -88,16 +100,30 @@ def read_cloud(value: Any, name: str, seed: int = 0) -> np.ndarray:
     return in_needed_precision(check_points(points, name, minimum_distinct=MINIMUM_DISTINCT_POINTS))
 
 
-def undecoded(dataset: Dataset) -> Dataset:
+def undecoded(dataset: AnyDataset) -> AnyDataset:
     """The column `points` alone, in the form that `read_cloud` takes: numbers as numpy arrays, meshes as files."""
     points = dataset.select_columns("points")
     feature = points.features["points"]
     if isinstance(feature, Mesh):
         points = points.cast_column("points", Mesh(decode=False))
-    return points.with_format(None) if _is_file(feature) else points.with_format("numpy", dtype=np.float64)
+    if _is_file(feature):
+        return points.with_format(None)
+    if isinstance(points, IterableDataset):
+        return points.with_format("numpy")
+    return points.with_format("numpy", dtype=np.float64)
 
 
-def _points_column(dataset: Dataset, source: str) -> str:
+def columns_of_clouds(dataset: Any, source: str) -> Any:
+    """The column `points` alone, as `undecoded` gives it, of a Dataset of any columns or of a stream.
+
+    A stream of unknown types, or a dict of splits, is returned as it is.
+    """
+    if isinstance(dataset, (Dataset, IterableDataset)) and dataset.features is not None:
+        return undecoded(with_own_names(dataset, source))
+    return dataset
+
+
+def _points_column(dataset: Dataset | IterableDataset, source: str) -> str:
     features = dataset.features
     if "points" in features:
         return "points"
@@ -118,7 +144,7 @@ def _points_column(dataset: Dataset, source: str) -> str:
     raise DatasetError(f"{rule}, its columns are {columns}. Rename the one it is.")
 
 
-def _width(dataset: Dataset, name: str) -> int:
+def _width(dataset: Dataset | IterableDataset, name: str) -> int:
     """How many numbers the rows of a column's arrays [N, width] have; 0 if it has no such arrays."""
     feature = dataset.features[name]
     if isinstance(feature, Array2D):
@@ -128,8 +154,10 @@ def _width(dataset: Dataset, name: str) -> int:
         return 0
     if isinstance(inner, List) and inner.length > 0:
         return inner.length
-    first = dataset.select_columns(name).with_format(None)[0][name] if len(dataset) else None
-    return len(first[0]) if first and first[0] else 0
+    for row in dataset.select_columns(name).with_format(None):
+        first = row[name]
+        return len(first[0]) if first and first[0] else 0
+    return 0
 
 
 def _is_number(dtype: str) -> bool:

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from ..data import load_point_cloud_dataset
+from ..data.hub_dataset import pinned
+from ..data.sources import DataSource, name_of
 from ..modeling.configuration_any2point import Any2PointConfig
 from ..modeling.errors import Any2PointError, DatasetError, UnsupportedBackboneError
 from ..modeling.files import write_whole
@@ -61,7 +63,12 @@ class PaperFigure:
 
 
 def reproduce_figures(
-    data: str, models: Sequence[str], output: str | os.PathLike, *, num_clouds: int = NUM_CLOUDS, command: str = ""
+    data: DataSource,
+    models: Sequence[str],
+    output: str | os.PathLike,
+    *,
+    num_clouds: int = NUM_CLOUDS,
+    command: str = "",
 ) -> Path:
     """Draws the figures as `figure-5.png`, `figure-5.html`, … and writes `figures.md`, which says what each shows.
 
@@ -80,6 +87,7 @@ def reproduce_figures(
     """
     if not models:
         raise Any2PointError("the figures show trained adapters, and none is given. Train one and name its folder.")
+    data = pinned(data)
     output, clouds, figures = Path(output), _test_clouds(data, num_clouds), _figures()
     for name in models:
         _add_model(name, clouds, figures)
@@ -93,7 +101,7 @@ def reproduce_figures(
     lines += [f"`{command}`", ""] if command else []
     for number, figure in figures.items():
         lines += _section(number, figure)
-    lines += ["## Made from", "", f"- Data: {data}; test clouds {', '.join(cloud for cloud, _ in clouds)}."]
+    lines += ["## Made from", "", f"- Data: {name_of(data)}; test clouds {', '.join(cloud for cloud, _ in clouds)}."]
     lines += [f"- Models: {', '.join(models)}.", ""]
     write_whole(output / "figures.md", "\n".join(lines))
     return output / "figures.md"
@@ -123,7 +131,7 @@ def _figures() -> dict[int, PaperFigure]:
     }
 
 
-def _test_clouds(data: str, count: int) -> list[tuple[str, np.ndarray]]:
+def _test_clouds(data: DataSource, count: int) -> list[tuple[str, np.ndarray]]:
     """Class names and points of `count` test clouds, taken evenly from all classes."""
     dataset = load_point_cloud_dataset(data)
     if "test" not in dataset:

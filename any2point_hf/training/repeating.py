@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from ..data.sources import IN_MEMORY
 from ..modeling.configuration_any2point import Any2PointConfig
 from ..modeling.publishing.model_description import hub_repository, last_name
 from .recipe import Recipe
@@ -18,6 +19,15 @@ def shown_command(arguments: Sequence[str]) -> str:
         arguments: of the command line, such as `["train", "--data", "/home/me/scans"]`.
     """
     return shlex.join(["any2point", *map(_shown_argument, arguments)])
+
+
+def pinned_command(arguments: Sequence[str], source: Any, data: Any) -> list[str]:
+    """The arguments with the data set's commit: `data` in place of `source`, which the user typed after --data."""
+    typed, found = [*arguments], {str(source): str(data), f"--data={source}": f"--data={data}"}
+    for index, argument in enumerate(typed):
+        if argument.startswith("--data=") or (index and typed[index - 1] == "--data"):
+            typed[index] = found.get(argument, argument)
+    return typed
 
 
 def _shown_argument(argument: str) -> str:
@@ -46,7 +56,7 @@ def training_code(
     """Python that repeats a training by `make_trainer`.
 
     Args:
-        data: what `load_point_cloud_dataset` takes.
+        data: what `load_point_cloud_dataset` takes, or `IN_MEMORY`.
         config: of the model.
         output: folder of the adapter.
         recipe: how it was trained; its `config` is left out, because the model's config has those fields.
@@ -63,6 +73,7 @@ def training_code(
         settings["backbone_revision"] = config.backbone_revision
     settings |= {"id2label": _Code("dict(enumerate(names))"), **config.unlike_defaults()}
     of_processor = {"scale_to_unit_sphere": recipe.scale_to_unit_sphere, "seed": seed}
+    shown_data: str = "dataset)  # your own, which was in memory" if data == IN_MEMORY else repr(shown_path(data)) + ")"
     lines = [
         "from any2point_hf import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointProcessor",
         "from any2point_hf import load_point_cloud_dataset, make_trainer",
@@ -70,7 +81,7 @@ def training_code(
         *(["from any2point_hf.data.validation import hold_out_validation"] if validation_share else []),
         "from transformers import set_seed",
         "",
-        f"dataset = load_point_cloud_dataset({shown_path(data)!r})",
+        f"dataset = load_point_cloud_dataset({shown_data}",
         *([f"dataset = hold_out_validation(dataset, {validation_share})"] if validation_share else []),
         'names = dataset["train"].features["label"].names',
         f"set_seed({seed})",

@@ -14,6 +14,9 @@ from transformers import Trainer, set_seed
 
 from ..data import load_point_cloud_dataset
 from ..data.fingerprint import data_fingerprint
+from ..data.hub_dataset import parse_hub_name, pinned
+from ..data.sources import DataSource, name_of
+from ..data.splits import check_trains
 from ..data.validation import hold_out_validation
 from ..modeling.batch_memory import batch_too_large, is_out_of_memory
 from ..modeling.configuration_any2point import Any2PointConfig
@@ -28,6 +31,7 @@ from .card import training_facts, write_training_card
 from .probe_before_training import probe_before_training
 from .recipe import Recipe, changed, read_recipe
 from .recipe_choice import choice_line, choose_recipe
+from .repeating import pinned_command
 from .trainer import BEST_METRIC, accuracies, confusion_matrix, make_trainer
 
 RUN_FILE = "training_run.json"
@@ -37,7 +41,7 @@ _RESUMED = {*Any2PointConfig.__annotations__, "id2label"} - {"backbone_config"}
 
 
 def train(
-    data: str,
+    data: DataSource,
     backbone: str,
     output: str | os.PathLike,
     config_fields: dict[str, Any] | None = None,
@@ -54,7 +58,7 @@ def train(
     """Fine-tunes an adapter and writes it, with its processor and its model card, to a folder.
 
     Args:
-        data: what `load_point_cloud_dataset` takes.
+        data: what `load_point_cloud_dataset` takes. Of a data set on the Hub, the card names the commit.
         backbone: Hub id or folder.
         output: folder for the adapter; the checkpoint of the last epoch is kept beside it.
         config_fields: further fields of Any2PointConfig, on top of the recipe's.
@@ -89,7 +93,10 @@ def train(
         )
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
     with PartialState(cpu=on_cpu).main_process_first():  # the others read what it writes to the cache
+        data = pinned(source := data)
+        of_hub = parse_hub_name(data)
         dataset = load_point_cloud_dataset(data)  # the same clouds whatever the seed, and the same as evaluate's
+        check_trains(dataset)
         chosen = None if recipe else _choice(dataset, output, resume)
         if validation_share is not None:
             dataset = hold_out_validation(dataset, validation_share)
@@ -106,7 +113,7 @@ def train(
     processor = Any2PointProcessor(config.num_points, recipe.scale_to_unit_sphere, seed)
     trainer = make_trainer(model, processor, dataset, output, recipe, seed=seed, workers=workers, loggers=loggers)
     if trainer.is_world_process_zero():
-        write_whole(output / RUN_FILE, json.dumps({"data": data, "recipe": chosen} | run, indent=2) + "\n")
+        write_whole(output / RUN_FILE, json.dumps({"data": name_of(data), "recipe": chosen} | run, indent=2) + "\n")
         if chosen:
             print(choice_line(chosen, recipe, config, len(dataset["train"])), file=sys.stderr, flush=True)
     probe = probe_before_training(trainer, config.num_points)
@@ -126,7 +133,7 @@ def train(
     tested: Any = trainer.predict(_test_clouds(trainer))  # of the weights that are saved
     answers: tuple[Any, Any, Any] = (tested.predictions.argmax(axis=-1), tested.label_ids, config.num_labels)
     metrics, evaluations = _results(trainer, accuracies(*answers))
-    run |= {"data": data, "linear_probe_accuracy": probe}
+    run |= {"data": name_of(data), "linear_probe_accuracy": probe}
     if probe is not None:
         metrics["linear_probe_accuracy"] = probe
     # Under FSDP every process holds a part of the tensors, and all of them have to help to gather them.
@@ -136,10 +143,11 @@ def train(
         processor.save_pretrained(output)
         metrics["adapter_megabytes"] = (output / "model.safetensors").stat().st_size / 1e6
         confusion = confusion_matrix(*answers)
+        command = pinned_command(command, source, data) if command else None
         if command and chosen:  # the card names it, because another machine might choose another
             command = [*command, "--recipe", chosen]
         assert description is not None  # made in this process
-        facts = training_facts(trainer, dataset, recipe, run, evaluations, confusion, command)
+        facts = training_facts(trainer, dataset, recipe, run, evaluations, confusion, command, of_hub)
         write_training_card(output, description, facts, trainer.state.log_history, confusion)
     trainer.accelerator.wait_for_everyone()
     return metrics

@@ -20,6 +20,9 @@ from datasets import Dataset, DatasetDict
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments, default_data_collator
 
+from ..data import load_point_cloud_dataset
+from ..data.sources import DataSource
+from ..data.splits import check_trains
 from ..modeling.errors import Any2PointError, ConfigurationError, DatasetError
 from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
 from ..processing_any2point import Any2PointProcessor
@@ -53,6 +56,7 @@ def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int
     """
     sampler = Any2PointProcessor(num_points, processor.scale_to_unit_sphere, processor.seed)
     arrays = split.select_columns(["points", "label"]).with_format("numpy")
+    of_split = f" of the split {str(split.split)!r}" if split.split else " of the data set"
     sizes = [len(cloud) for cloud in arrays["points"]]
     smaller = sum(size < num_points for size in sizes)
     if smaller:
@@ -62,8 +66,13 @@ def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*fewer than num_points")  # said once, above
         processed = arrays.map(
-            lambda rows: {"points": sampler(list(rows["points"]), return_tensors="np")["points"]},
+            lambda rows, indices: {
+                "points": sampler(
+                    list(rows["points"]), return_tensors="np", names=[f"row {index}{of_split}" for index in indices]
+                )["points"]
+            },
             batched=True,
+            with_indices=True,
             batch_size=max(1, min(256, _POINTS_AT_ONCE // max(sizes))),  # the processor's result does not depend on it
             desc="Sampling points",
         )
@@ -121,7 +130,7 @@ def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
 def make_trainer(
     model: PreTrainedModel,
     processor: Any2PointProcessor,
-    dataset: DatasetDict,
+    dataset: DataSource,
     output_dir: str | os.PathLike,
     recipe: Recipe | None = None,
     *,
@@ -136,8 +145,9 @@ def make_trainer(
         model: any model whose forward takes `points` and `labels`. While it trains, a hook on it draws and
             augments the points of a batch.
         processor: how clouds are centred, scaled and sampled.
-        dataset: splits `train` and `test` with columns `points` and `label`. With a third, `validation`, the weights of
-            the epoch that is best on it are loaded at the end; without it the last epoch's stay.
+        dataset: what `load_point_cloud_dataset` takes: a data set of `datasets` whose columns of points and of classes
+            are found by their types, or its name. With a split `validation` beside `test`, the weights of the epoch
+            that is best on it are loaded at the end; without it the last epoch's stay.
         output_dir: where checkpoints go, one after each epoch, the last one (and the best one) kept.
         recipe: how to train; by default as published for ModelNet, whatever the data's size. (`any2point train`
             chooses by the size: `read_recipe(choose_recipe(len(dataset["train"])))`.)
@@ -147,12 +157,13 @@ def make_trainer(
         changes: fields of the recipe to change, such as `epochs=10`.
 
     Raises:
-        DatasetError: a split is missing, or a step would have a single cloud, or the model has
-            another number of classes.
+        DatasetError: no column of points or of classes, no training split, a step of a single cloud, or a model of
+            other classes.
         ConfigurationError: a recipe's value is out of its range, float16 without a GPU, or several GPUs in one process.
         Any2PointError: a logger is not installed.
     """
     recipe = changed(recipe or Recipe(), **changes)
+    dataset = load_point_cloud_dataset(dataset)
     _check(model, dataset, recipe, loggers)
     recipe = recipe.sized(len(dataset["train"]))
     keep_freed_memory()
@@ -216,19 +227,23 @@ def make_trainer(
 
 def _check(model: PreTrainedModel, dataset: DatasetDict, recipe: Recipe, loggers: Sequence[str]) -> None:
     """Refuses what would otherwise fail only after the clouds are sampled, or in the first step."""
-    for name in ("train", "test"):
-        if name not in dataset:
-            raise DatasetError(f"the dataset must have splits train and test, got {', '.join(dataset)}.")
+    check_trains(dataset)
     if len(dataset["train"]) < 2 or recipe.batch_size < 2:
         raise DatasetError(
             "training needs at least 2 clouds a step, because batch norms take statistics; got "
             f"{len(dataset['train'])} clouds and batch_size={recipe.batch_size}."
         )
-    num_classes = dataset["train"].features["label"].num_classes
-    if model.config.num_labels != num_classes:
+    names = dataset["train"].features["label"].names
+    if model.config.num_labels != len(names):
         raise DatasetError(
-            f"the model must have the dataset's {num_classes} classes, and its config has {model.config.num_labels}. "
+            f"the model must have the dataset's {len(names)} classes, and its config has {model.config.num_labels}. "
             "Set id2label in Any2PointConfig to the dataset's class names."
+        )
+    of_model = [model.config.id2label[index] for index in range(len(names))]
+    if of_model != names and sorted(of_model) == sorted(names):
+        raise DatasetError(
+            f"the model must have the dataset's classes in their order ({', '.join(names)}), and its config has "
+            f"{', '.join(of_model)}. Set id2label=dict(enumerate(names)) in Any2PointConfig."
         )
     if recipe.precision == "float16" and not torch.cuda.is_available():
         raise ConfigurationError("float16 needs a GPU, and torch finds none here. Use bfloat16 or float32.")
