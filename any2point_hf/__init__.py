@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .point_clouds.files import read_point_cloud as read_point_cloud
     from .point_clouds.files import read_point_cloud_with_features as read_point_cloud_with_features
     from .processing_any2point import Any2PointProcessor as Any2PointProcessor
+    from .training.collator import DataCollatorForPointClouds as DataCollatorForPointClouds
     from .training.trainer import compute_metrics as compute_metrics
     from .training.trainer import make_trainer as make_trainer
 
@@ -60,6 +61,7 @@ _HOME = {
     "PointCloudFeatureExtractionPipeline": "auto.feature_extraction_pipeline",
     **dict.fromkeys(("PointCloud", "read_point_cloud", "read_point_cloud_with_features"), "point_clouds.files"),
     **dict.fromkeys(("load_point_cloud_dataset", "load_scanobjectnn", "load_modelnet", "load_shapenetpart"), "data"),
+    "DataCollatorForPointClouds": "training.collator",
     "compute_metrics": "training.trainer",
     "make_trainer": "training.trainer",
     "draw_point_clouds": "pictures.matplotlib_pictures",

@@ -16,6 +16,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .data.columns import feature_columns
 from .modeling.backbones.spec import find
 from .modeling.errors import Any2PointError
 from .modeling.modeling_any2point import Any2PointModel
@@ -29,15 +30,16 @@ PARTS = ("feed_forward", "bottleneck", "aggregation")  # what is added to the to
 
 
 def choose_clouds(split: Dataset, processor: Any2PointProcessor, seed: int = 0) -> Tensor:
-    """Chooses up to `NUM_CLOUDS` clouds of a split, [B, N, 3] float32; the same seed chooses the same clouds.
+    """Chooses up to `NUM_CLOUDS` clouds of a split, [B, N, 3 + F] float32; the same seed chooses the same clouds.
 
     Args:
-        split: has the column `points`.
+        split: has the column `points`, and those of the features that the processor gives.
         processor: brings the clouds to N points.
         seed: decides which clouds are chosen.
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(split))[:NUM_CLOUDS])
-    return processor(list(split.select(chosen).with_format("numpy")["points"]))["points"]
+    columns = ["points", *feature_columns(split, processor.point_feature_names)]
+    return processor.rows(list(split.select(chosen).select_columns(columns).with_format("numpy")))
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Turns point clouds (arrays, tensors, lists, files) into the model's input `points` [B, N, 3]."""
 
+import operator
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,10 +12,11 @@ import numpy as np
 import torch
 from huggingface_hub import CommitInfo
 from torch import Tensor
+from transformers import SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
 from any2point_hf.modeling.configuration_any2point import SMALLEST_CLOUD
-from any2point_hf.modeling.errors import Any2PointError, PointCloudError
+from any2point_hf.modeling.errors import Any2PointError, DatasetError, PointCloudError
 from any2point_hf.modeling.files import write_whole
 from any2point_hf.modeling.hub.names import pull_options, pulled_folder
 from any2point_hf.modeling.publishing.push import push_files
@@ -30,16 +32,20 @@ from any2point_hf.point_clouds.features import (
 from any2point_hf.point_clouds.files import PointCloud, read_cloud
 from any2point_hf.point_clouds.invalid import DroppedPoints
 
+LABEL_COLUMNS = ("labels", "label", "label_ids")
+"""What a row of a batch may call its class, as in transformers."""
+
 PROCESSOR_FILE = "preprocessor_config.json"
 PICKLES = "# pickles are not shared: they run code when they are opened\n*.bin\n*.pt\n*.pth\n*.pkl\n"
 
 _SAMPLED_TOGETHER = 1 << 17  # points in one call of farthest point sampling: their planes stay in the cache
 
 
-class Any2PointProcessor(FeatureExtractionMixin):
+class Any2PointProcessor(SequenceFeatureExtractor):
     """Centres, scales and resamples point clouds; saved as `preprocessor_config.json`.
 
-    A cloud's result does not depend on the clouds beside it, and is the same on every call.
+    A cloud's result does not depend on the clouds beside it, and is the same on every call. As a processor of
+    sequences it is asked by the stock Trainer to make the batches (`pad`).
 
     Args:
         num_points: N, how many points each cloud is brought to, at least `SMALLEST_CLOUD` (64).
@@ -68,7 +74,7 @@ class Any2PointProcessor(FeatureExtractionMixin):
         **kwargs: Any,
     ) -> None:
         """Checks and keeps the settings."""
-        super().__init__(**kwargs)
+        FeatureExtractionMixin.__init__(self, **kwargs)  # not those of sound, which is what other sequences are
         self.num_points = _integer(num_points, "num_points", SMALLEST_CLOUD)
         self.scale_to_unit_sphere = bool(scale_to_unit_sphere)
         self.seed = _integer(seed, "seed", 0)
@@ -143,6 +149,40 @@ class Any2PointProcessor(FeatureExtractionMixin):
         if dropped is not None:
             dropped.warn(len(clouds))
         return points, features
+
+    def pad(  # type: ignore[override]
+        self, rows: Sequence[Mapping[str, Any]], *, return_tensors: str | None = "pt", **_: Any
+    ) -> BatchFeature:
+        """Makes a batch of rows with clouds of any size, as `DataCollatorForPointClouds` says.
+
+        Args:
+            rows: each with `points`, and maybe `label` or `labels`.
+            return_tensors: "pt" for torch tensors, "np" for numpy arrays.
+            _: what is said of sequences, such as `padding`; clouds have nothing of it.
+
+        Raises:
+            PointCloudError: a row has no points, or they cannot be used.
+            DatasetError: a label is no integer, or only some rows have one.
+        """
+        for row in rows:
+            if "points" not in row:
+                raise PointCloudError(
+                    "a row must have the points [N, 3] under the name 'points', got the names "
+                    f"{', '.join(map(str, row))}. Call dataset.rename_column(…, 'points')."
+                )
+            known = {name for key in row for name in features_of(key)}
+            if "point_features" not in row and (missing := [n for n in self.point_feature_names if n not in known]):
+                raise PointCloudError(
+                    f"a row must have columns for the features {', '.join(missing)}, got {', '.join(map(str, row))}. "
+                    "The Trainer leaves out columns that no argument of the model is named by: pass "
+                    "remove_unused_columns=False to TrainingArguments."
+                )
+        clouds = [row if self.point_feature_names else row["points"] for row in rows]
+        batch = self(clouds, return_tensors=None, names=[f"row {n}" for n in range(len(rows))])
+        labels = [next((row[name] for name in LABEL_COLUMNS if row.get(name) is not None), None) for row in rows]
+        if any(label is not None for label in labels):
+            batch["labels"] = np.array([_label(label) for label in labels], dtype=np.int64)
+        return batch.convert_to_tensors(return_tensors)
 
     def _normalize(self, row: int, cloud: Any, name: str, dropped: DroppedPoints | None) -> "_Cloud":
         """Checks and centres a cloud."""
@@ -281,6 +321,16 @@ def _of_columns(array: Any, wanted: Sequence[str]) -> tuple[Any, dict[str, np.nd
         return array, {}
     array = np.asarray(array)
     return array[:, :3], dict(zip(wanted, array[:, 3:].T, strict=True))
+
+
+def _label(value: Any) -> int:
+    try:
+        return operator.index(value.item() if isinstance(value, (Tensor, np.ndarray)) else value)
+    except (TypeError, ValueError) as error:
+        raise DatasetError(
+            f"every row of a batch must have an integer as its label, got {value!r}. Classes by name: "
+            "dataset.class_encode_column('label')."
+        ) from error
 
 
 def _integer(value: int, name: str, minimum: int) -> int:

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .data import load_point_cloud_dataset
+from .data.sources import DataSource
 from .modeling.backbones.loading import build_backbone
 from .modeling.configuration_any2point import Any2PointConfig
 from .modeling.errors import Any2PointError, CheckpointError, DatasetError, HubError
@@ -15,6 +16,7 @@ from .modeling.modeling_any2point_classification import Any2PointForPointCloudCl
 from .modeling.several_adapters.lora import LORA_TENSORS
 from .modeling.tokenizer.point_ops import split_features
 from .processing_any2point import Any2PointProcessor
+from .training.batches import joined
 from .training.trainer import accuracies, confusion_matrix, process_split
 
 
@@ -57,7 +59,7 @@ def processor_of(model: str) -> Any2PointProcessor | None:
 
 def evaluate(
     model: str,
-    data: str,
+    data: DataSource,
     backbone: str | None = None,
     split: str = "test",
     batch_size: int = 32,
@@ -97,7 +99,7 @@ def evaluate(
         )
     clouds = process_split(dataset[split], processor, processor.num_points)
     labels = np.array([known[class_names[int(label)]] for label in clouds["labels"]])
-    logits = [_logits(loaded, rows["points"]) for rows in clouds.iter(batch_size)]
+    logits = [_logits(loaded, joined(rows)) for rows in clouds.iter(batch_size)]
     predictions = torch.cat(logits).argmax(dim=-1).numpy()
     result = accuracies(predictions, labels, len(known))
     names = [id2label[index] for index in range(len(known))]

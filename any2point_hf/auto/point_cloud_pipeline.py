@@ -18,8 +18,8 @@ from transformers.pipelines.base import Pipeline
 
 from ..modeling.errors import CheckpointError, ConfigurationError, PointCloudError
 from ..modeling.tokenizer.point_ops import split_features
-from ..point_clouds.features import features_of
 from ..point_clouds.files import PointCloud
+from ..point_clouds.reading import CloudReader
 from ..processing_any2point import Any2PointProcessor, depth
 
 _CHUNK = 64  # clouds that the processor gets at once: those of one size are sampled together
@@ -72,7 +72,8 @@ class PointCloudPipeline(Pipeline, ABC):
         Args:
             inputs: a cloud: an array, tensor or nested list [N, 3], the path of a file, or a row with `points` and the
                 features that the model takes. Or several: an array or tensor [B, N, 3], a list of clouds, or a list of
-                such lists. Or a stream: a generator, a data set of torch, or one of `datasets` with a column `points`.
+                such lists. Or a stream: a generator, a data set of torch, or one of `datasets`, streamed or not, whose
+                column of points is found.
             num_workers: processes that read files and prepare clouds; 0 for none.
             batch_size: clouds that go through the model at once; it does not change the results.
             options: of the pipeline.
@@ -172,10 +173,10 @@ def _is_stream(inputs: Any) -> bool:
 
 
 def _named(stream: Any, feature_names: Sequence[str]) -> _NamedRows | Iterator[_Named]:
-    columns = getattr(stream, "column_names", None)  # of `datasets`
-    if columns is not None and "points" in columns:
-        needed = ["points", *(name for name in columns if set(features_of(name)) & set(feature_names))]
-        stream = stream.select_columns(needed).with_format("numpy")  # read many times faster than as lists
+    if hasattr(stream, "column_names"):  # of `datasets`, which takes long to import
+        from ..data.columns import columns_of_clouds
+
+        stream = columns_of_clouds(stream, "inputs", feature_names)
     if hasattr(stream, "__len__") and hasattr(stream, "__getitem__"):
         return _NamedRows(stream)
     return (_Named(f"inputs[{index}]", cloud) for index, cloud in enumerate(stream))
@@ -190,6 +191,10 @@ def _cloud(row: Any, name: str, feature_names: Sequence[str]) -> Any:
             f"{name} must have the points [N, 3] under the name 'points', got the names {', '.join(map(str, row))}. "
             "Choose a split, or another column by transformers.pipelines.pt_utils.KeyDataset(dataset, column)."
         )
+    if isinstance(row["points"], Mapping):  # a mesh
+        from ..data.columns import read_row
+
+        return read_row(row, name, CloudReader(feature_names=feature_names))
     return row if feature_names else row["points"]
 
 

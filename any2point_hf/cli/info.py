@@ -96,7 +96,11 @@ def _diagnose(options: argparse.Namespace, fields: dict[str, Any]) -> dict[str, 
     if not (options.model or options.preset or options.backbone):
         raise Any2PointError("--diagnose needs --model, --preset or --backbone, got none.")
     named = None if options.model else backbone(options)
-    dataset = load_point_cloud_dataset(options.diagnose, drop_invalid=options.drop_invalid)
+    features = fields.get("point_feature_names", [])
+    if options.model:
+        known = trained_adapter.processor_of(options.model)
+        features = known.point_feature_names if known else []
+    dataset = load_point_cloud_dataset(options.diagnose, drop_invalid=options.drop_invalid, features=features)
     if "train" not in dataset:
         raise DatasetError(f"--diagnose needs a dataset with a split train, got {', '.join(dataset)}.")
     if options.model:
@@ -105,7 +109,8 @@ def _diagnose(options: argparse.Namespace, fields: dict[str, Any]) -> dict[str, 
         recipe = read_recipe(find_preset(options.preset).dataset.recipe) if options.preset else Recipe()
         set_seed(0)
         model = Any2PointForPointCloudClassification(Any2PointConfig(backbone=named, **fields))
-        processor = Any2PointProcessor(model.config.num_points, recipe.scale_to_unit_sphere)
+        scale = recipe.scale_to_unit_sphere
+        processor = Any2PointProcessor(model.config.num_points, scale, point_feature_names=features)
     return diagnose(model, choose_clouds(dataset["train"], processor).to(model.device))
 
 

@@ -85,6 +85,12 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
         help="K of the tokenizer (default: the recipe's or the preset's)",
     )
     group.add_argument(
+        "--features",
+        metavar="NAME,NAME,...",
+        help="what each point has besides its place: rgb, normal, intensity, reflectance, or other columns of the data "
+        "(default: none)",
+    )
+    group.add_argument(
         "--set",
         dest="settings",
         action="append",
@@ -212,8 +218,13 @@ def config_fields(options: argparse.Namespace) -> dict[str, Any]:
 
         fields |= read_recipe(options.recipe).config
     given = {"num_points": options.num_points, "num_neighbors": options.num_neighbors}
-    fields |= {name: value for name, value in given.items() if value is not None}
-    return fields | settings(options.settings)
+    fields |= {name: value for name, value in given.items() if value is not None} | settings(options.settings)
+    if options.features is not None or "point_feature_names" in fields:
+        from ..point_clouds.features import feature_names
+
+        given_names = fields.get("point_feature_names", []) if options.features is None else options.features.split(",")
+        fields["point_feature_names"] = feature_names(given_names)
+    return fields
 
 
 def settings(texts: list[str]) -> dict[str, Any]:

@@ -82,6 +82,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints what it returns, or returns it for `--json`."""
     from ..data import load_point_cloud_dataset
     from ..data.fingerprint import data_fingerprint
+    from ..data.splits import check_trains
     from ..modeling.errors import Any2PointError
     from ..training.recipe import changed, read_recipe
     from ..training.recipe_choice import choose_recipe
@@ -115,8 +116,10 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     if options.seeds:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise Any2PointError("--seeds trains in one process, got several. Launch one training with each --seed.")
-        dataset = load_point_cloud_dataset(options.data, drop_invalid=options.drop_invalid)
-        given = {"data_fingerprint": data_fingerprint(dataset), "backbone": frozen}
+        features = fields.get("point_feature_names", [])
+        dataset = load_point_cloud_dataset(options.data, drop_invalid=options.drop_invalid, features=features)
+        check_trains(dataset)
+        given = {"data_fingerprint": data_fingerprint(dataset, features), "backbone": frozen}
         given |= {"validation_share": options.validation_share, "start": "by name"}  # runs without it do not pair
         used = base or read_recipe(choose_recipe(len(dataset["train"])))
         given |= {"config": {**used.config, **fields}} | changed(used, **changes).settings()

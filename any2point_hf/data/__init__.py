@@ -14,7 +14,7 @@ from any2point_hf.data.npz import read_npz
 from any2point_hf.data.scanobjectnn import is_scanobjectnn, load_scanobjectnn
 from any2point_hf.data.shapenetpart import is_shapenetpart, load_shapenetpart
 from any2point_hf.data.shapes import SHAPE_NAMES, make_shapes
-from any2point_hf.data.sources import DataSource, find_place, open_tables
+from any2point_hf.data.sources import IN_MEMORY, DataSource, find_place, open_tables
 from any2point_hf.data.splits import with_own_splits, with_test_split
 from any2point_hf.modeling.errors import DatasetError
 from any2point_hf.point_clouds.checks import local_float32
@@ -60,7 +60,8 @@ def load_point_cloud_dataset(
             names, or meshes.
 
     Returns:
-        Splits `train` and `test` (and `validation` where there is one), with columns `points` (float32
+        Splits `train` and `test` (and `validation` where there is one; of a source without a training split `test`
+        alone), with columns `points` (float32
         [N, 3], in the source's unit; N may vary) and `label` (ClassLabel), and the source's further columns.
 
     Raises:
@@ -72,7 +73,7 @@ def load_point_cloud_dataset(
         raise DatasetError(f"seed must not be negative, got {seed}; use 0, 1, 2, …")
     reader = CloudReader(seed, feature_names(features), DroppedPoints() if drop_invalid else None)
     if not isinstance(source, (str, os.PathLike)):
-        return _reported(with_own_splits(source, "the data set in memory", reader), reader)
+        return _reported(with_own_splits(source, IN_MEMORY, reader), reader)
     if source == "shapes":
         return _reported(make_shapes(seed=seed), reader)
     place = find_place(source)

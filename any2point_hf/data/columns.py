@@ -7,10 +7,21 @@ import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from datasets import Array2D, ClassLabel, Dataset, Features, LargeList, List, Mesh, Value, concatenate_datasets
+from datasets import (
+    Array2D,
+    ClassLabel,
+    Dataset,
+    Features,
+    IterableDataset,
+    LargeList,
+    List,
+    Mesh,
+    Value,
+    concatenate_datasets,
+)
 
 from ..modeling.errors import DatasetError, PointCloudError
 from ..point_clouds.checks import local_float32
@@ -23,6 +34,7 @@ POINTS_NAMES = (
     *("coords", "coord", "coordinates", "vertices"),
 )
 LABEL_NAMES = ("label", "labels", "class", "category", "class_name", "cls")
+AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset)
 OWN_POINTS = Array2D((None, 3), "float32")
 
 _NEVER_POINTS = ("normal", "normals", "rgb", "color", "colors", "colour", "colours")
@@ -30,7 +42,7 @@ _NAMES_OF_CLASSES = ("string", "large_string", "bool", "null")  # types of value
 _ROWS = 64  # converted together
 
 
-def with_own_names(dataset: Dataset, source: str) -> Dataset:
+def with_own_names(dataset: AnyDataset, source: str) -> AnyDataset:
     """Calls the column with the clouds `points` and that with the class, if there is one, `label`. Nothing is copied.
 
     The clouds are in the column `points`, else in one of numbers [N, 3] with a name that is usual for points, else in
@@ -95,7 +107,7 @@ def read_row(row: Mapping[str, Any], name: str, reader: CloudReader) -> PointClo
     return reader.checked(PointCloud(points, features), name)
 
 
-def undecoded(dataset: Dataset, columns: Sequence[str] = ()) -> Dataset:
+def undecoded(dataset: AnyDataset, columns: Sequence[str] = ()) -> AnyDataset:
     """The columns that `read_row` takes: numbers as numpy arrays, meshes as files.
 
     Args:
@@ -106,16 +118,32 @@ def undecoded(dataset: Dataset, columns: Sequence[str] = ()) -> Dataset:
     selected = dataset.select_columns(["points", *([] if _is_file(feature) else columns)])
     if isinstance(feature, Mesh):
         selected = selected.cast_column("points", Mesh(decode=False))
-    return selected.with_format(None) if _is_file(feature) else selected.with_format("numpy", dtype=np.float64)
+    if _is_file(feature):
+        return selected.with_format(None)
+    if isinstance(selected, IterableDataset):
+        return selected.with_format("numpy")
+    return selected.with_format("numpy", dtype=np.float64)
 
 
-def feature_columns(dataset: Dataset, names: Collection[str] | None = None) -> list[str]:
+def feature_columns(dataset: Dataset | IterableDataset, names: Collection[str] | None = None) -> list[str]:
     """The columns with features of points by their names; with `names`, those of these features."""
     known = {name for group in FEATURE_GROUPS.values() for name in group} if names is None else set(names)
-    return [column for column in dataset.column_names if column != "points" and known & set(features_of(column))]
+    columns = dataset.column_names or []
+    return [column for column in columns if column != "points" and known & set(features_of(column))]
 
 
-def _points_column(dataset: Dataset, source: str) -> str:
+def columns_of_clouds(dataset: Any, source: str, feature_names: Sequence[str] = ()) -> Any:
+    """The columns `points` and of features, as `undecoded` gives them, of a Dataset of any columns or of a stream.
+
+    A stream of unknown types, or a dict of splits, is returned as it is.
+    """
+    if isinstance(dataset, (Dataset, IterableDataset)) and dataset.features is not None:
+        named = with_own_names(dataset, source)
+        return undecoded(named, feature_columns(named, feature_names))
+    return dataset
+
+
+def _points_column(dataset: Dataset | IterableDataset, source: str) -> str:
     features = dataset.features
     if "points" in features:
         return "points"
@@ -136,7 +164,7 @@ def _points_column(dataset: Dataset, source: str) -> str:
     raise DatasetError(f"{rule}, its columns are {columns}. Rename the one it is.")
 
 
-def _width(dataset: Dataset, name: str) -> int:
+def _width(dataset: Dataset | IterableDataset, name: str) -> int:
     """How many numbers the rows of a column's arrays [N, width] have; 0 if it has no such arrays."""
     feature = dataset.features[name]
     if isinstance(feature, Array2D):
@@ -146,8 +174,10 @@ def _width(dataset: Dataset, name: str) -> int:
         return 0
     if isinstance(inner, List) and inner.length > 0:
         return inner.length
-    first = dataset.select_columns(name).with_format(None)[0][name] if len(dataset) else None
-    return len(first[0]) if first and first[0] else 0
+    for row in dataset.select_columns(name).with_format(None):
+        first = row[name]
+        return len(first[0]) if first and first[0] else 0
+    return 0
 
 
 def _is_number(dtype: str) -> bool:

@@ -1,26 +1,31 @@
 """A data set's contents as 16 hexadecimal digits, by which a training's record tells whether they are the same."""
 
 import hashlib
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from datasets import Dataset
 
+from .columns import feature_columns
+
 _ROWS = 256  # read at once
 
 
-def data_fingerprint(dataset: Mapping[str, Dataset]) -> str:
+def data_fingerprint(dataset: Mapping[str, Dataset], feature_names: Sequence[str] = ()) -> str:
     """A hash of the points, labels and class names of all splits; it does not depend on where they are stored.
 
     Args:
         dataset: splits with columns `points` and `label`.
+        feature_names: of the features of points that count too.
     """
     digest = hashlib.blake2b(digest_size=8)
     for name, split in sorted(dataset.items()):
         digest.update(repr((name, len(split), split.features["label"].names)).encode())
-        for rows in split.select_columns(["points", "label"]).with_format("numpy").iter(_ROWS):
+        columns = ["points", *feature_columns(split, feature_names)]
+        for rows in split.select_columns([*columns, "label"]).with_format("numpy").iter(_ROWS):
             digest.update(np.asarray(rows["label"], dtype=np.int64).tobytes())
-            for points in rows["points"]:
-                digest.update(repr(points.shape).encode())
-                digest.update(np.ascontiguousarray(points, dtype=np.float32).data)
+            for array in itertools.chain(*(rows[column] for column in columns)):
+                digest.update(repr(array.shape).encode())
+                digest.update(np.ascontiguousarray(array, dtype=np.float32).data)
     return digest.hexdigest()

@@ -16,8 +16,15 @@ from .hub_dataset import TABLE_EXTENSIONS, config_arguments, parse_hub_name, pul
 DataSource = str | os.PathLike[str] | Dataset | Mapping[str, Dataset]
 """What `load_point_cloud_dataset` takes: a name, a path, or a data set in memory."""
 
+IN_MEMORY = "a data set in memory"
+
 _MAYBE_TABLES = (".csv", ".txt")  # beside data files they are no clouds
 _LONGEST_REASON = 250  # of another library, in characters
+
+
+def name_of(source: DataSource) -> str:
+    """What reports call a source: its name or path, or that it was in memory."""
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else IN_MEMORY
 
 
 class Place(NamedTuple):

@@ -24,8 +24,8 @@ def with_own_splits(
 ) -> DatasetDict:
     """Brings any labelled data set to the form of this package's own: splits, column names and types.
 
-    Splits are told by their usual names, and the only split trains whatever its name; others are kept. Where no test
-    split has labels, the validation split is the test split; without one, 20 % of each class are held out, the same
+    Splits are told by their usual names, and an only split of another name trains; others are kept. Where no test split
+    has labels, the validation split is the test split; without one, 20 % of each class are held out, the same
     ones for the same seed. A warning says so.
 
     Args:
@@ -34,8 +34,8 @@ def with_own_splits(
         reader: of the clouds; its seed is also that of the held-out clouds.
 
     Returns:
-        Splits `train` and `test`, maybe `validation` and others, with the columns `points` and `label` and the source's
-        further ones.
+        Splits `train` and `test` (of a source with nothing to train on, `test` alone), maybe `validation` and others,
+        with the columns `points` and `label` and the source's further ones.
 
     Raises:
         DatasetError: no training split, no clouds, or no column of points or of classes.
@@ -47,10 +47,10 @@ def with_own_splits(
 
 
 def named_splits(dataset: Dataset | Mapping[str, Dataset], source: str) -> dict[str, Dataset]:
-    """The splits by this package's names; checks that there is something to train on.
+    """The splits by this package's names, without empty ones.
 
     Raises:
-        DatasetError: it is no data set in memory or on the disk, or has no clouds to train on.
+        DatasetError: it is no data set in memory or on the disk, or has no clouds to train or to test on.
     """
     if not isinstance(dataset, Mapping):
         dataset = {str(getattr(dataset, "split", None) or "train"): dataset}
@@ -63,16 +63,29 @@ def named_splits(dataset: Dataset | Mapping[str, Dataset], source: str) -> dict[
             )
     named: dict[str, Dataset] = {}
     for name, part in splits.items():
-        usual = "train" if len(splits) == 1 else _USUAL_NAMES.get(str(name).lower(), str(name))
+        usual = _USUAL_NAMES.get(str(name).lower(), "train" if len(splits) == 1 else str(name))
         if usual in named:
             raise DatasetError(f"{source} has two splits for {usual!r}: {', '.join(splits)}. Leave one out.")
         named[usual] = part
-    if "train" not in named:
-        raise DatasetError(f"{source} must have a split 'train', got {', '.join(splits) or 'none'}. Rename the one.")
-    empty = [name for name, part in named.items() if not len(part)]
-    if "train" in empty:
+    if not {"train", "test", "validation"} & {*named}:
+        names = ", ".join(splits) or "none"
+        raise DatasetError(f"{source} must have a split 'train', or 'test' alone, got {names}. Rename the one it is.")
+    if not len(named.get("train", "absent")):
         raise DatasetError(f"{source} has no clouds in its split 'train'. Check the path.")
-    return {name: part for name, part in named.items() if name not in empty}
+    return {name: part for name, part in named.items() if len(part)}
+
+
+def check_trains(dataset: Mapping[str, Dataset]) -> None:
+    """Checks that there is a split to train on.
+
+    Raises:
+        DatasetError: there is none, or its clouds had no labels.
+    """
+    if "train" not in dataset:
+        raise DatasetError(
+            f"training needs a split 'train' with labels, got {', '.join(dataset)}. Rename the one it is, by "
+            "DatasetDict(train=…, test=…)."
+        )
 
 
 def with_test_split(dataset: DatasetDict, source: str, *, seed: int = 0) -> DatasetDict:
@@ -86,8 +99,6 @@ def with_test_split(dataset: DatasetDict, source: str, *, seed: int = 0) -> Data
     Raises:
         DatasetError: a class has too few clouds for both.
     """
-    if "train" not in dataset:
-        raise DatasetError(f"{source} has no labels in its split 'train', and training needs them.")
     if "test" in dataset:
         return dataset
     if "validation" in dataset:

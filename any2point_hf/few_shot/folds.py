@@ -4,6 +4,7 @@
 supervised few-shot learning on point clouds"). A fold is a data set of its own, with splits `train` and `test`.
 """
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 
 from ..data import build_dataset_dict, load_point_cloud_dataset
+from ..data.sources import DataSource
 from ..modeling.errors import DatasetError
 from .published_folds import is_published_folds, read_published_fold
 
@@ -22,7 +24,7 @@ DrawFold = Callable[[int, int, int], DatasetDict]
 """Ways, shots and the number of a fold."""
 
 
-def open_folds(data: str, drop_invalid: bool = False) -> DrawFold:
+def open_folds(data: DataSource, drop_invalid: bool = False) -> DrawFold:
     """Opens what folds come from: the field's published files if `data` is their folder, else the training split.
 
     Args:
@@ -35,7 +37,7 @@ def open_folds(data: str, drop_invalid: bool = False) -> DrawFold:
     Raises:
         Any2PointError: there is no such data set, or it has no training split.
     """
-    if is_published_folds(Path(data)):
+    if isinstance(data, (str, os.PathLike)) and is_published_folds(Path(data)):
         return partial(read_published_fold, Path(data))
     dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid)
     if "train" not in dataset:

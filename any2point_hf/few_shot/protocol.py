@@ -19,6 +19,8 @@ import transformers
 
 from ..data.augmentation import Augmentation
 from ..data.fingerprint import data_fingerprint
+from ..data.hub_dataset import pinned
+from ..data.sources import DataSource, name_of
 from ..modeling.backbones.loading import load_backbone
 from ..modeling.configuration_any2point import recorded_path
 from ..modeling.errors import Any2PointError
@@ -36,7 +38,7 @@ CONFIG = {"num_points": 256, "num_neighbors": 16, "neighborhood_norm": "deviatio
 Key = tuple[str, int, int, int]  # row, ways, shots, fold
 
 
-def make_recipe(data: str) -> Recipe:
+def make_recipe(data: DataSource) -> Recipe:
     """The recipe of the rows that train, fit for two CPU cores; built-in shapes, whose heading is random, turn about z.
 
     Args:
@@ -47,7 +49,7 @@ def make_recipe(data: str) -> Recipe:
 
 
 def few_shot(
-    data: str,
+    data: DataSource,
     backbone: str,
     output: str | os.PathLike,
     *,
@@ -87,6 +89,7 @@ def few_shot(
         )
     if output.exists() and not output.is_dir():
         raise Any2PointError(f"--output must be a folder, and {output} is a file.")
+    data = pinned(data)
     draw = open_folds(data, drop_invalid)
     settings = [(way, shot) for way in ways for shot in shots]
     wanted: dict[Key, dict[str, Any]] = {}
@@ -98,7 +101,7 @@ def few_shot(
     for key, asked in wanted.items():
         _check_record(_record_file(output, key), asked)
     pretrained = load_backbone(backbone)
-    facts = _facts(data, backbone, recipe)
+    facts = _facts(name_of(data), backbone, recipe)
     file = output / TABLE_FILE
     write_few_shot_table(file, _accuracies(output, wanted), settings, facts, command)
     keep_freed_memory()

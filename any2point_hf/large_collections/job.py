@@ -9,6 +9,8 @@ from typing import Any
 
 from transformers.utils import cached_file
 
+from ..data.hub_dataset import pinned
+from ..data.sources import DataSource
 from ..modeling.configuration_any2point import recorded_path
 from ..modeling.errors import Any2PointError, CheckpointError, PointCloudError
 from ..processing_any2point import Any2PointProcessor
@@ -28,7 +30,7 @@ class BatchJob:
     Args:
         task: "embed" (`pooler_output`) or "predict" (classes and their probabilities).
         model: folder or Hub id of the adapter.
-        source: what `open_collection` takes.
+        source: what `open_collection` takes; of a data set on the Hub, the commit that it has now is read to the end.
         out: the .parquet file to make.
         backbone: Hub id or folder instead of the recorded one.
         split: as in `open_collection`.
@@ -40,12 +42,12 @@ class BatchJob:
         drop_invalid: as in `open_collection`; so also if the adapter's processor says so.
 
     Raises:
-        Any2PointError: a setting is out of range.
+        Any2PointError: a setting is out of range, or a data set is not on the Hub, which is asked for its commit.
     """
 
     task: str
     model: str
-    source: str
+    source: DataSource
     out: Path
     backbone: str | None = None
     split: str | None = None
@@ -67,6 +69,7 @@ class BatchJob:
         # processes of other machines may start in other folders
         object.__setattr__(self, "out", Path(os.path.abspath(self.out)))
         object.__setattr__(self, "model", recorded_path(self.model))
+        object.__setattr__(self, "source", pinned(self.source))  # for all processes, and until the job is done
         if self.backbone is not None:
             object.__setattr__(self, "backbone", recorded_path(self.backbone))
 

@@ -15,7 +15,7 @@ from ..data.hub_dataset import TABLE_EXTENSIONS
 from ..data.modelnet import is_modelnet
 from ..data.scanobjectnn import is_scanobjectnn
 from ..data.shapenetpart import is_shapenetpart
-from ..data.sources import DataSource, find_place, open_tables, walk
+from ..data.sources import IN_MEMORY, DataSource, find_place, open_tables, walk
 from ..modeling.errors import DatasetError
 from ..point_clouds.files import POINT_CLOUD_EXTENSIONS
 from ..point_clouds.folders import is_cloud_file, warn_of_left_out
@@ -40,8 +40,7 @@ def open_collection(
         HubError: the Hub fails, and the cache does not help.
     """
     if not isinstance(source, (str, os.PathLike)):
-        fingerprint = _fingerprint_in_memory(source)
-        return _open_dataset(source, "the data set in memory", split, fingerprint, drop_invalid)
+        return _open_dataset(source, IN_MEMORY, split, _fingerprint_in_memory(source), drop_invalid)
     if source == "shapes":
         return _open_dataset(load_point_cloud_dataset(source), source, split, "built in")
     place = find_place(source)

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from ..data import load_point_cloud_dataset
+from ..data.hub_dataset import pinned
+from ..data.sources import DataSource, name_of
 from ..modeling.configuration_any2point import Any2PointConfig
 from ..modeling.errors import Any2PointError, DatasetError, UnsupportedBackboneError
 from ..modeling.files import write_whole
@@ -61,7 +63,7 @@ class PaperFigure:
 
 
 def reproduce_figures(
-    data: str,
+    data: DataSource,
     models: Sequence[str],
     output: str | os.PathLike,
     *,
@@ -87,6 +89,7 @@ def reproduce_figures(
     """
     if not models:
         raise Any2PointError("the figures show trained adapters, and none is given. Train one and name its folder.")
+    data = pinned(data)
     output, clouds, figures = Path(output), _test_clouds(data, num_clouds, drop_invalid), _figures()
     for name in models:
         _add_model(name, clouds, figures)
@@ -100,7 +103,7 @@ def reproduce_figures(
     lines += [f"`{command}`", ""] if command else []
     for number, figure in figures.items():
         lines += _section(number, figure)
-    lines += ["## Made from", "", f"- Data: {data}; test clouds {', '.join(cloud for cloud, _ in clouds)}."]
+    lines += ["## Made from", "", f"- Data: {name_of(data)}; test clouds {', '.join(cloud for cloud, _ in clouds)}."]
     lines += [f"- Models: {', '.join(models)}.", ""]
     write_whole(output / "figures.md", "\n".join(lines))
     return output / "figures.md"
@@ -130,7 +133,7 @@ def _figures() -> dict[int, PaperFigure]:
     }
 
 
-def _test_clouds(data: str, count: int, drop_invalid: bool) -> list[tuple[str, np.ndarray]]:
+def _test_clouds(data: DataSource, count: int, drop_invalid: bool) -> list[tuple[str, np.ndarray]]:
     """Class names and points of `count` test clouds, taken evenly from all classes."""
     dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid)
     if "test" not in dataset:

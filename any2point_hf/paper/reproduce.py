@@ -18,6 +18,8 @@ import numpy as np
 from datasets import DatasetDict
 
 from ..data import load_point_cloud_dataset
+from ..data.hub_dataset import pinned
+from ..data.sources import DataSource, name_of
 from ..modeling.configuration_any2point import recorded_path
 from ..modeling.errors import Any2PointError, DatasetError
 from ..modeling.files import read_record, write_whole
@@ -34,7 +36,7 @@ PAPER_DATA = "ScanObjectNN (PB-T50-RS), and in Table 1 also of ModelNet40"
 
 def reproduce(
     table: int,
-    data: str,
+    data: DataSource,
     backbones: Mapping[str, str | None],
     output: str | os.PathLike,
     *,
@@ -75,8 +77,9 @@ def reproduce(
     for row in paper_table.rows:
         check_method(row.method)
     extra_fields = {name: dict((settings or {}).get(name, {})) for name in given}
+    data = pinned(data)
     dataset = _load(data, budget.train_clouds, drop_invalid)
-    runs = Runs(data, dataset, given, extra_fields, budget, output / "runs")
+    runs = Runs(name_of(data), dataset, given, extra_fields, budget, output / "runs")
     folder = {"data": runs.fingerprint, "budget": asdict(budget), "backbones": given, "settings": extra_fields}
     _check_folder(output, folder)
     plans = {
@@ -161,7 +164,7 @@ def balanced_choice(labels: Sequence[int] | np.ndarray, count: int, seed: int = 
     return sorted(order[np.argsort(turns[order], kind="stable")][:count].tolist())
 
 
-def _load(data: str, train_clouds: int | None, drop_invalid: bool) -> DatasetDict:
+def _load(data: DataSource, train_clouds: int | None, drop_invalid: bool) -> DatasetDict:
     """Splits `train`, cut to this many clouds, and `test`."""
     dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid)
     for name in ("train", "test"):

@@ -7,7 +7,7 @@ Trainer is the stock one.
 
 import itertools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -118,12 +118,16 @@ class BatchAugmentation(TrainerCallback):
         batch = dict(batch)
         clouds = batch.pop(CLOUD)
         keys = mix(mix(mix(torch.full_like(clouds, self.seed), 0), self.epoch), clouds)
-        rows = torch.cat([batch[name] for name in ("points", FEATURES) if name in batch], dim=-1)
-        rows = self.augmentation(random_subset(rows, self.num_points, keys), keys, self.normal)
+        rows = self.augmentation(random_subset(joined(batch), self.num_points, keys), keys, self.normal)
         batch["points"] = rows[..., :3]
         if FEATURES in batch:
             batch[FEATURES] = rows[..., 3:]
         return inputs, batch
+
+
+def joined(batch: Mapping[str, Any]) -> Tensor:
+    """Points and features of a batch as rows [B, N, 3 + F]."""
+    return torch.cat([batch[name] for name in ("points", FEATURES) if name in batch], dim=-1)
 
 
 def detach(model: nn.Module) -> None:

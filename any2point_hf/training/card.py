@@ -10,6 +10,7 @@ import yaml
 from datasets import DatasetDict
 from transformers import Trainer
 
+from ..data.hub_dataset import HubDataset
 from ..modeling.files import write_whole
 from ..modeling.publishing.model_card import GENERATED, model_card
 from ..modeling.publishing.model_card_text import Evaluation, TrainingFacts
@@ -59,6 +60,7 @@ def training_facts(
     evaluations: Sequence[Evaluation],
     confusion: np.ndarray,
     command: Sequence[str] | None,
+    of_hub: HubDataset | None = None,
 ) -> TrainingFacts:
     """What the card says of a training.
 
@@ -71,6 +73,7 @@ def training_facts(
         evaluations: rows of the table of results.
         confusion: matrix of the test split, [classes, classes].
         command: arguments of the command line, or None for a training from Python.
+        of_hub: the name of the data on the Hub, with its commit, if they are there.
     """
     seed, share, processes = run["seed"], run["validation_share"], trainer.args.world_size
     model: Any = trainer.model
@@ -90,7 +93,9 @@ def training_facts(
         remarks.append(f"{processes} processes trained together, each with batches of this size.")
     arguments: Any = (run["data"], config, trainer.args.output_dir, recipe, seed, share, run["drop_invalid"])
     return TrainingFacts(
-        dataset=shown_path(run["data"]),
+        dataset=str(of_hub._replace(revision=None)) if of_hub else shown_path(run["data"]),
+        dataset_id=of_hub.repo_id if of_hub else None,
+        dataset_commit=of_hub.revision if of_hub else None,
         fingerprint=run["data_fingerprint"],
         splits={name: len(dataset[name]) for name in ("train", "validation", "test") if name in dataset},
         evaluations=evaluations,

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import Trainer
 
 from ..linear_probe import probe_accuracy
+from .batches import joined
 
 MOST_CLOUDS = 500  # of each split, so that the probe takes less than an epoch
 
@@ -46,9 +47,9 @@ def probe_before_training(trainer: Trainer, num_points: int) -> float | None:
 
 
 def _even_choice(split: Dataset, num_points: int) -> tuple[Tensor, Tensor]:
-    """Points [n, num_points, 3] and labels [n] of at most `MOST_CLOUDS` rows, evenly spaced over the split."""
+    """Points [n, num_points, 3 + F] and labels [n] of at most `MOST_CLOUDS` rows, evenly spaced over the split."""
     chosen = torch.arange(len(split))
     if len(split) > MOST_CLOUDS:
         chosen = torch.linspace(0, len(split) - 1, MOST_CLOUDS, dtype=torch.float64).round().long()
     rows = split[chosen.tolist()]
-    return rows["points"][:, :num_points].contiguous(), rows["labels"]
+    return joined(rows)[:, :num_points].contiguous(), rows["labels"]

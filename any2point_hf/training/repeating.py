@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from ..data.sources import IN_MEMORY
 from ..modeling.configuration_any2point import Any2PointConfig
 from ..modeling.publishing.model_description import hub_repository, last_name
 from .recipe import Recipe
@@ -18,6 +19,15 @@ def shown_command(arguments: Sequence[str]) -> str:
         arguments: of the command line, such as `["train", "--data", "/home/me/scans"]`.
     """
     return shlex.join(["any2point", *map(_shown_argument, arguments)])
+
+
+def pinned_command(arguments: Sequence[str], source: Any, data: Any) -> list[str]:
+    """The arguments with the data set's commit: `data` in place of `source`, which the user typed after --data."""
+    typed, found = [*arguments], {str(source): str(data), f"--data={source}": f"--data={data}"}
+    for index, argument in enumerate(typed):
+        if argument.startswith("--data=") or (index and typed[index - 1] == "--data"):
+            typed[index] = found.get(argument, argument)
+    return typed
 
 
 def _shown_argument(argument: str) -> str:
@@ -52,7 +62,7 @@ def training_code(
     """Python that repeats a training by `make_trainer`.
 
     Args:
-        data: what `load_point_cloud_dataset` takes.
+        data: what `load_point_cloud_dataset` takes, or `IN_MEMORY`.
         config: of the model.
         output: folder of the adapter.
         recipe: how it was trained; its `config` is left out, because the model's config has those fields.
@@ -71,7 +81,12 @@ def training_code(
     settings |= {"id2label": _Code("dict(enumerate(names))"), **config.unlike_defaults()}
     drop = {"drop_invalid": True} if drop_invalid else {}
     of_processor = {"scale_to_unit_sphere": recipe.scale_to_unit_sphere, "seed": seed, **drop}
-    of_data = ", ".join(filter(None, (repr(shown_path(data)), _arguments(drop))))
+    features = {"features": config.point_feature_names} if config.point_feature_names else {}
+    if features:
+        of_processor["point_feature_names"] = _Code("config.point_feature_names")
+    shown_data = _Code("dataset") if data == IN_MEMORY else shown_path(data)
+    of_data = ", ".join(filter(None, (repr(shown_data), _arguments(drop | features))))
+    remark = "  # your own, which was in memory" if data == IN_MEMORY else ""
     lines = [
         "from any2point_hf import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointProcessor",
         "from any2point_hf import load_point_cloud_dataset, make_trainer",
@@ -79,7 +94,7 @@ def training_code(
         *(["from any2point_hf.data.validation import hold_out_validation"] if validation_share else []),
         "from transformers import set_seed",
         "",
-        f"dataset = load_point_cloud_dataset({of_data})",
+        f"dataset = load_point_cloud_dataset({of_data}){remark}",
         *([f"dataset = hold_out_validation(dataset, {validation_share})"] if validation_share else []),
         'names = dataset["train"].features["label"].names',
         f"set_seed({seed})",

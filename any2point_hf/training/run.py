@@ -14,6 +14,9 @@ from transformers import Trainer, set_seed
 
 from ..data import load_point_cloud_dataset
 from ..data.fingerprint import data_fingerprint
+from ..data.hub_dataset import parse_hub_name, pinned
+from ..data.sources import DataSource, name_of
+from ..data.splits import check_trains
 from ..data.validation import hold_out_validation
 from ..modeling.batch_memory import batch_too_large, is_out_of_memory
 from ..modeling.configuration_any2point import Any2PointConfig
@@ -23,11 +26,13 @@ from ..modeling.modeling_any2point_classification import Any2PointForPointCloudC
 from ..modeling.publishing.model_card_text import Evaluation
 from ..modeling.publishing.model_description import describe
 from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
+from ..point_clouds.features import feature_names
 from ..processing_any2point import Any2PointProcessor
 from .card import training_facts, write_training_card
 from .probe_before_training import probe_before_training
 from .recipe import Recipe, changed, read_recipe
 from .recipe_choice import choice_line, choose_recipe
+from .repeating import pinned_command
 from .trainer import BEST_METRIC, accuracies, confusion_matrix, make_trainer
 
 RUN_FILE = "training_run.json"
@@ -37,7 +42,7 @@ _RESUMED = {*Any2PointConfig.__annotations__, "id2label"} - {"backbone_config"}
 
 
 def train(
-    data: str,
+    data: DataSource,
     backbone: str,
     output: str | os.PathLike,
     config_fields: dict[str, Any] | None = None,
@@ -55,10 +60,11 @@ def train(
     """Fine-tunes an adapter and writes it, with its processor and its model card, to a folder.
 
     Args:
-        data: what `load_point_cloud_dataset` takes.
+        data: what `load_point_cloud_dataset` takes. Of a data set on the Hub, the card names the commit.
         backbone: Hub id or folder.
         output: folder for the adapter; the checkpoint of the last epoch is kept beside it.
-        config_fields: further fields of Any2PointConfig, on top of the recipe's.
+        config_fields: further fields of Any2PointConfig, on top of the recipe's. `point_feature_names` may name groups
+            such as "rgb"; the data must have them.
         recipe: how to train; by default the one that `choose_recipe` names for the data's size, reported in a line on
             standard error.
         seed: of start values, order, dropout, random points and augmentation.
@@ -89,27 +95,33 @@ def train(
             f"{output} holds the checkpoint of an earlier run, which a new one would replace. Go on with it by "
             "--resume, or choose another folder."
         )
+    fields = {**(recipe.config if recipe else {}), **(config_fields or {})}
+    features = feature_names(fields.get("point_feature_names", ()))
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
     with PartialState(cpu=on_cpu).main_process_first():  # the others read what it writes to the cache
+        data = pinned(source := data)
+        of_hub = parse_hub_name(data)
         # the same clouds whatever the seed, and the same as evaluate's
-        dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid)
+        dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid, features=features)
+        check_trains(dataset)
         chosen = None if recipe else _choice(dataset, output, resume)
         if validation_share is not None:
             dataset = hold_out_validation(dataset, validation_share)
     recipe = changed(recipe or read_recipe(chosen or ""), **changes).sized(len(dataset["train"]))
     set_seed(seed)
-    config = _config(backbone, dataset, {**recipe.config, **(config_fields or {})})
-    run = {"data_fingerprint": data_fingerprint(dataset), "seed": seed, "validation_share": validation_share}
+    fields = {**recipe.config, **(config_fields or {})} | ({"point_feature_names": features} if features else {})
+    config = _config(backbone, dataset, fields)
+    run = {"data_fingerprint": data_fingerprint(dataset, features), "seed": seed, "validation_share": validation_share}
     run |= recipe.settings()
     del run["epochs"]  # a run may be made longer
     checkpoint = _last_checkpoint(output, config, run, recipe.epochs) if resume else None
     output.mkdir(parents=True, exist_ok=True)  # if it cannot be made, this fails before the training
     model = Any2PointForPointCloudClassification(config)
     description = describe(model) if PartialState().is_main_process else None  # before the model is sharded
-    processor = Any2PointProcessor(config.num_points, recipe.scale_to_unit_sphere, seed, drop_invalid)
+    processor = Any2PointProcessor(config.num_points, recipe.scale_to_unit_sphere, seed, drop_invalid, features)
     trainer = make_trainer(model, processor, dataset, output, recipe, seed=seed, workers=workers, loggers=loggers)
     if trainer.is_world_process_zero():
-        write_whole(output / RUN_FILE, json.dumps({"data": data, "recipe": chosen} | run, indent=2) + "\n")
+        write_whole(output / RUN_FILE, json.dumps({"data": name_of(data), "recipe": chosen} | run, indent=2) + "\n")
         if chosen:
             print(choice_line(chosen, recipe, config, len(dataset["train"])), file=sys.stderr, flush=True)
     probe = probe_before_training(trainer, config.num_points)
@@ -129,7 +141,7 @@ def train(
     tested: Any = trainer.predict(_test_clouds(trainer))  # of the weights that are saved
     answers: tuple[Any, Any, Any] = (tested.predictions.argmax(axis=-1), tested.label_ids, config.num_labels)
     metrics, evaluations = _results(trainer, accuracies(*answers))
-    run |= {"data": data, "linear_probe_accuracy": probe, "drop_invalid": drop_invalid}
+    run |= {"data": name_of(data), "linear_probe_accuracy": probe, "drop_invalid": drop_invalid}
     if probe is not None:
         metrics["linear_probe_accuracy"] = probe
     # Under FSDP every process holds a part of the tensors, and all of them have to help to gather them.
@@ -139,10 +151,11 @@ def train(
         processor.save_pretrained(output)
         metrics["adapter_megabytes"] = (output / "model.safetensors").stat().st_size / 1e6
         confusion = confusion_matrix(*answers)
+        command = pinned_command(command, source, data) if command else None
         if command and chosen:  # the card names it, because another machine might choose another
             command = [*command, "--recipe", chosen]
         assert description is not None  # made in this process
-        facts = training_facts(trainer, dataset, recipe, run, evaluations, confusion, command)
+        facts = training_facts(trainer, dataset, recipe, run, evaluations, confusion, command, of_hub)
         write_training_card(output, description, facts, trainer.state.log_history, confusion)
     trainer.accelerator.wait_for_everyone()
     return metrics

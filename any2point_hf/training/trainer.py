@@ -11,7 +11,7 @@ import importlib.util
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,10 @@ from datasets import Dataset, DatasetDict
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments, default_data_collator
 
+from ..data import load_point_cloud_dataset
+from ..data.columns import feature_columns
+from ..data.sources import DataSource
+from ..data.splits import check_trains
 from ..modeling.errors import Any2PointError, ConfigurationError, DatasetError
 from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
 from ..processing_any2point import Any2PointProcessor
@@ -44,27 +48,39 @@ def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int
     """Brings every cloud of a split to `num_points` once, before training.
 
     Args:
-        split: columns `points` and `label`; others are left out.
-        processor: its centring and scaling are used.
+        split: columns `points`, `label` and those of the features that the processor gives; others are left out.
+        processor: its settings are used.
         num_points: how many points to keep.
 
     Returns:
-        Columns `points` [num_points, 3] and `labels`, as torch tensors.
+        Columns `points` [num_points, 3], `labels` and, where there are any, `point_features` [num_points, F], as torch
+        tensors.
     """
-    settings = (processor.scale_to_unit_sphere, processor.seed, processor.drop_invalid)
+    names = processor.point_feature_names
+    settings = (processor.scale_to_unit_sphere, processor.seed, processor.drop_invalid, names)
     sampler = Any2PointProcessor(num_points, *settings)
-    arrays = split.select_columns(["points", "label"]).with_format("numpy")
+    others = feature_columns(split, names)
+    arrays = split.select_columns(["points", *others, "label"]).with_format("numpy")
+    of_split = f" of the split {str(split.split)!r}" if split.split else " of the data set"
     sizes = [len(cloud) for cloud in arrays["points"]]
     smaller = sum(size < num_points for size in sizes)
     if smaller:
         warnings.warn(
             f"{smaller} of {len(split)} clouds have fewer than {num_points} points; theirs are repeated.", stacklevel=2
         )
+
+    def sample(rows: Mapping[str, Any], indices: list[int]) -> Mapping[str, np.ndarray]:
+        columns = {name: rows[name] for name in ("points", *others)}
+        clouds = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return sampler(clouds, return_tensors="np", names=[f"row {index}{of_split}" for index in indices]).data
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*fewer than num_points")  # said once, above
         processed = arrays.map(
-            lambda rows: {"points": sampler(list(rows["points"]), return_tensors="np")["points"]},
+            sample,
             batched=True,
+            with_indices=True,
+            remove_columns=others,
             batch_size=max(1, min(256, _POINTS_AT_ONCE // max(sizes))),  # the processor's result does not depend on it
             desc="Sampling points",
         )
@@ -122,7 +138,7 @@ def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
 def make_trainer(
     model: PreTrainedModel,
     processor: Any2PointProcessor,
-    dataset: DatasetDict,
+    dataset: DataSource,
     output_dir: str | os.PathLike,
     recipe: Recipe | None = None,
     *,
@@ -137,8 +153,9 @@ def make_trainer(
         model: any model whose forward takes `points` and `labels`. While it trains, a hook on it draws and
             augments the points of a batch.
         processor: how clouds are centred, scaled and sampled.
-        dataset: splits `train` and `test` with columns `points` and `label`. With a third, `validation`, the weights of
-            the epoch that is best on it are loaded at the end; without it the last epoch's stay.
+        dataset: what `load_point_cloud_dataset` takes: a data set of `datasets` whose columns of points and of classes
+            are found by their types, or its name. With a split `validation` beside `test`, the weights of the epoch
+            that is best on it are loaded at the end; without it the last epoch's stay.
         output_dir: where checkpoints go, one after each epoch, the last one (and the best one) kept.
         recipe: how to train; by default as published for ModelNet, whatever the data's size. (`any2point train`
             chooses by the size: `read_recipe(choose_recipe(len(dataset["train"])))`.)
@@ -148,12 +165,20 @@ def make_trainer(
         changes: fields of the recipe to change, such as `epochs=10`.
 
     Raises:
-        DatasetError: a split is missing, or a step would have a single cloud, or the model has
-            another number of classes.
-        ConfigurationError: a recipe's value is out of its range, float16 without a GPU, or several GPUs in one process.
+        DatasetError: no column of points or of classes, no training split, a step of a single cloud, or a model of
+            other classes.
+        ConfigurationError: a recipe's value is out of its range, float16 without a GPU, several GPUs in one process, or
+            a processor of other features than the model's.
         Any2PointError: a logger is not installed.
     """
     recipe = changed(recipe or Recipe(), **changes)
+    of_model, names = list(getattr(model.config, "point_feature_names", ())), processor.point_feature_names
+    if of_model != names:
+        raise ConfigurationError(
+            f"the processor must give the features that the model takes ({', '.join(of_model) or 'none'}), got "
+            f"{', '.join(names) or 'none'}. Pass point_feature_names=config.point_feature_names to Any2PointProcessor."
+        )
+    dataset = load_point_cloud_dataset(dataset, drop_invalid=processor.drop_invalid, features=names)
     _check(model, dataset, recipe, loggers)
     recipe = recipe.sized(len(dataset["train"]))
     keep_freed_memory()
@@ -208,7 +233,7 @@ def make_trainer(
         eval_dataset=tests if "validation" in tests else tests["test"],
         processing_class=processor,
         compute_metrics=compute_metrics,
-        callbacks=[BatchAugmentation(recipe.augmentation, num_points, seed)],
+        callbacks=[BatchAugmentation(recipe.augmentation, num_points, seed, processor.point_feature_names)],
     )
     # Not as the argument `optimizers`, which the Trainer refuses under FSDP.
     trainer.optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate)
@@ -217,19 +242,23 @@ def make_trainer(
 
 def _check(model: PreTrainedModel, dataset: DatasetDict, recipe: Recipe, loggers: Sequence[str]) -> None:
     """Refuses what would otherwise fail only after the clouds are sampled, or in the first step."""
-    for name in ("train", "test"):
-        if name not in dataset:
-            raise DatasetError(f"the dataset must have splits train and test, got {', '.join(dataset)}.")
+    check_trains(dataset)
     if len(dataset["train"]) < 2 or recipe.batch_size < 2:
         raise DatasetError(
             "training needs at least 2 clouds a step, because batch norms take statistics; got "
             f"{len(dataset['train'])} clouds and batch_size={recipe.batch_size}."
         )
-    num_classes = dataset["train"].features["label"].num_classes
-    if model.config.num_labels != num_classes:
+    names = dataset["train"].features["label"].names
+    if model.config.num_labels != len(names):
         raise DatasetError(
-            f"the model must have the dataset's {num_classes} classes, and its config has {model.config.num_labels}. "
+            f"the model must have the dataset's {len(names)} classes, and its config has {model.config.num_labels}. "
             "Set id2label in Any2PointConfig to the dataset's class names."
+        )
+    of_model = [model.config.id2label[index] for index in range(len(names))]
+    if of_model != names and sorted(of_model) == sorted(names):
+        raise DatasetError(
+            f"the model must have the dataset's classes in their order ({', '.join(names)}), and its config has "
+            f"{', '.join(of_model)}. Set id2label=dict(enumerate(names)) in Any2PointConfig."
         )
     if recipe.precision == "float16" and not torch.cuda.is_available():
         raise ConfigurationError("float16 needs a GPU, and torch finds none here. Use bfloat16 or float32.")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 from transformers import initialization as init
 
+from ..errors import DatasetError
 from .initialization import reset_norm
 
 
@@ -91,8 +92,18 @@ class BatchNorm1d(nn.BatchNorm1d):
         init.zeros_(self.num_batches_tracked)
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Normalises by the statistics of all processes' rows in training, by the running ones otherwise."""
+        """Normalises by the statistics of all processes' rows in training, by the running ones otherwise.
+
+        Raises:
+            DatasetError: a single row in training, which has no statistics.
+        """
         if not (self.training and in_many_processes()):
+            if self.training and len(rows) == 1 and not torch.compiler.is_compiling():
+                raise DatasetError(
+                    "training needs at least 2 clouds in a batch, because batch norms take statistics over them; got "
+                    "1. Choose a batch size that leaves no last batch of one, or leave it out by drop_last=True of the "
+                    "DataLoader: dataloader_drop_last=True in TrainingArguments, which does so in evaluation too."
+                )
             return super().forward(rows)
         values = rows.to(torch.promote_types(rows.dtype, torch.float32))  # as in torch's, never half precision
         count = sum_over_processes(values.new_full((), len(values)))

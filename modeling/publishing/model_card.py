@@ -97,7 +97,7 @@ def _eval_results(training: TrainingFacts) -> list[EvalResult]:
             dataset_type=training.dataset_id or training.dataset,
             dataset_name=training.dataset,
             dataset_split=evaluation.split,
-            dataset_revision=training.fingerprint,
+            dataset_revision=training.dataset_commit or training.fingerprint,
             metric_type=metric,
             metric_name=title,
             metric_value=round(getattr(evaluation, metric), 4),

@@ -70,6 +70,7 @@ class TrainingFacts:
         language: of the command, "bash" or "python".
         remarks: further sentences on the training, such as its seed.
         dataset_id: id of the data on the Hub, if they are there.
+        dataset_commit: their commit there.
         backbone_commit: the Hub's commit that the backbone was loaded from, if it is known.
         pictures: paths within the repository, by title.
     """
@@ -84,6 +85,7 @@ class TrainingFacts:
     language: str = "bash"
     remarks: Sequence[str] = ()
     dataset_id: str | None = None
+    dataset_commit: str | None = None
     backbone_commit: str | None = None
     pictures: Mapping[str, str] = field(default_factory=dict)
 
@@ -188,9 +190,14 @@ def results(training: TrainingFacts) -> str:
 def training_section(training: TrainingFacts) -> str:
     """The section of the training: data, command and recipe."""
     splits = ", ".join(f"{name} {count:,}" for name, count in training.splits.items())
+    data = f"`{training.dataset}`"
+    if training.dataset_id is not None:
+        data = f"[{data}](https://huggingface.co/datasets/{training.dataset_id})"
+    if training.dataset_commit is not None:
+        data += f" at its commit `{training.dataset_commit}`"
     parts = [
         "## Training",
-        f"Data: `{training.dataset}`, clouds in the splits: {splits} (fingerprint `{training.fingerprint}`).",
+        f"Data: {data}, clouds in the splits: {splits} (fingerprint `{training.fingerprint}`).",
         _code(training.language, training.command),
         " ".join([*training.remarks, "The recipe, as a file for `--recipe`:"]),
         _code("yaml", training.recipe.strip()),

@@ -6,7 +6,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, Features, List, Value
+import trimesh
+from datasets import Dataset, DatasetDict, Features, List, Mesh, Value
 from transformers import BertModel, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
@@ -17,7 +18,7 @@ from any2point_hf import (
     Any2PointProcessor,
     PointCloudClassificationPipeline,
 )
-from any2point_hf.modeling.errors import CheckpointError, ConfigurationError, PointCloudError
+from any2point_hf.modeling.errors import CheckpointError, ConfigurationError, DatasetError, PointCloudError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -110,10 +111,20 @@ def test_several_clouds_in_every_form(classify, clouds, expected, tmp_path):
     streams = [lambda: (cloud for cloud in clouds), lambda: iter(files), lambda: map(torch.tensor, clouds)]
     streams += [lambda: dataset, lambda: KeyDataset(dataset, "points"), dataset.to_iterable_dataset]
     streams += [lambda: dataset.rename_column("points", "cloud").map(lambda row: {"points": row["cloud"]})]
+    other = dataset.rename_column("points", "cloud")
+    streams += [lambda: other, other.to_iterable_dataset]
     for make in streams:
         results = classify(make(), batch_size=3)
         assert type(results) is not list
         torch.testing.assert_close(scores(list(results)), expected[0], atol=1e-5, rtol=0)
+
+
+def test_a_column_of_meshes(extract, tmp_path):
+    trimesh.creation.box((1, 2, 3)).export(tmp_path / "box.ply")
+    file = tmp_path / "box.ply"
+    dataset = Dataset.from_dict({"mesh": [{"bytes": file.read_bytes(), "path": file.name}]})
+    for column in (dataset, dataset.cast_column("mesh", Mesh())):
+        assert list(extract(column)) == extract([file])
 
 
 def test_an_array_of_clouds_and_nested_lists(classify, clouds, expected):
@@ -275,10 +286,11 @@ def test_a_bad_cloud_of_a_stream_is_named(classify, clouds):
         next(results)
     with pytest.raises(PointCloudError, match=r"^inputs\[0\] must have the shape \[N, 3\].* got \[2, 80, 3\]"):
         list(classify(batch for batch in [np.stack([clouds[0], clouds[3]])]))
-    split = Dataset.from_dict({"xyz": [clouds[0]]})
-    for dataset, names in ((split, "xyz"), (DatasetDict(train=split, test=split), "train, test")):
-        with pytest.raises(PointCloudError, match=f"got the names {names}. Choose a split, or another column by"):
-            list(classify(dataset))
+    split = Dataset.from_dict({"points": [clouds[0]]})
+    with pytest.raises(PointCloudError, match=r"got the names train, test\. Choose a split, or another column by"):
+        list(classify(DatasetDict(train=split, test=split)))
+    with pytest.raises(DatasetError, match=r"inputs must have a column 'points'.*, its columns are label \(int64\)"):
+        list(classify(Dataset.from_dict({"label": [1]})))
 
 
 def test_options_out_of_range(classify, clouds, adapter):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 
 from any2point_hf import trained_adapter as commands
@@ -44,6 +45,15 @@ def test_a_data_set_with_its_classes_in_another_order_is_mapped_by_name(adapter,
     assert result["accuracy"] == 0.0
     assert result["per_class"] == {"ball": 0.0, "disc": 0.0}
     assert result["confusion"] == [[0, 4], [4, 0]]
+
+
+def test_a_data_set_in_memory_with_text_for_labels(adapter, two_classes):
+    arrays = two_classes.arrays()
+    test = arrays["split"] == 1
+    labels = [str(arrays["class_names"][label]) for label in arrays["labels"][test]]
+    dataset = Dataset.from_dict({"cloud": list(arrays["points"][test]), "category": labels})
+    expected = commands.evaluate(str(adapter), str(two_classes.path))
+    assert commands.evaluate(str(adapter), {"test": dataset}) == expected
 
 
 def test_a_data_set_with_only_some_of_the_classes(adapter, two_classes, tmp_path):

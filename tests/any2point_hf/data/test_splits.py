@@ -8,7 +8,7 @@ from datasets import Array2D, ClassLabel, Dataset, Features
 from hypothesis import given
 from hypothesis import strategies as st
 
-from any2point_hf.data.splits import with_own_splits
+from any2point_hf.data.splits import check_trains, with_own_splits
 from any2point_hf.modeling.errors import DatasetError
 from any2point_hf.point_clouds.reading import CloudReader
 
@@ -73,16 +73,23 @@ def test_a_share_of_every_class_is_held_out(counts, seed, random):
 @pytest.mark.parametrize(
     ("parts", "reason"),
     [
-        ({"part1": [0], "part2": [1]}, "must have a split 'train', got part1, part2"),
-        ({}, "must have a split 'train', got none"),
+        ({"part1": [0], "part2": [1]}, "must have a split 'train', or 'test' alone, got part1, part2"),
+        ({}, "must have a split 'train', or 'test' alone, got none"),
         ({"train": [], "test": [0]}, "has no clouds in its split 'train'"),
         ({"val": [0], "dev": [0], "train": [0]}, "has two splits for 'validation': val, dev, train"),
-        ({"train": [-1, -1], "test": [0]}, "no labels in its split 'train'"),
     ],
 )
 def test_what_cannot_be_trained_on(parts, reason):
     with pytest.raises(DatasetError, match=reason):
         with_own_splits({name: make_split(labels) for name, labels in parts.items()}, "the set")
+
+
+@pytest.mark.parametrize("parts", [{"test": [0, 1]}, {"train": [-1, -1], "test": [0, 1]}])
+def test_what_can_only_be_tested_on(parts):
+    dataset = with_own_splits({name: make_split(labels) for name, labels in parts.items()}, "the set")
+    assert [*dataset] == ["test"]
+    with pytest.raises(DatasetError, match="training needs a split 'train' with labels, got test"):
+        check_trains(dataset)
 
 
 @pytest.mark.parametrize("kind", ["streamed", "list", "number"])

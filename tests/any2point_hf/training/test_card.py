@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from any2point_hf import trained_adapter as commands
+from any2point_hf.data import load_point_cloud_dataset
 from any2point_hf.data.augmentation import Augmentation
 from any2point_hf.training import run as training_run
 from any2point_hf.training.card import CARD, CONFUSION, CURVES
@@ -92,6 +93,41 @@ def test_the_python_of_a_card_repeats_the_training(work, options):
     exec(training, {})
     again = load_file("trained/model.safetensors")
     assert weights.keys() == again.keys()
+    assert all(np.array_equal(weights[name], again[name]) for name in weights)
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of huggingface_hub's upload
+def test_a_card_names_the_commit_of_a_data_set_on_the_hub(work, hub, run_command, monkeypatch):
+    load_point_cloud_dataset(work / "two_classes.npz").push_to_hub("me/clouds")
+    commit = hub.repositories["datasets/me/clouds"].branches["main"][-1]
+    arguments = ["train", "--data", "me/clouds", "--backbone", "bert", "--num-points", "64", "--num-neighbors", "8"]
+    arguments += ["--epochs", "1", "--batch-size", "8", "--output"]
+    assert run_command(*arguments, "trained").code == 0
+    card = ModelCard.load(work / "trained" / CARD)
+    assert card.data.datasets == ["me/clouds"]
+    assert {(result.dataset_type, result.dataset_revision) for result in card.data.eval_results} == {
+        ("me/clouds", commit)
+    }
+    assert f"[`me/clouds`](https://huggingface.co/datasets/me/clouds) at its commit `{commit}`" in card.text
+    _, training = code_blocks(card, "bash")
+    assert shlex.split(training)[2:4] == ["--data", f"me/clouds@{commit}"]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    shutil.move("trained", "first")
+    assert run_command(*shlex.split(training)[1:]).code == 0
+    weights, again = (load_file(f"{folder}/model.safetensors") for folder in ("first", "trained"))
+    assert all(np.array_equal(weights[name], again[name]) for name in weights)
+
+
+def test_a_card_of_a_data_set_in_memory(work):
+    dataset = load_point_cloud_dataset(work / "two_classes.npz")
+    training_run.train(dataset, str(work / "bert"), work / "trained", FIELDS, epochs=1, batch_size=8)
+    card = ModelCard.load(work / "trained" / CARD)
+    assert card.data.datasets is None
+    assert "On `a data set in memory`, without voting" in card.text
+    weights = load_file("trained/model.safetensors")
+    exec(code_blocks(card, "python")[1], {"dataset": dataset})
+    again = load_file("trained/model.safetensors")
     assert all(np.array_equal(weights[name], again[name]) for name in weights)
 
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from datasets import DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict
 from safetensors.torch import load_file
 from torch import nn
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainingArguments, default_data_collator, set_seed
@@ -53,7 +53,7 @@ def clouds(two_classes):
 def make_model(bert):
     def make(seed=0, **fields):
         set_seed(seed)
-        config = Any2PointConfig(backbone=str(bert), num_labels=2, **{**FIELDS, **fields})
+        config = Any2PointConfig(backbone=str(bert), **{"num_labels": 2, **FIELDS, **fields})
         return Any2PointForPointCloudClassification(config)
 
     return make
@@ -289,10 +289,61 @@ def test_a_single_cloud_is_refused(make):
         make(dataset=some_clouds(1))
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_both_splits_are_needed(make, clouds, split):
-    with pytest.raises(DatasetError, match=f"splits train and test, got {split}"):
-        make(dataset=DatasetDict({split: clouds[split]}))
+def test_there_must_be_something_to_train_on(make, clouds):
+    with pytest.raises(DatasetError, match="training needs a split 'train' with labels, got test"):
+        make(dataset=DatasetDict(test=clouds["test"]))
+
+
+# Data sets as they are found
+
+
+def plain(split, kind):
+    """The split as others have it: nested lists, and classes in another form and column."""
+    labels = split["label"][:]
+    names = {"text": ["ball", "disc"], "integers": [0, 1], "ClassLabel": [0, 1]}[kind]
+    rows = {"xyz": [cloud.tolist() for cloud in split.with_format("numpy")["points"]], "id": labels}
+    dataset = Dataset.from_dict(rows | {"labels": [names[label] for label in labels]})
+    return dataset.cast_column("labels", ClassLabel(names=["ball", "disc"])) if kind == "ClassLabel" else dataset
+
+
+@pytest.mark.parametrize("kind", ["text", "integers", "ClassLabel"])
+def test_columns_and_labels_of_other_kinds_train_alike(make, clouds, kind):
+    dataset = DatasetDict({name: plain(split, kind) for name, split in clouds.items()})
+    expected, trained = make("own"), make("other", dataset=dataset)
+    assert torch.equal(trained.train_dataset.clouds[:]["points"], expected.train_dataset.clouds[:]["points"])
+    assert torch.equal(trained.eval_dataset[:]["labels"], expected.eval_dataset[:]["labels"])
+    trained.train()
+    expected.train()
+    assert_same(state_of(trained.model), state_of(expected.model))
+
+
+def test_a_dataset_without_splits_holds_out_clouds(make, clouds):
+    with pytest.warns(UserWarning, match="a data set in memory has no test split: 4 of its 16 clouds"):
+        trainer = make(dataset=clouds["train"])
+    assert (len(trainer.train_dataset), len(trainer.eval_dataset)) == (12, 4)
+
+
+def test_a_data_set_by_its_name(make, two_classes):
+    assert len(make(dataset=two_classes.path).train_dataset) == 16
+
+
+@pytest.mark.parametrize("column", ["points", "label"])
+def test_a_missing_column_is_named(make, clouds, column):
+    with pytest.raises(DatasetError, match=f"must have a column '{column}'"):
+        make(dataset=clouds.remove_columns(column))
+
+
+def test_classes_in_another_order_than_the_models_are_refused(make_model, clouds, tmp_path):
+    model = make_model(id2label={0: "disc", 1: "ball"})
+    with pytest.raises(DatasetError, match=r"classes in their order \(ball, disc\), and its config has disc, ball"):
+        make_trainer(model, Any2PointProcessor(64), clouds, tmp_path)
+
+
+def test_a_bad_cloud_is_named_by_its_row(make, clouds):
+    rows = {"points": [*clouds["train"]["points"][:3], [[0.0, 0.0, 0.0]] * 9], "label": [0, 1, 0, 1]}
+    bad = Dataset.from_dict(rows, features=clouds["train"].features)
+    with pytest.raises(PointCloudError, match=r"row 3 of the data set must have at least 8 distinct points"):
+        make(dataset=DatasetDict(train=bad, test=clouds["test"]))
 
 
 # What goes into a step

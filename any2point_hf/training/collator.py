@@ -1,0 +1,33 @@
+"""Puts clouds of any size into batches, for the stock Trainer or a DataLoader."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers.feature_extraction_utils import BatchFeature
+
+from ..processing_any2point import Any2PointProcessor
+
+
+@dataclass
+class DataCollatorForPointClouds:
+    """Rows with clouds of any size -> a batch for the model. `Trainer(processing_class=processor)` needs no other.
+
+    Args:
+        processor: centres, scales and samples each cloud, with the same result every time.
+    """
+
+    processor: Any2PointProcessor
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> BatchFeature:
+        """A batch of `points` [B, num_points, 3] float32 and, if the rows have a class, `labels` [B] int64.
+
+        Args:
+            rows: each with `points` (an array, tensor or nested list [N, 3], or the path of a file), and maybe `label`
+                or `labels`, an integer. Other entries are left out.
+
+        Raises:
+            PointCloudError: a row has no points, or they cannot be used.
+            DatasetError: a label is no integer, or only some rows have one.
+        """
+        return self.processor.pad(rows)
