@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "source",
             metavar="SOURCE",
-            help="a folder of point-cloud files, or a dataset: as --data, Arrow, parquet or Hub id",
+            help="a folder of point-cloud files, or a dataset: as --data",
         ),
         shtab.FILE,
     )

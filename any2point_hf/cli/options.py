@@ -47,8 +47,9 @@ def add_data(parser: argparse.ArgumentParser) -> None:
             "--data",
             required=True,
             metavar="DATA",
-            help="'shapes' (built in); the folder of ScanObjectNN, ModelNet or ShapeNetPart as published "
-            "(FOLDER#OBJ_BG for a variant); a folder root/<class>/<split>/* or root/<split>/<class>/*; or an .npz",
+            help="'shapes' (built in); user/name[@revision][#config] on the Hub; the folder of ScanObjectNN, ModelNet "
+            "or ShapeNetPart as published (FOLDER#OBJ_BG for a variant); a folder root/<class>/<split>/*, "
+            "root/<split>/<class>/* or root/<class>/*; a .parquet file or a folder of save_to_disk; or an .npz",
         ),
         shtab.FILE,
     )
