@@ -222,7 +222,8 @@ class Any2PointProcessor(SequenceFeatureExtractor):
 
 def _label(value: Any) -> int:
     try:
-        return operator.index(value.item() if isinstance(value, (Tensor, np.ndarray)) else value)
+        plain: Any = value.item() if isinstance(value, (Tensor, np.ndarray)) else value
+        return operator.index(plain)
     except (TypeError, ValueError) as error:
         raise DatasetError(
             f"every row of a batch must have an integer as its label, got {value!r}. Classes by name: "

@@ -282,15 +282,15 @@ def _with_column(dataset: Dataset, name: str, column: Dataset) -> Dataset:
 
 
 def _read_file(value: Mapping[str, Any], name: str, seed: int) -> np.ndarray:
-    path, content = value.get("path"), value.get("bytes")
-    if path is None and content is None:
+    path, content = value.get("path") or "", value.get("bytes")
+    if not path and content is None:
         raise PointCloudError(f"{name} holds no file: neither bytes nor a path. Remove the row.")
     if content is None:
         return read_point_cloud(path, seed=seed)
-    if not Path(path or "").suffix:
+    if not Path(path).suffix:
         raise PointCloudError(f"{name} must have a path whose ending tells the format of its bytes, got {path!r}.")
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "cloud").with_suffix(Path(path or "").suffix)
+        file = Path(folder, "cloud").with_suffix(Path(path).suffix)
         file.write_bytes(content)
         try:
             return read_point_cloud(file, seed=seed)

@@ -112,7 +112,7 @@ def pull_dataset(name: HubDataset) -> tuple[Path, HubDataset]:
 def _pull(name: HubDataset, *, local_files_only: bool = False) -> tuple[Path, HubDataset] | None:
     """As `pull_dataset`; None if only the cache may be used and it is not complete."""
     repository: Any = {"repo_id": name.repo_id, "repo_type": "dataset"}
-    options = {"local_files_only": local_files_only}
+    options: Any = {"local_files_only": local_files_only}
     try:
         commit = HfApi().resolve_revision(revision=name.revision, **repository, **options).resolved
         repository["revision"] = commit
@@ -197,6 +197,7 @@ def _files_of(settings: dict[str, Any]) -> list[str]:
 def _patterns(config: tuple[str, dict[str, Any]] | None) -> list[str]:
     """Which files to pull: the config's, or all of a kind that is read."""
     files = _files_of(config[1]) if config else []
+    files += [file.replace("**/", "") for file in files]  # which `datasets` also takes for no folder at all
     endings = (form for ending in _PULLED for form in (f"*{ending}", f"*{ending.upper()}"))
     return [_CARD, *(files or endings)]
 

@@ -4,7 +4,7 @@ import glob
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
@@ -13,7 +13,7 @@ from ..modeling.errors import Any2PointError, DatasetError
 from ..point_clouds.files import POINT_CLOUD_EXTENSIONS
 from .hub_dataset import TABLE_EXTENSIONS, config_arguments, parse_hub_name, pull_dataset
 
-DataSource = str | os.PathLike[str] | Dataset | Mapping[str, Dataset]
+DataSource: TypeAlias = str | os.PathLike[str] | Dataset | Mapping[str, Dataset]
 """What `load_point_cloud_dataset` takes: a name, a path, or a data set in memory."""
 
 IN_MEMORY = "a data set in memory"

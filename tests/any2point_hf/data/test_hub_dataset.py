@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
+import trimesh
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Mesh, Value, load_dataset
 from huggingface_hub import constants
+from transformers import pipeline
 
 from any2point_hf import load_point_cloud_dataset
 from any2point_hf.data.hub_dataset import HubDataset, parse_hub_name, pinned
 from any2point_hf.large_collections.sources import open_collection
 from any2point_hf.modeling.errors import DatasetError, HubError
+from any2point_hf.point_clouds.files import read_point_cloud
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of huggingface_hub's upload
 
@@ -128,6 +131,39 @@ def test_a_repository_of_cloud_files_is_a_folder(hub):
     assert np.array_equal(loaded["test"].with_format("numpy")[0]["points"], clouds(8)[1])
     assert not any("model.pkl" in call for call in hub.calls)
     assert open_collection("me/files").labels() is None
+
+
+@pytest.mark.parametrize("pattern", ["**/train-*.parquet", "**/*.parquet", "*"])
+def test_files_in_every_folder_that_a_card_names(hub, tmp_path, pattern):
+    files = {}
+    for path in ("train-0.parquet", "a/train-1.parquet", "a/b/train-2.parquet"):
+        make_splits()["train"].to_parquet(tmp_path / "part.parquet")
+        files[path] = (tmp_path / "part.parquet").read_bytes()
+    split = f"  - split: train\n    path: {json.dumps(pattern)}\n"
+    card = f"---\nconfigs:\n- config_name: default\n  data_files:\n{split}---\n"
+    hub.store("me/clouds", files | {"README.md": card.encode()})
+    expected = 8 if pattern == "*" else 24
+    with pytest.warns(UserWarning, match=f"of its {expected} clouds"):
+        load_point_cloud_dataset("me/clouds")
+
+
+def test_pushed_meshes_are_sampled(hub, tmp_path):
+    trimesh.creation.box((1, 2, 3)).export(tmp_path / "box.ply")
+    rows = {"mesh": [str(tmp_path / "box.ply")] * 2, "label": ["a", "b"]}
+    split = Dataset.from_dict(rows, features=Features(mesh=Mesh(), label=Value("string")))
+    DatasetDict(train=split, test=split).push_to_hub("me/meshes")
+    expected = read_point_cloud(tmp_path / "box.ply")
+    (tmp_path / "box.ply").unlink()
+    loaded = load_point_cloud_dataset("me/meshes")
+    assert np.array_equal(loaded["test"].with_format("numpy")[1]["points"], expected)
+    assert np.array_equal(open_collection("me/meshes").read(0), expected)
+
+
+def test_a_stream_of_the_hub_goes_into_a_pipeline(hub, adapter):
+    make_splits().push_to_hub("me/clouds")
+    stream = load_dataset("me/clouds", split="test", streaming=True)
+    classify = pipeline("point-cloud-classification", model=str(adapter), device="cpu")
+    assert list(classify(stream)) == classify(clouds(4))
 
 
 def test_a_collection_names_the_commit(hub):
@@ -250,8 +286,20 @@ def test_half_a_download_is_not_taken_for_the_whole(hub, hub_waits, monkeypatch)
 
 
 def test_the_command_line_names_what_is_wrong(hub, run_train):
-    for source, reason in (("me/nothing", "no such data set"), ("nothing-here", "does not exist")):
+    hub.store("me/pickled", {"train.pkl": b"N."})
+    hub.store("me/other", {"train.parquet": b"no parquet"})
+    bad = Dataset.from_dict({"points": [*clouds(3), np.zeros((9, 3), np.float32)], "label": [0, 1, 0, 1]})
+    DatasetDict(train=bad, test=bad).push_to_hub("me/bad")
+    for source, reason in (
+        ("me/nothing", "no such data set"),
+        ("nothing-here", "does not exist"),
+        ("me/pickled", "pickles and scripts never"),
+        ("me/other", "cannot be loaded by `datasets`"),
+        ("me/bad", "row 3 of the split 'train' of me/bad@"),
+    ):
         result = run_train(data=source)
         assert result.code == 2
-        assert result.err.count("\n") == 1
-        assert reason in result.err
+        line = result.err.splitlines()[-1]
+        assert line.startswith("error: ")
+        assert reason in line
+        assert "Traceback" not in result.err

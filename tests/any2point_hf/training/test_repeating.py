@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from any2point_hf.training.repeating import shown_command, shown_path
+from any2point_hf.training.repeating import pinned_command, shown_command, shown_path
 
 
 @pytest.fixture
@@ -50,3 +50,10 @@ def test_directories_are_kept_out_of_a_command(machine):
 )
 def test_what_is_shown_of_a_path(machine, value, shown):
     assert shown_path(value) == shown
+
+
+def test_the_commit_takes_the_place_of_the_name_after_data_alone():
+    typed = ["train", "--data", "me/clouds", "--output", "me/clouds", "--data=me/clouds"]
+    shown = ["train", "--data", "me/clouds@abc", "--output", "me/clouds", "--data=me/clouds@abc"]
+    assert pinned_command(typed, "me/clouds", "me/clouds@abc") == shown
+    assert pinned_command(typed, "me/clouds", "me/clouds") == typed
