@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import trimesh
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Mesh, Value, load_dataset
-from huggingface_hub import constants
+from huggingface_hub import constants, snapshot_download
 from transformers import pipeline
 
 from any2point_hf import load_point_cloud_dataset
@@ -193,10 +193,24 @@ def test_a_card_cannot_name_files_elsewhere(hub, pattern):
         load_point_cloud_dataset("me/clouds")
 
 
-def test_a_broken_card(hub):
-    hub.store("me/clouds", {"README.md": b"---\nconfigs: 3\n---\n", "train.parquet": b""})
+@pytest.mark.parametrize(
+    "metadata", [b"configs: 3", b"configs: [3]", b"configs: [", b"configs: [{config_name: a, data_files: 1}]"]
+)
+def test_a_broken_card(hub, metadata):
+    hub.store("me/clouds", {"README.md": b"---\n" + metadata + b"\n---\n", "train.parquet": b""})
     with pytest.raises(DatasetError, match=r"its card \(README\.md\) must be valid"):
         load_point_cloud_dataset("me/clouds")
+
+
+def test_other_files_in_the_cache_change_nothing(hub, tmp_path):
+    make_splits().push_to_hub("me/clouds")
+    files = hub.repositories["datasets/me/clouds"].files()
+    hub.store(
+        "me/clouds", {path: file.content for path, file in files.items()} | {"sample.xyz": b"0 0 0", "x.pkl": b"N."}
+    )
+    folder = Path(snapshot_download("me/clouds", repo_type="dataset"))
+    assert {path.name for path in folder.glob("*.*")} >= {"sample.xyz", "x.pkl"}
+    assert_equal(load_point_cloud_dataset("me/clouds"), make_splits())
 
 
 def test_what_is_not_there(hub, monkeypatch):
