@@ -325,7 +325,8 @@ def _of_columns(array: Any, wanted: Sequence[str]) -> tuple[Any, dict[str, np.nd
 
 def _label(value: Any) -> int:
     try:
-        return operator.index(value.item() if isinstance(value, (Tensor, np.ndarray)) else value)
+        plain: Any = value.item() if isinstance(value, (Tensor, np.ndarray)) else value
+        return operator.index(plain)
     except (TypeError, ValueError) as error:
         raise DatasetError(
             f"every row of a batch must have an integer as its label, got {value!r}. Classes by name: "

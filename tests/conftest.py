@@ -184,6 +184,7 @@ def hub(hub_server, monkeypatch, tmp_path):
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setattr("transformers.utils.hub._hf_api", None)
     monkeypatch.setattr("datasets.config.HF_ENDPOINT", hub_server.url)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets_cache")
     monkeypatch.setenv("HF_TOKEN", "token-of-me")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")

@@ -82,10 +82,12 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints what it returns, or returns it for `--json`."""
     from ..data import load_point_cloud_dataset
     from ..data.fingerprint import data_fingerprint
+    from ..data.hub_dataset import pinned
     from ..data.splits import check_trains
     from ..modeling.errors import Any2PointError
     from ..training.recipe import changed, read_recipe
     from ..training.recipe_choice import choose_recipe
+    from ..training.repeating import pinned_command
     from ..training.run import train as train_adapter
     from ..training.seeds import train_with_seeds
 
@@ -95,10 +97,12 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     )
     base, fields, frozen = recipe(options), config_fields(options), backbone(options)
     changes = recipe_changes(options, base)
+    data = pinned(options.data)  # the same for all seeds
+    command = pinned_command(options.arguments, options.data, data)
 
     def train_once(seed: int, output: Path) -> dict[str, float]:
         return train_adapter(
-            options.data,
+            data,
             frozen,
             output,
             fields,
@@ -109,7 +113,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
             loggers=options.log,
             drop_invalid=options.drop_invalid,
             resume=options.resume and any(output.glob("checkpoint-*")) if options.seeds else options.resume,
-            command=options.arguments,
+            command=command,
             **changes,
         )
 
@@ -117,7 +121,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise Any2PointError("--seeds trains in one process, got several. Launch one training with each --seed.")
         features = fields.get("point_feature_names", [])
-        dataset = load_point_cloud_dataset(options.data, drop_invalid=options.drop_invalid, features=features)
+        dataset = load_point_cloud_dataset(data, drop_invalid=options.drop_invalid, features=features)
         check_trains(dataset)
         given = {"data_fingerprint": data_fingerprint(dataset, features), "backbone": frozen}
         given |= {"validation_share": options.validation_share, "start": "by name"}  # runs without it do not pair

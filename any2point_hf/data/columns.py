@@ -211,11 +211,8 @@ def with_class_labels(splits: Mapping[str, Dataset], source: str) -> dict[str, D
                 "one with the classes."
             )
     features = {split: dataset.features["label"] for split, dataset in splits.items()}
-    kinds = {_short(feature) for feature in features.values()}
     first = next(iter(features.values()))
-    if len(kinds) > 1 or (
-        isinstance(first, ClassLabel) and any(other.names != first.names for other in features.values())
-    ):
+    if any(feature != first for feature in features.values()):
         raise DatasetError(f"{source}: the column 'label' must have the same type and class names in all splits.")
     is_class = isinstance(first, (ClassLabel, Value)) and ("int" in first.dtype or first.dtype in _NAMES_OF_CLASSES)
     if not is_class:
@@ -328,15 +325,15 @@ def _with_column(dataset: Dataset, name: str, column: Dataset) -> Dataset:
 
 
 def _read_file(value: Mapping[str, Any], name: str, reader: CloudReader) -> PointCloud:
-    path, content = value.get("path"), value.get("bytes")
-    if path is None and content is None:
+    path, content = value.get("path") or "", value.get("bytes")
+    if not path and content is None:
         raise PointCloudError(f"{name} holds no file: neither bytes nor a path. Remove the row.")
     if content is None:
-        return reader.read(str(path))
-    if not Path(path or "").suffix:
+        return reader.read(path)
+    if not Path(path).suffix:
         raise PointCloudError(f"{name} must have a path whose ending tells the format of its bytes, got {path!r}.")
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "cloud").with_suffix(Path(path or "").suffix)
+        file = Path(folder, "cloud").with_suffix(Path(path).suffix)
         file.write_bytes(content)
         try:
             return reader.read(file)

@@ -29,6 +29,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 from transformers.utils import logging
+from yaml import YAMLError
 
 from ..modeling.errors import DatasetError, HubError, did_you_mean
 from ..modeling.hub.calls import hub_calls
@@ -112,7 +113,7 @@ def pull_dataset(name: HubDataset) -> tuple[Path, HubDataset]:
 def _pull(name: HubDataset, *, local_files_only: bool = False) -> tuple[Path, HubDataset] | None:
     """As `pull_dataset`; None if only the cache may be used and it is not complete."""
     repository: Any = {"repo_id": name.repo_id, "repo_type": "dataset"}
-    options = {"local_files_only": local_files_only}
+    options: Any = {"local_files_only": local_files_only}
     try:
         commit = HfApi().resolve_revision(revision=name.revision, **repository, **options).resolved
         repository["revision"] = commit
@@ -167,25 +168,27 @@ def config_arguments(folder: Path, config: str | None) -> tuple[Path, dict[str, 
 
 def _config_in_card(card: str | Path | None, name: HubDataset) -> tuple[str, dict[str, Any]] | None:
     """The chosen config's name and settings; None without configs in the card."""
+    if card is None:
+        return None  # what follows # may be the variant of an official data set
     try:
-        configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(card).data) if card else {}
-        default = configs.get_default_config_name() if isinstance(configs, MetadataConfigs) else None
-    except ValueError as error:
-        raise DatasetError(f"{name}: its card ({_CARD}) must be valid: {error}") from error
-    chosen = name.config or default
+        configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(card).data)
+        chosen = name.config or configs.get_default_config_name()
+        files = {config: _files_of(settings) for config, settings in configs.items()}
+    except (ValueError, TypeError, AttributeError, YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DatasetError(f"{name}: its card ({_CARD}) must be valid: {reason}. Correct its metadata.") from error
     names = ", ".join(map(str, configs))
     if not configs:
-        return None  # what follows # may be the variant of an official data set
+        return None
     if chosen is None:
         raise DatasetError(f"{name} has the configs {names}, and none is the default. Choose one: {name.repo_id}#NAME.")
     if chosen not in configs:
         hint = did_you_mean(chosen, configs)
         raise DatasetError(f"{name.repo_id} must have the config after #, got {chosen!r}; it has {names}.{hint}")
-    settings = configs[chosen]
-    for pattern in _files_of(settings):
+    for pattern in files[chosen]:
         if "://" in pattern or pattern.startswith(("/", "\\")) or ".." in PurePosixPath(pattern).parts:
             raise DatasetError(f"{name.repo_id}: its card names files outside of the data set: {pattern!r}.")
-    return chosen, settings
+    return chosen, configs[chosen]
 
 
 def _files_of(settings: dict[str, Any]) -> list[str]:
@@ -197,6 +200,7 @@ def _files_of(settings: dict[str, Any]) -> list[str]:
 def _patterns(config: tuple[str, dict[str, Any]] | None) -> list[str]:
     """Which files to pull: the config's, or all of a kind that is read."""
     files = _files_of(config[1]) if config else []
+    files += [file.replace("**/", "") for file in files]  # which `datasets` also takes for no folder at all
     endings = (form for ending in _PULLED for form in (f"*{ending}", f"*{ending.upper()}"))
     return [_CARD, *(files or endings)]
 

@@ -4,7 +4,7 @@ import glob
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
@@ -13,7 +13,7 @@ from ..modeling.errors import Any2PointError, DatasetError
 from ..point_clouds.files import POINT_CLOUD_EXTENSIONS
 from .hub_dataset import TABLE_EXTENSIONS, config_arguments, parse_hub_name, pull_dataset
 
-DataSource = str | os.PathLike[str] | Dataset | Mapping[str, Dataset]
+DataSource: TypeAlias = str | os.PathLike[str] | Dataset | Mapping[str, Dataset]
 """What `load_point_cloud_dataset` takes: a name, a path, or a data set in memory."""
 
 IN_MEMORY = "a data set in memory"
@@ -63,6 +63,8 @@ def find_place(source: str | os.PathLike[str]) -> Place:
 def open_tables(place: Place) -> Dataset | DatasetDict | None:
     """Opens the data set of a place, memory-mapped; None if its files are no tables.
 
+    A folder that has point clouds too is one of tables only if its card has configs, which name the files.
+
     Raises:
         DatasetError: `datasets` cannot load it, or there is no such config.
     """
@@ -74,9 +76,12 @@ def open_tables(place: Place) -> Dataset | DatasetDict | None:
         return None
     if is_saved(path):
         return _ask_datasets(place.name, load_from_disk, str(path))
-    if not holds_tables(path):
+    has_tables, has_clouds = _kinds_of_files(path)
+    if not has_tables:
         return None
     chosen = config_arguments(path, place.variant)
+    if chosen is None and has_clouds:
+        return None
     if place.variant and chosen is None:
         raise DatasetError(f"{place.name} has no configs, got {place.variant!r} after #. Leave it out.")
     folder, options = chosen or (path, {})
@@ -88,16 +93,11 @@ def is_saved(path: Path) -> bool:
     return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
-def holds_tables(folder: Path) -> bool:
-    """Whether a folder has data files of `datasets`, and no point clouds (.csv and .txt may be either)."""
-    found = False
-    for _, names in walk(folder):
-        for name in names:
-            ending = Path(name).suffix.lower()
-            if ending in POINT_CLOUD_EXTENSIONS and ending not in _MAYBE_TABLES:
-                return False
-            found = found or (ending in TABLE_EXTENSIONS and Path(name).stem.lower() != "metadata")
-    return found
+def _kinds_of_files(folder: Path) -> tuple[bool, bool]:
+    """Whether a folder has data files of `datasets`, and whether it has point clouds (.csv and .txt may be either)."""
+    endings = {Path(name).suffix.lower() for _, names in walk(folder) for name in names if name != "metadata.jsonl"}
+    clouds = {*POINT_CLOUD_EXTENSIONS} - {*_MAYBE_TABLES}
+    return bool(endings & {*TABLE_EXTENSIONS}), bool(endings & clouds)
 
 
 def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:

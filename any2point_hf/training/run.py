@@ -32,7 +32,6 @@ from .card import training_facts, write_training_card
 from .probe_before_training import probe_before_training
 from .recipe import Recipe, changed, read_recipe
 from .recipe_choice import choice_line, choose_recipe
-from .repeating import pinned_command
 from .trainer import BEST_METRIC, accuracies, confusion_matrix, make_trainer
 
 RUN_FILE = "training_run.json"
@@ -99,7 +98,7 @@ def train(
     features = feature_names(fields.get("point_feature_names", ()))
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
     with PartialState(cpu=on_cpu).main_process_first():  # the others read what it writes to the cache
-        data = pinned(source := data)
+        data = pinned(data)
         of_hub = parse_hub_name(data)
         # the same clouds whatever the seed, and the same as evaluate's
         dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid, features=features)
@@ -151,7 +150,6 @@ def train(
         processor.save_pretrained(output)
         metrics["adapter_megabytes"] = (output / "model.safetensors").stat().st_size / 1e6
         confusion = confusion_matrix(*answers)
-        command = pinned_command(command, source, data) if command else None
         if command and chosen:  # the card names it, because another machine might choose another
             command = [*command, "--recipe", chosen]
         assert description is not None  # made in this process

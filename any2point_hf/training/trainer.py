@@ -254,7 +254,8 @@ def _check(model: PreTrainedModel, dataset: DatasetDict, recipe: Recipe, loggers
             f"the model must have the dataset's {len(names)} classes, and its config has {model.config.num_labels}. "
             "Set id2label in Any2PointConfig to the dataset's class names."
         )
-    of_model = [model.config.id2label[index] for index in range(len(names))]
+    id2label: Any = model.config.id2label
+    of_model = [id2label[index] for index in range(len(names))]
     if of_model != names and sorted(of_model) == sorted(names):
         raise DatasetError(
             f"the model must have the dataset's classes in their order ({', '.join(names)}), and its config has "

@@ -126,8 +126,9 @@ def test_no_label_at_all():
         converted({"points": nested(), "height": [1.0, 2.0, 3.0, 4.0]})
 
 
-def test_splits_must_agree_on_classes():
-    features = [Features(points=OWN, label=ClassLabel(names=names)) for names in (["a", "b"], ["b", "a"])]
+@pytest.mark.parametrize("other", [ClassLabel(names=["b", "a"]), Value("int64"), Value("string")])
+def test_splits_must_agree_on_classes(other):
+    features = [Features(points=OWN, label=label) for label in (ClassLabel(names=["a", "b"]), other)]
     parts = [Dataset.from_dict({"points": clouds(2), "label": [0, 1]}, features=feature) for feature in features]
     with pytest.raises(DatasetError, match="same type and class names in all splits"):
         with_own_types({"train": parts[0], "test": parts[1]}, "the set")

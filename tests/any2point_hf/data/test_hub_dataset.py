@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
-from huggingface_hub import constants
+import trimesh
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Mesh, Value, load_dataset
+from huggingface_hub import constants, snapshot_download
+from transformers import pipeline
 
 from any2point_hf import load_point_cloud_dataset
 from any2point_hf.data.hub_dataset import HubDataset, parse_hub_name, pinned
 from any2point_hf.large_collections.sources import open_collection
 from any2point_hf.modeling.errors import DatasetError, HubError
+from any2point_hf.point_clouds.files import read_point_cloud
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of huggingface_hub's upload
 
@@ -130,6 +133,39 @@ def test_a_repository_of_cloud_files_is_a_folder(hub):
     assert open_collection("me/files").labels() is None
 
 
+@pytest.mark.parametrize("pattern", ["**/train-*.parquet", "**/*.parquet", "*"])
+def test_files_in_every_folder_that_a_card_names(hub, tmp_path, pattern):
+    files = {}
+    for path in ("train-0.parquet", "a/train-1.parquet", "a/b/train-2.parquet"):
+        make_splits()["train"].to_parquet(tmp_path / "part.parquet")
+        files[path] = (tmp_path / "part.parquet").read_bytes()
+    split = f"  - split: train\n    path: {json.dumps(pattern)}\n"
+    card = f"---\nconfigs:\n- config_name: default\n  data_files:\n{split}---\n"
+    hub.store("me/clouds", files | {"README.md": card.encode()})
+    expected = 8 if pattern == "*" else 24
+    with pytest.warns(UserWarning, match=f"of its {expected} clouds"):
+        load_point_cloud_dataset("me/clouds")
+
+
+def test_pushed_meshes_are_sampled(hub, tmp_path):
+    trimesh.creation.box((1, 2, 3)).export(tmp_path / "box.ply")
+    rows = {"mesh": [str(tmp_path / "box.ply")] * 2, "label": ["a", "b"]}
+    split = Dataset.from_dict(rows, features=Features(mesh=Mesh(), label=Value("string")))
+    DatasetDict(train=split, test=split).push_to_hub("me/meshes")
+    expected = read_point_cloud(tmp_path / "box.ply")
+    (tmp_path / "box.ply").unlink()
+    loaded = load_point_cloud_dataset("me/meshes")
+    assert np.array_equal(loaded["test"].with_format("numpy")[1]["points"], expected)
+    assert np.array_equal(open_collection("me/meshes").read(0), expected)
+
+
+def test_a_stream_of_the_hub_goes_into_a_pipeline(hub, adapter):
+    make_splits().push_to_hub("me/clouds")
+    stream = load_dataset("me/clouds", split="test", streaming=True)
+    classify = pipeline("point-cloud-classification", model=str(adapter), device="cpu")
+    assert list(classify(stream)) == classify(clouds(4))
+
+
 def test_a_collection_names_the_commit(hub):
     make_splits().push_to_hub("me/clouds")
     collection = open_collection("me/clouds")
@@ -157,10 +193,24 @@ def test_a_card_cannot_name_files_elsewhere(hub, pattern):
         load_point_cloud_dataset("me/clouds")
 
 
-def test_a_broken_card(hub):
-    hub.store("me/clouds", {"README.md": b"---\nconfigs: 3\n---\n", "train.parquet": b""})
+@pytest.mark.parametrize(
+    "metadata", [b"configs: 3", b"configs: [3]", b"configs: [", b"configs: [{config_name: a, data_files: 1}]"]
+)
+def test_a_broken_card(hub, metadata):
+    hub.store("me/clouds", {"README.md": b"---\n" + metadata + b"\n---\n", "train.parquet": b""})
     with pytest.raises(DatasetError, match=r"its card \(README\.md\) must be valid"):
         load_point_cloud_dataset("me/clouds")
+
+
+def test_other_files_in_the_cache_change_nothing(hub, tmp_path):
+    make_splits().push_to_hub("me/clouds")
+    files = hub.repositories["datasets/me/clouds"].files()
+    hub.store(
+        "me/clouds", {path: file.content for path, file in files.items()} | {"sample.xyz": b"0 0 0", "x.pkl": b"N."}
+    )
+    folder = Path(snapshot_download("me/clouds", repo_type="dataset"))
+    assert {path.name for path in folder.glob("*.*")} >= {"sample.xyz", "x.pkl"}
+    assert_equal(load_point_cloud_dataset("me/clouds"), make_splits())
 
 
 def test_what_is_not_there(hub, monkeypatch):
@@ -250,8 +300,20 @@ def test_half_a_download_is_not_taken_for_the_whole(hub, hub_waits, monkeypatch)
 
 
 def test_the_command_line_names_what_is_wrong(hub, run_train):
-    for source, reason in (("me/nothing", "no such data set"), ("nothing-here", "does not exist")):
+    hub.store("me/pickled", {"train.pkl": b"N."})
+    hub.store("me/other", {"train.parquet": b"no parquet"})
+    bad = Dataset.from_dict({"points": [*clouds(3), np.zeros((9, 3), np.float32)], "label": [0, 1, 0, 1]})
+    DatasetDict(train=bad, test=bad).push_to_hub("me/bad")
+    for source, reason in (
+        ("me/nothing", "no such data set"),
+        ("nothing-here", "does not exist"),
+        ("me/pickled", "pickles and scripts never"),
+        ("me/other", "cannot be loaded by `datasets`"),
+        ("me/bad", "row 3 of the split 'train' of me/bad@"),
+    ):
         result = run_train(data=source)
         assert result.code == 2
-        assert result.err.count("\n") == 1
-        assert reason in result.err
+        line = result.err.splitlines()[-1]
+        assert line.startswith("error: ")
+        assert reason in line
+        assert "Traceback" not in result.err

@@ -6,7 +6,7 @@ import pytest
 
 from any2point_hf.modeling import Any2PointConfig
 from any2point_hf.training.recipe import Recipe
-from any2point_hf.training.repeating import shown_command, shown_path, training_code
+from any2point_hf.training.repeating import pinned_command, shown_command, shown_path, training_code
 
 
 @pytest.fixture
@@ -62,3 +62,10 @@ def test_code_drops_invalid_points_where_the_training_did():
     assert "dataset = load_point_cloud_dataset('scans', drop_invalid=True)" in dropping.splitlines()
     assert ", seed=0, drop_invalid=True)" in dropping
     assert dropping.replace(", drop_invalid=True", "") == plain
+
+
+def test_the_commit_takes_the_place_of_the_name_after_data_alone():
+    typed = ["train", "--data", "me/clouds", "--output", "me/clouds", "--data=me/clouds"]
+    shown = ["train", "--data", "me/clouds@abc", "--output", "me/clouds", "--data=me/clouds@abc"]
+    assert pinned_command(typed, "me/clouds", "me/clouds@abc") == shown
+    assert pinned_command(typed, "me/clouds", "me/clouds") == typed
