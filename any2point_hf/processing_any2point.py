@@ -316,7 +316,7 @@ def _of_mapping(cloud: Mapping[str, Any], wanted: Sequence[str], name: str) -> t
 
 def _of_columns(array: Any, wanted: Sequence[str]) -> tuple[Any, dict[str, np.ndarray]]:
     """Points and features by name of an array [N, 3 + F]; of any other, itself and none."""
-    shape = np.shape(array) if wanted else ()
+    shape: tuple[int, ...] = np.shape(array) if wanted else ()
     if len(shape) != 2 or shape[1] != 3 + len(wanted):
         return array, {}
     array = np.asarray(array)

@@ -114,7 +114,7 @@ def undecoded(dataset: AnyDataset, columns: Sequence[str] = ()) -> AnyDataset:
         dataset: with a column `points`.
         columns: further ones, of features.
     """
-    feature = dataset.features["points"]
+    feature: Any = dataset.features["points"]
     selected = dataset.select_columns(["points", *([] if _is_file(feature) else columns)])
     if isinstance(feature, Mesh):
         selected = selected.cast_column("points", Mesh(decode=False))

@@ -74,7 +74,7 @@ def spread_groups(arrays: Mapping[str, Any], num_points: int) -> dict[str, np.nd
     Raises:
         PointCloudError: an array of a group has another shape.
     """
-    features = {}
+    features: dict[str, np.ndarray] = {}
     for key, values in arrays.items():
         names, array = features_of(key), np.asarray(values)
         if array.shape == (num_points, 4) and names == COLORS:

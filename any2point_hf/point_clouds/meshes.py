@@ -147,8 +147,8 @@ def read_scene(path: Path, wanted: Wanted = ()) -> Geometry:
     if not chosen:
         raise ValueError("it holds no vertices")
     points = np.concatenate([np.asarray(part.vertices) for part in chosen])
-    colors = [_vertex_colors(part) for part in chosen]
-    others = {} if any(color is None for color in colors) else {"rgb": np.concatenate(colors)}
+    colors = [color for part in chosen if (color := _vertex_colors(part)) is not None]
+    others = {"rgb": np.concatenate(colors)} if len(colors) == len(chosen) else {}
     features = _chosen(others, len(points), wanted)
     if not meshes:
         return Geometry(points, features=features)

@@ -80,7 +80,7 @@ def training_code(
         settings["backbone_revision"] = config.backbone_revision
     settings |= {"id2label": _Code("dict(enumerate(names))"), **config.unlike_defaults()}
     drop = {"drop_invalid": True} if drop_invalid else {}
-    of_processor = {"scale_to_unit_sphere": recipe.scale_to_unit_sphere, "seed": seed, **drop}
+    of_processor: dict[str, Any] = {"scale_to_unit_sphere": recipe.scale_to_unit_sphere, "seed": seed, **drop}
     features = {"features": config.point_feature_names} if config.point_feature_names else {}
     if features:
         of_processor["point_feature_names"] = _Code("config.point_feature_names")

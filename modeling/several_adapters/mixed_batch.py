@@ -48,8 +48,8 @@ def forward_mixed(
         adapter = model if waiting is None else model._bring_along(waiting)
         index = torch.tensor(rows[name], device=points.device)
         own_labels = {} if labels is None else {"labels": labels[index]}
-        takes_features = point_features is not None and adapter.config.num_point_features > 0
-        own_features = point_features[index] if takes_features else None
+        takes_them = adapter.config.num_point_features > 0
+        own_features = point_features[index] if takes_them and point_features is not None else None
         outputs.append(adapter.forward(points[index], own_features, **own_labels, **options, return_dict=True))
     order = torch.tensor([row for group in rows.values() for row in group], device=points.device).argsort()
     shared_keys = [key for key in outputs[0] if all(key in output for output in outputs)]
