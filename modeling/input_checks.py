@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from .configuration_any2point import LARGEST_CLOUD, SMALLEST_CLOUD
@@ -14,7 +15,7 @@ def check_batch(points: Tensor) -> None:
 
     Whether they are finite is checked only on a CPU, and not in compiled code: elsewhere the host would wait for the
     device. There a cloud that is not finite gets NaN logits, and the logits of other clouds do not change
-    (`finite_clouds`); in training the batch statistics spread the NaN, and the loss is NaN. The processor checks it
+    (`finite_inputs`); in training the batch statistics spread the NaN, and the loss is NaN. The processor checks it
     too.
 
     Raises:
@@ -46,17 +47,18 @@ def check_batch(points: Tensor) -> None:
             raise PointCloudError(f"points must be finite, got NaN or infinity in clouds {clouds[:8]} of the batch.")
 
 
-def check_point_features(point_features: Tensor | None, points: Tensor, names: Sequence[str]) -> None:
-    """Checks that there are features [B, N, F] where a model takes them, floating and, as in `check_batch`, finite.
+def check_inputs(points: Tensor, point_features: Tensor | None, names: Sequence[str]) -> None:
+    """Checks points as `check_batch` does, and that there are as many features of each as the model takes.
 
     Args:
-        point_features: of the points, or None.
         points: [B, N, 3].
+        point_features: of the points, or None.
         names: of the F features that the model takes; may be empty.
 
     Raises:
         PointCloudError: they are not.
     """
+    check_batch(points)
     if point_features is None and not names:
         return
     expected = [*points.shape[:2], len(names)]
@@ -88,12 +90,29 @@ def _received(value: object) -> str:
     return "none" if value is None else f"a {type(value).__name__}"
 
 
-def finite_clouds(points: Tensor) -> Tensor:
-    """Returns which clouds of points [B, N, 3 or more] hold no NaN or infinity, [B, 1, 1] bool, on the points' device.
+def finite_inputs(
+    points: Tensor, point_features: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Returns points and features, zero in clouds with NaN or infinity, and which clouds have none.
 
-    The model tokenizes the other clouds as zeros, since no table can be read at NaN, and then sets their tokens to NaN.
+    No table can be read at NaN. The model sets the tokens of these clouds to NaN afterwards.
+
+    Args:
+        points: [B, N, 3].
+        point_features: [B, N, F], or None.
+        dtype: of the model.
+
+    Returns:
+        Points and features (None for None) in the wider of dtype and float32; and [B, 1, 1] bool on the points' device.
     """
-    return points.isfinite().flatten(1).all(dim=1).view(-1, 1, 1)
+    dtype = torch.promote_types(dtype, torch.float32)  # never half precision
+    points = points.to(dtype)
+    finite = points.isfinite().flatten(1).all(dim=1).view(-1, 1, 1)
+    if point_features is not None:
+        point_features = point_features.to(dtype)
+        finite = finite & point_features.isfinite().flatten(1).all(dim=1).view(-1, 1, 1)
+        point_features = point_features.where(finite, 0.0)
+    return points.where(finite, 0.0), point_features, finite
 
 
 def check_labels(labels: Tensor, num_labels: int) -> None:

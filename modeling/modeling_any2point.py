@@ -1,9 +1,8 @@
 """Any2Point: a frozen transformer of any modality made to understand point clouds (arXiv 2404.07989).
 
-The trip of the data: points [B, N, 3] (and features [B, N, F]) → point tokenizer → tokens [B, G, D] and centres
-[B, G, 3] → virtual projection → encodings [B, G, D] and cells → [CLS; tokens] + encodings → the backbone's own blocks
-with bottleneck and guided aggregation → final norm → pooled feature [B, 2D] (→ head → logits [B, classes], in the
-classification model).
+The trip of the data: points [B, N, 3], and features → point tokenizer → tokens [B, G, D] and centres → virtual
+projection → encodings [B, G, D] and cells → [CLS; tokens] + encodings → the backbone's own blocks with bottleneck and
+guided aggregation → final norm → pooled feature [B, 2D] (→ head → logits [B, classes], in the classification model).
 
 Unusual here: the backbone is attached after the adapters are loaded, because transformers builds models on the meta
 device, which would corrupt a backbone made inside `__init__`. It is never part of a checkpoint.
@@ -37,7 +36,7 @@ from .backbones.self_test import check_parts, is_tried_out, self_test
 from .backbones.spec import BlockArguments, find, norm_eps, num_blocks, read_tensor
 from .batch_memory import check_memory, names_batch_that_fits
 from .configuration_any2point import Any2PointConfig
-from .input_checks import check_batch, check_point_features, finite_clouds
+from .input_checks import check_inputs, finite_inputs
 from .numerics.initialization import StartValues, draw_seed, torch_draws
 from .numerics.start_scales import TokenScale, start_scales
 from .pretrained_model import Any2PointPreTrainedModel
@@ -114,9 +113,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         self.position_encoding = choose_position_encoding(config, self.spec)
 
         tokenizer_class = released.ReleasedPointTokenizer if config.released_compatibility else PointTokenizer
-        self.tokenizer = tokenizer_class(
-            hidden_size, config.num_neighbors, config.neighborhood_norm, config.num_point_features
-        )
+        self.tokenizer = tokenizer_class.of(config, hidden_size)
         self.token_scale = TokenScale(hidden_size) if config.token_scale == "embedding" else None
         self.projection = make_projection(config, self.spec)
         self.learnable_encoding = LearnableEncoding(hidden_size) if self.position_encoding == "learnable" else None
@@ -263,8 +260,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             adapter_names: names of the adapters, one for each cloud; by default the active one for all.
 
         Raises:
-            PointCloudError: points of another shape, too few or too many, not floating or not finite; features that
-                the model does not take, or that are missing.
+            PointCloudError: points or features of another shape or kind than the model takes, or not finite.
             BatchTooLargeError: the memory cannot hold the batch; the message names a size that fits.
             Any2PointError: a name is unknown, or there are more or fewer names than clouds.
             ValueError: attentions of a backbone whose attention is not eager.
@@ -272,21 +268,15 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if adapter_names is not None:
             options: Any = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
             return forward_mixed(self, points, point_features, adapter_names, **options)
-        check_batch(points)
-        check_point_features(point_features, points, self.config.point_feature_names)
+        check_inputs(points, point_features, self.config.point_feature_names)
         check_memory(self, points)
         if self.must_warn and not self.training:
             self.must_warn = False
             released.warn_of_attention_across_batch()
         config = self.config
         wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        points = points.to(torch.promote_types(self.cls_token.dtype, torch.float32))  # never in half precision
-        finite = finite_clouds(points)
-        if point_features is not None:
-            point_features = point_features.to(points.dtype)
-            finite = finite & finite_clouds(point_features)
-            point_features = point_features.where(finite, 0.0)
-        tokens, centers = self.tokenizer(points.where(finite, 0.0), point_features)
+        points, point_features, finite = finite_inputs(points, point_features, self.cls_token.dtype)
+        tokens, centers = self.tokenizer(points, point_features)
         if self.token_scale is not None:
             tokens = self.token_scale(tokens)
         coordinates = self.projection(centers)

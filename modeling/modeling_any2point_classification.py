@@ -112,8 +112,7 @@ class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
                 logits are as wide as the widest head, and −inf beyond an adapter's own classes.
 
         Raises:
-            PointCloudError: points of another shape, too few or too many, not floating or not finite; features that
-                the model does not take, or that are missing.
+            PointCloudError: points or features of another shape or kind than the model takes, or not finite.
             BatchTooLargeError: the memory cannot hold the batch; the message names a size that fits.
             Any2PointError: a name is unknown, or there are more or fewer names than clouds.
             ValueError: a label outside the classes.

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from ..modeling.backbones.positions_in_blocks import BiasOnGrid, BiasOnLine
 from ..modeling.errors import Any2PointError, UnsupportedBackboneError
-from ..modeling.input_checks import check_batch, check_point_features
+from ..modeling.input_checks import check_inputs
 from ..modeling.modeling_any2point import Any2PointModel, Any2PointModelOutput
 from ..modeling.tokenizer.point_ops import nearest_neighbors, split_features
 
@@ -220,8 +220,7 @@ def _array(tensor: Tensor) -> np.ndarray:
 def _batch(base: Any2PointModel, rows: np.ndarray | Tensor) -> tuple[Tensor, Tensor | None]:
     """Rows [N, 3 + F] -> points [1, N, 3] and features [1, N, F], or None, where the model is."""
     points, features = split_features(torch.as_tensor(rows).unsqueeze(0).to(base.device))
-    check_batch(points)
-    check_point_features(features, points, base.config.point_feature_names)
+    check_inputs(points, features, base.config.point_feature_names)
     return points, features
 
 

@@ -6,7 +6,7 @@ are folded into the products, and neighbourhoods are computed in blocks that sta
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from .fast.stage_inference import infer_stage
 from .fast.stage_training import train_stage
 from .point_ops import farthest_point_sampling, gather_points, nearest_neighbors
 from .residual_bottleneck import LAYERS, ResidualBottleneck, fold_batch_norm
+
+if TYPE_CHECKING:
+    from ..configuration_any2point import Any2PointConfig
 
 NUM_STAGES = 3
 BOTTLENECKS_PER_STAGE = (2, 1, 1)
@@ -130,6 +133,11 @@ class PointTokenizer(nn.Module):
             self.stages.append(TokenizerStage(channels, num_bottlenecks, width, num_neighbors, normalization))
             channels *= 2
         self.projection = nn.Linear(channels, hidden_size) if channels != hidden_size else nn.Identity()
+
+    @classmethod
+    def of(cls, config: "Any2PointConfig", hidden_size: int) -> "PointTokenizer":
+        """Makes the tokenizer that a config asks for."""
+        return cls(hidden_size, config.num_neighbors, config.neighborhood_norm, config.num_point_features)
 
     def draw_parameters(self, start: StartValues) -> None:
         """Draws the start values of method.md 5.
