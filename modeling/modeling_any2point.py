@@ -136,8 +136,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         across_batch = config.released_compatibility and self.modality == "1d"
         self.call_block = released.call_block_across_batch if across_batch else call_block
         self.must_warn = across_batch  # only when it first runs in eval mode
-        self.gradient_checkpointing = False
-        self.backbone, self.lora = None, None
+        self.gradient_checkpointing, self.backbone, self.lora = False, None, None
         self.post_init()
         if attach:
             self.load_and_attach_backbone(backbone)
@@ -268,12 +267,12 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if adapter_names is not None:
             options: Any = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
             return forward_mixed(self, points, point_features, adapter_names, **options)
-        check_inputs(points, point_features, self.config.point_feature_names)
+        config = self.config
+        check_inputs(points, point_features, config.point_feature_names)
         check_memory(self, points)
         if self.must_warn and not self.training:
             self.must_warn = False
             released.warn_of_attention_across_batch()
-        config = self.config
         wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         points, point_features, finite = finite_inputs(points, point_features, self.cls_token.dtype)
         tokens, centers = self.tokenizer(points, point_features)

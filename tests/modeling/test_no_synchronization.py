@@ -149,7 +149,7 @@ def test_what_makes_the_host_wait_is_seen(waiter):
 @pytest.fixture
 def unchecked(monkeypatch):
     """On the CPU as on a GPU: finiteness is not looked at before the model runs."""
-    monkeypatch.setattr("any2point_hf.modeling.modeling_any2point.check_batch", lambda points: None)
+    monkeypatch.setattr("any2point_hf.modeling.modeling_any2point.check_inputs", lambda *_: None)
 
 
 @pytest.mark.usefixtures("unchecked")
