@@ -1,5 +1,7 @@
 """Data sets in files and folders of `datasets`, and in memory."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -107,6 +109,23 @@ def test_files_that_are_damaged_or_foreign(tmp_path):
             load_point_cloud_dataset(tmp_path / name)
         assert "\n" not in str(told.value)
         assert len(str(told.value)) < 600
+
+
+def test_the_command_line_trains_and_evaluates_on_a_file(tmp_path, two_classes, run_train, run_command):
+    arrays = two_classes.arrays()
+    names = [str(arrays["class_names"][label]) for label in arrays["labels"]]
+    rows = {"xyz": arrays["points"].tolist(), "category": names}
+    Dataset.from_dict(rows).to_parquet(tmp_path / "clouds.parquet")
+    with pytest.warns(UserWarning, match="4 of its 24 clouds, 20% of each class"):
+        result = run_train(data=tmp_path / "clouds.parquet")
+    assert result.code == 0, result.err
+    with pytest.warns(UserWarning, match="4 of its 24 clouds"):
+        result = run_command(
+            "evaluate", "--data", tmp_path / "clouds.parquet", "--model", tmp_path / "trained", "--json"
+        )
+    evaluated = json.loads(result.out)
+    assert evaluated["num_clouds"] == 4
+    assert {*evaluated["per_class"]} == {"ball", "disc"}
 
 
 def test_nothing_is_told_to_a_server(tmp_path, monkeypatch):
