@@ -22,14 +22,8 @@ from any2point_hf.modeling.hub.names import pull_options, pulled_folder
 from any2point_hf.modeling.publishing.push import push_files
 from any2point_hf.modeling.tokenizer.point_ops import farthest_point_sampling
 from any2point_hf.point_clouds.checks import check_cloud
-from any2point_hf.point_clouds.features import (
-    feature_names,
-    features_of,
-    missing_features,
-    scaled_features,
-    spread_groups,
-)
-from any2point_hf.point_clouds.files import PointCloud, read_cloud
+from any2point_hf.point_clouds.features import feature_names, features_of, missing_features, scaled_features
+from any2point_hf.point_clouds.forms import list_of_clouds, take_apart
 from any2point_hf.point_clouds.invalid import DroppedPoints
 
 LABEL_COLUMNS = ("labels", "label", "label_ids")
@@ -117,7 +111,7 @@ class Any2PointProcessor(SequenceFeatureExtractor):
 
     def _sampled(self, point_clouds: Any, names: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
         """Points [B, num_points, 3] and features [B, num_points, F], both float32."""
-        clouds = _as_list(point_clouds)
+        clouds = list_of_clouds(point_clouds)
         if not clouds:
             raise PointCloudError("point_clouds is empty; expected at least one point cloud.")
         num_features = len(self.point_feature_names)
@@ -186,26 +180,13 @@ class Any2PointProcessor(SequenceFeatureExtractor):
 
     def _normalize(self, row: int, cloud: Any, name: str, dropped: DroppedPoints | None) -> "_Cloud":
         """Checks and centres a cloud."""
-        points, found = self._taken_apart(cloud, name, dropped)
+        points, found = take_apart(cloud, name, self.point_feature_names, self.seed, dropped)
         exact = check_cloud(points, name, dropped).astype(np.float64)
         found = found if dropped is None else dropped.along(found)
         exact -= exact.mean(axis=0)
         unit = (exact / np.linalg.norm(exact, axis=1).max()).astype(np.float32)
         features = self._features(found, len(exact), name)
         return _Cloud(row, unit if self.scale_to_unit_sphere else exact.astype(np.float32), unit, features)
-
-    def _taken_apart(
-        self, cloud: Any, name: str, dropped: DroppedPoints | None
-    ) -> tuple[Any, Mapping[str, np.ndarray]]:
-        """The points of a cloud of any kind, and its features [n] by name."""
-        wanted = self.point_feature_names
-        if isinstance(cloud, (str, os.PathLike)):
-            cloud = read_cloud(cloud, wanted, self.seed, dropped)
-        if isinstance(cloud, PointCloud):
-            return cloud
-        if isinstance(cloud, Mapping):
-            return _of_mapping(cloud, wanted, name)
-        return _of_columns(_array(cloud), wanted)
 
     def _features(self, found: Mapping[str, np.ndarray], num_points: int, name: str) -> np.ndarray:
         """The features that the model takes, [n, F] float32, out of those that a cloud has."""
@@ -300,29 +281,6 @@ class _Cloud(NamedTuple):
     features: np.ndarray
 
 
-def _of_mapping(cloud: Mapping[str, Any], wanted: Sequence[str], name: str) -> tuple[Any, dict[str, np.ndarray]]:
-    """Points and features by name of a mapping, such as a row of a data set."""
-    if "points" not in cloud:
-        raise PointCloudError(
-            f"{name} must have the points [N, 3] under the name 'points', got the names "
-            f"{', '.join(map(str, list(cloud)[:12]))}. Rename the one it is."
-        )
-    points = _array(cloud["points"])
-    arrays = {key: _array(values) for key, values in cloud.items() if set(features_of(key)) & set(wanted)}
-    if "point_features" in cloud and wanted:  # as the processor itself gives them, all in one array
-        return points, _of_columns(np.concatenate([points, _array(cloud["point_features"])], axis=1), wanted)[1]
-    return points, spread_groups(arrays, len(points))
-
-
-def _of_columns(array: Any, wanted: Sequence[str]) -> tuple[Any, dict[str, np.ndarray]]:
-    """Points and features by name of an array [N, 3 + F]; of any other, itself and none."""
-    shape: tuple[int, ...] = np.shape(array) if wanted else ()
-    if len(shape) != 2 or shape[1] != 3 + len(wanted):
-        return array, {}
-    array = np.asarray(array)
-    return array[:, :3], dict(zip(wanted, array[:, 3:].T, strict=True))
-
-
 def _label(value: Any) -> int:
     try:
         plain: Any = value.item() if isinstance(value, (Tensor, np.ndarray)) else value
@@ -338,36 +296,3 @@ def _integer(value: int, name: str, minimum: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise Any2PointError(f"{name} must be an integer of at least {minimum}, got {value!r}.")
     return int(value)
-
-
-def _as_list(point_clouds: Any) -> list[Any]:
-    """One cloud or several -> a list of clouds."""
-    if isinstance(point_clouds, (Mapping, PointCloud)):
-        return [point_clouds]
-    if isinstance(point_clouds, (np.ndarray, Tensor)):
-        return list(point_clouds) if point_clouds.ndim == 3 else [point_clouds]
-    if isinstance(point_clouds, (str, bytes)) or not isinstance(point_clouds, Sequence):
-        return [point_clouds]
-    is_batch = not len(point_clouds) or any(depth(item) >= 2 for item in point_clouds)
-    return list(point_clouds) if is_batch else [point_clouds]
-
-
-def depth(item: Any) -> int:
-    """How many indices lead to a number: 2 for a cloud [N, 3], and for what else stands for a cloud, such as a path."""
-    if isinstance(item, (str, os.PathLike, Mapping, PointCloud)):
-        return 2
-    if isinstance(item, (np.ndarray, Tensor)):
-        return item.ndim
-    if isinstance(item, Sequence) and len(item):
-        return 1 + depth(item[0])
-    return 0
-
-
-def _array(cloud: Any) -> Any:
-    """Turns tensors into numpy arrays, also those in lists; leaves anything else unchanged."""
-    if isinstance(cloud, Tensor):
-        cloud = cloud.detach().cpu()
-        return (cloud.float() if cloud.dtype == torch.bfloat16 else cloud).numpy()  # numpy knows no bfloat16
-    if isinstance(cloud, Sequence) and not isinstance(cloud, (str, bytes)):
-        return [_array(row) for row in cloud]
-    return cloud

@@ -19,8 +19,9 @@ from transformers.pipelines.base import Pipeline
 from ..modeling.errors import CheckpointError, ConfigurationError, PointCloudError
 from ..modeling.tokenizer.point_ops import split_features
 from ..point_clouds.files import PointCloud
+from ..point_clouds.forms import depth
 from ..point_clouds.reading import CloudReader
-from ..processing_any2point import Any2PointProcessor, depth
+from ..processing_any2point import Any2PointProcessor
 
 _CHUNK = 64  # clouds that the processor gets at once: those of one size are sampled together
 
