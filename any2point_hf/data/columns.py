@@ -1,11 +1,7 @@
-"""Finds the points and the label of a data set by its columns' types, and brings both to this package's own types.
-
-Unusual here: a column is converted apart and put beside the others again, so that nothing else is copied.
-"""
+"""Finds the points, the label and features in a data set by its columns' types, and reads the clouds in them."""
 
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,14 +16,12 @@ from datasets import (
     List,
     Mesh,
     Value,
-    concatenate_datasets,
 )
 
 from ..modeling.errors import DatasetError, PointCloudError
-from ..point_clouds.checks import local_float32
-from ..point_clouds.features import FEATURE_GROUPS, features_of, grouped_features, spread_groups
+from ..point_clouds.features import FEATURE_GROUPS, features_of, spread_groups
 from ..point_clouds.files import PointCloud
-from ..point_clouds.reading import PLAIN_READER, CloudReader
+from ..point_clouds.reading import CloudReader
 
 POINTS_NAMES = (
     *("points", "point_cloud", "pointcloud", "pos", "position", "positions", "xyz"),
@@ -35,11 +29,8 @@ POINTS_NAMES = (
 )
 LABEL_NAMES = ("label", "labels", "class", "category", "class_name", "cls")
 AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset)
-OWN_POINTS = Array2D((None, 3), "float32")
 
 _NEVER_POINTS = ("normal", "normals", "rgb", "color", "colors", "colour", "colours")
-_NAMES_OF_CLASSES = ("string", "large_string", "bool", "null")  # types of values; null: nothing but empty ones
-_ROWS = 64  # converted together
 
 
 def with_own_names(dataset: AnyDataset, source: str) -> AnyDataset:
@@ -61,27 +52,6 @@ def with_own_names(dataset: AnyDataset, source: str) -> AnyDataset:
     if label is not None:
         names[label] = "label"
     return dataset.rename_columns({old: new for old, new in names.items() if old != new})
-
-
-def with_own_types(
-    splits: Mapping[str, Dataset], source: str, reader: CloudReader = PLAIN_READER
-) -> dict[str, Dataset]:
-    """Brings `points` to float32 [N, 3] and `label` to a ClassLabel of all splits' classes; other columns stay.
-
-    Numbers 0 … n−1 without gaps become the classes "0", "1", …; strings become classes in sorted order. Meshes are
-    sampled by area. Columns that are so already are not copied. A split without any label is left out.
-
-    Args:
-        splits: with the columns `points` and `label`, as `with_own_names` gives them.
-        source: their name, for the error message.
-        reader: of the clouds. Where it drops points, their features go with them.
-
-    Raises:
-        DatasetError: no label, or one that is no class.
-        PointCloudError: a cloud is not [N, 3], not finite or has too few points; the message names its row.
-    """
-    splits = with_class_labels(splits, source)
-    return {split: _with_own_points(dataset, source, split, reader) for split, dataset in splits.items()}
 
 
 def read_row(row: Mapping[str, Any], name: str, reader: CloudReader) -> PointCloud:
@@ -115,10 +85,10 @@ def undecoded(dataset: AnyDataset, columns: Sequence[str] = ()) -> AnyDataset:
         columns: further ones, of features.
     """
     feature: Any = dataset.features["points"]
-    selected = dataset.select_columns(["points", *([] if _is_file(feature) else columns)])
+    selected = dataset.select_columns(["points", *([] if is_file(feature) else columns)])
     if isinstance(feature, Mesh):
         selected = selected.cast_column("points", Mesh(decode=False))
-    if _is_file(feature):
+    if is_file(feature):
         return selected.with_format(None)
     if isinstance(selected, IterableDataset):
         return selected.with_format("numpy")
@@ -152,7 +122,7 @@ def _points_column(dataset: Dataset | IterableDataset, source: str) -> str:
     if usual:
         return usual[0]
     others = [name for name in arrays if name not in _NEVER_POINTS]
-    files = [name for name, feature in features.items() if _is_file(feature)]
+    files = [name for name, feature in features.items() if is_file(feature)]
     exact = [name for name in others if _width(dataset, name) == 3]
     found = [*(exact or others), *files]
     if len(found) == 1:
@@ -160,7 +130,7 @@ def _points_column(dataset: Dataset | IterableDataset, source: str) -> str:
     rule = f"{source} must have a column 'points', or another of numbers [N, 3] or of meshes"
     if found:
         raise DatasetError(f"{rule}; several may be it: {', '.join(found)}. Rename the one it is to 'points'.")
-    columns = ", ".join(f"{name} ({_short(feature)})" for name, feature in list(features.items())[:8])
+    columns = ", ".join(f"{name} ({type_name(feature)})" for name, feature in list(features.items())[:8])
     raise DatasetError(f"{rule}, its columns are {columns}. Rename the one it is.")
 
 
@@ -184,7 +154,7 @@ def _is_number(dtype: str) -> bool:
     return dtype.startswith(("float", "int", "uint"))
 
 
-def _is_file(feature: Any) -> bool:
+def is_file(feature: Any) -> bool:
     """Whether a column holds files: decoded meshes, or dicts of bytes and path."""
     return isinstance(feature, Mesh) or (isinstance(feature, dict) and {*feature} == {"bytes", "path"})
 
@@ -197,131 +167,9 @@ def _label_column(features: Features) -> str | None:
     return classes[0] if len(classes) == 1 else None
 
 
-def _short(feature: Any) -> str:
+def type_name(feature: Any) -> str:
+    """What messages call a column's type."""
     return getattr(feature, "dtype", None) or type(feature).__name__
-
-
-def with_class_labels(splits: Mapping[str, Dataset], source: str) -> dict[str, Dataset]:
-    """Brings `label` to a ClassLabel of all splits' classes, as `with_own_types` says; leaves `points` alone."""
-    for split, dataset in splits.items():
-        if "label" not in dataset.features:
-            columns = ", ".join(dataset.column_names)
-            raise DatasetError(
-                f"{source} must have a column 'label' in its split {split!r}, its columns are {columns}. Rename the "
-                "one with the classes."
-            )
-    features = {split: dataset.features["label"] for split, dataset in splits.items()}
-    first = next(iter(features.values()))
-    if any(feature != first for feature in features.values()):
-        raise DatasetError(f"{source}: the column 'label' must have the same type and class names in all splits.")
-    is_class = isinstance(first, (ClassLabel, Value)) and ("int" in first.dtype or first.dtype in _NAMES_OF_CLASSES)
-    if not is_class:
-        raise DatasetError(
-            f"{source}: the column 'label' must be a ClassLabel, text or integers, a class for each cloud, got "
-            f"{_short(first)}. Convert it."
-        )
-    values = {split: dataset.select_columns("label").unique("label") for split, dataset in splits.items()}
-    splits = _without_unlabelled(splits, values, source)
-    if isinstance(first, ClassLabel):
-        return splits
-    found = set().union(*(values[split] for split in splits))
-    if "int" in first.dtype and found != set(range(len(found))):
-        shown = ", ".join(map(str, sorted(found)[:10]))
-        raise DatasetError(
-            f"{source}: integers in the column 'label' must be 0, 1, 2, … without gaps, got {shown}. Number the "
-            "classes from 0, or store their names as text."
-        )
-    names = [str(value) for value in sorted(found)]
-    return {split: _with_column(dataset, "label", _as_classes(dataset, names)) for split, dataset in splits.items()}
-
-
-def _as_classes(dataset: Dataset, names: list[str]) -> Dataset:
-    label = dataset.select_columns("label").with_format(None)
-    if label.features["label"].dtype == "bool":
-        label = label.cast_column("label", Value("int64"))
-    return label.cast_column("label", ClassLabel(names=names))
-
-
-def _without_unlabelled(
-    splits: Mapping[str, Dataset], values: Mapping[str, list[Any]], source: str
-) -> dict[str, Dataset]:
-    """Leaves out splits in which no cloud has a label, as hidden test splits are; refuses single ones without."""
-    kept = {}
-    for split, dataset in splits.items():
-        feature = dataset.features["label"]
-        absent = {value for value in values[split] if _is_absent(value, feature)}
-        if absent and len(absent) < len(values[split]):
-            rows = dataset.select_columns("label").with_format(None)["label"][:]
-            row = next(index for index, value in enumerate(rows) if value in absent)
-            raise DatasetError(
-                f"{source}: every cloud must have a label, got {rows[row]!r} in row {row} of the split {split!r}. "
-                "Remove such rows, for example by Dataset.filter."
-            )
-        if not absent:
-            kept[split] = dataset
-    if not kept:
-        raise DatasetError(f"{source} has no labels: every value of its column 'label' is empty or below 0.")
-    return kept
-
-
-def _is_absent(value: Any, feature: Any) -> bool:
-    return value is None or value == "" or (isinstance(feature, ClassLabel) and value < 0)
-
-
-def _with_own_points(dataset: Dataset, source: str, split: str, reader: CloudReader) -> Dataset:
-    feature = dataset.features["points"]
-    is_own = isinstance(feature, Array2D) and feature.shape[1] == 3 and feature.dtype == "float32"
-    if is_own and reader.dropped is None:
-        return dataset
-    kept = feature_columns(dataset) if reader.dropped is not None else []  # rows of theirs are dropped too
-    types = Features(points=OWN_POINTS, **{column: dataset.features[column] for column in kept})
-    if _is_file(feature):
-        made = grouped_features({name: np.empty(0) for name in reader.feature_names})
-        types = Features(
-            points=OWN_POINTS, **{n: OWN_POINTS if a.ndim == 2 else List(Value("float32")) for n, a in made.items()}
-        )
-    converted = undecoded(dataset, kept).map(
-        partial(_converted, name=f"of the split {split!r} of {source}", reader=reader),
-        batched=True,
-        batch_size=_ROWS,
-        with_indices=True,
-        features=types,
-        load_from_cache_file=None if reader.dropped is None else False,  # what is dropped is to be told each time
-        desc="Reading points",
-    )
-    for column in converted.column_names:
-        dataset = _with_column(dataset, column, converted.select_columns(column))
-    return dataset
-
-
-def _converted(
-    rows: Mapping[str, Any], indices: list[int], *, name: str, reader: CloudReader
-) -> dict[str, list[np.ndarray]]:
-    """The rows' points, and their features: those of files, or those of other columns that have lost points."""
-    made: dict[str, list[np.ndarray]] = {column: [] for column in rows}
-    for place, index in enumerate(indices):
-        row = {column: values[place] for column, values in rows.items()}
-        cloud = read_row(row, f"row {index} {name}", reader)
-        made["points"].append(local_float32(cloud.points))
-        if isinstance(row["points"], Mapping):
-            for column, values in grouped_features(cloud.features).items():
-                made.setdefault(column, []).append(values)
-            continue
-        for column in row.keys() - {"points"}:
-            values = np.asarray(row[column])
-            made[column].append(values if reader.dropped is None else values[reader.dropped.kept])
-    return made
-
-
-def _with_column(dataset: Dataset, name: str, column: Dataset) -> Dataset:
-    """The data set with another column in place of the one of this name, or behind the others."""
-    names = [*dataset.column_names, *([] if name in dataset.column_names else [name])]
-    rest = dataset.with_format(None)
-    rest = rest.remove_columns(name) if name in rest.column_names else rest
-    if not rest.column_names:
-        return column.with_format(None)
-    joined = concatenate_datasets([column.with_format(None), rest], axis=1, split=dataset.split)
-    return joined.select_columns(names)
 
 
 def _read_file(value: Mapping[str, Any], name: str, reader: CloudReader) -> PointCloud:

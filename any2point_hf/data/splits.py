@@ -8,7 +8,8 @@ from datasets import Dataset, DatasetDict, IterableDataset
 
 from ..modeling.errors import DatasetError
 from ..point_clouds.reading import PLAIN_READER, CloudReader
-from .columns import with_own_names, with_own_types
+from .columns import with_own_names
+from .own_types import with_own_types
 
 TEST_SHARE = 0.2
 

@@ -14,6 +14,7 @@ from transformers import pipeline
 
 from any2point_hf import load_point_cloud_dataset
 from any2point_hf.data.hub_dataset import HubDataset, parse_hub_name, pinned
+from any2point_hf.large_collections.job import BatchJob
 from any2point_hf.large_collections.sources import open_collection
 from any2point_hf.modeling.errors import DatasetError, HubError
 from any2point_hf.point_clouds.files import read_point_cloud
@@ -173,6 +174,7 @@ def test_a_collection_names_the_commit(hub):
     assert (collection.split, len(collection), collection.labels()[:2]) == ("test", 4, ["ball", "disc"])
     assert np.array_equal(collection.read(3), clouds(4)[3])
     assert open_collection(collection.source).fingerprint == collection.fingerprint
+    assert BatchJob("embed", "adapter", "me/clouds", Path("out.parquet")).source == collection.source
     make_splits(seed=1).push_to_hub("me/clouds")
     assert open_collection("me/clouds").fingerprint != collection.fingerprint
 

@@ -62,7 +62,9 @@ def test_two_splits(tmp_path, kind):
         splits.save_to_disk(source)
     if kind == "jsonl":  # which knows no names of classes
         splits = splits.cast_column("label", ClassLabel(names=["0", "1"]))
-    assert_equal(load_point_cloud_dataset(source), splits)
+    loaded = load_point_cloud_dataset(source)
+    assert_equal(loaded, splits)
+    assert all(split.cache_files for split in loaded.values())  # mapped, not held in memory
 
 
 @pytest.mark.parametrize("name", ["clouds.parquet", "a [1] *.parquet", "with space#1.parquet"])

@@ -1,0 +1,166 @@
+"""Brings the points and labels of data sets to this package's own types: float32 [N, 3], and a ClassLabel.
+
+Unusual here: a column is converted apart and put beside the others again, so that nothing else is copied.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from datasets import Array2D, ClassLabel, Dataset, Features, List, Value, concatenate_datasets
+
+from ..modeling.errors import DatasetError
+from ..point_clouds.checks import local_float32
+from ..point_clouds.features import grouped_features
+from ..point_clouds.reading import PLAIN_READER, CloudReader
+from .columns import feature_columns, is_file, read_row, type_name, undecoded
+
+OWN_POINTS = Array2D((None, 3), "float32")
+
+_NAMES_OF_CLASSES = ("string", "large_string", "bool", "null")  # types of values; null: nothing but empty ones
+_ROWS = 64  # converted together
+
+
+def with_own_types(
+    splits: Mapping[str, Dataset], source: str, reader: CloudReader = PLAIN_READER
+) -> dict[str, Dataset]:
+    """Brings `points` to float32 [N, 3] and `label` to a ClassLabel of all splits' classes; other columns stay.
+
+    Numbers 0 … n−1 without gaps become the classes "0", "1", …; strings become classes in sorted order. Meshes are
+    sampled by area. Columns that are so already are not copied. A split without any label is left out.
+
+    Args:
+        splits: with the columns `points` and `label`, as `with_own_names` gives them.
+        source: their name, for the error message.
+        reader: of the clouds. Where it drops points, their features go with them.
+
+    Raises:
+        DatasetError: no label, or one that is no class.
+        PointCloudError: a cloud is not [N, 3], not finite or has too few points; the message names its row.
+    """
+    splits = with_class_labels(splits, source)
+    return {split: _with_own_points(dataset, source, split, reader) for split, dataset in splits.items()}
+
+
+def with_class_labels(splits: Mapping[str, Dataset], source: str) -> dict[str, Dataset]:
+    """Brings `label` to a ClassLabel of all splits' classes, as `with_own_types` says; leaves `points` alone."""
+    for split, dataset in splits.items():
+        if "label" not in dataset.features:
+            columns = ", ".join(dataset.column_names)
+            raise DatasetError(
+                f"{source} must have a column 'label' in its split {split!r}, its columns are {columns}. Rename the "
+                "one with the classes."
+            )
+    features = {split: dataset.features["label"] for split, dataset in splits.items()}
+    first = next(iter(features.values()))
+    if any(feature != first for feature in features.values()):
+        raise DatasetError(f"{source}: the column 'label' must have the same type and class names in all splits.")
+    is_class = isinstance(first, (ClassLabel, Value)) and ("int" in first.dtype or first.dtype in _NAMES_OF_CLASSES)
+    if not is_class:
+        raise DatasetError(
+            f"{source}: the column 'label' must be a ClassLabel, text or integers, a class for each cloud, got "
+            f"{type_name(first)}. Convert it."
+        )
+    values = {split: dataset.select_columns("label").unique("label") for split, dataset in splits.items()}
+    splits = _without_unlabelled(splits, values, source)
+    if isinstance(first, ClassLabel):
+        return splits
+    found = set().union(*(values[split] for split in splits))
+    if "int" in first.dtype and found != set(range(len(found))):
+        shown = ", ".join(map(str, sorted(found)[:10]))
+        raise DatasetError(
+            f"{source}: integers in the column 'label' must be 0, 1, 2, … without gaps, got {shown}. Number the "
+            "classes from 0, or store their names as text."
+        )
+    names = [str(value) for value in sorted(found)]
+    return {split: _with_column(dataset, "label", _as_classes(dataset, names)) for split, dataset in splits.items()}
+
+
+def _as_classes(dataset: Dataset, names: list[str]) -> Dataset:
+    label = dataset.select_columns("label").with_format(None)
+    if label.features["label"].dtype == "bool":
+        label = label.cast_column("label", Value("int64"))
+    return label.cast_column("label", ClassLabel(names=names))
+
+
+def _without_unlabelled(
+    splits: Mapping[str, Dataset], values: Mapping[str, list[Any]], source: str
+) -> dict[str, Dataset]:
+    """Leaves out splits in which no cloud has a label, as hidden test splits are; refuses single ones without."""
+    kept = {}
+    for split, dataset in splits.items():
+        feature = dataset.features["label"]
+        absent = {value for value in values[split] if _is_absent(value, feature)}
+        if absent and len(absent) < len(values[split]):
+            rows = dataset.select_columns("label").with_format(None)["label"][:]
+            row = next(index for index, value in enumerate(rows) if value in absent)
+            raise DatasetError(
+                f"{source}: every cloud must have a label, got {rows[row]!r} in row {row} of the split {split!r}. "
+                "Remove such rows, for example by Dataset.filter."
+            )
+        if not absent:
+            kept[split] = dataset
+    if not kept:
+        raise DatasetError(f"{source} has no labels: every value of its column 'label' is empty or below 0.")
+    return kept
+
+
+def _is_absent(value: Any, feature: Any) -> bool:
+    return value is None or value == "" or (isinstance(feature, ClassLabel) and value < 0)
+
+
+def _with_own_points(dataset: Dataset, source: str, split: str, reader: CloudReader) -> Dataset:
+    feature = dataset.features["points"]
+    is_own = isinstance(feature, Array2D) and feature.shape[1] == 3 and feature.dtype == "float32"
+    if is_own and reader.dropped is None:
+        return dataset
+    kept = feature_columns(dataset) if reader.dropped is not None else []  # rows of theirs are dropped too
+    types = Features(points=OWN_POINTS, **{column: dataset.features[column] for column in kept})
+    if is_file(feature):
+        made = grouped_features({name: np.empty(0) for name in reader.feature_names})
+        types = Features(
+            points=OWN_POINTS, **{n: OWN_POINTS if a.ndim == 2 else List(Value("float32")) for n, a in made.items()}
+        )
+    converted = undecoded(dataset, kept).map(
+        partial(_converted, name=f"of the split {split!r} of {source}", reader=reader),
+        batched=True,
+        batch_size=_ROWS,
+        with_indices=True,
+        features=types,
+        load_from_cache_file=None if reader.dropped is None else False,  # what is dropped is to be told each time
+        desc="Reading points",
+    )
+    for column in converted.column_names:
+        dataset = _with_column(dataset, column, converted.select_columns(column))
+    return dataset
+
+
+def _converted(
+    rows: Mapping[str, Any], indices: list[int], *, name: str, reader: CloudReader
+) -> dict[str, list[np.ndarray]]:
+    """The rows' points, and their features: those of files, or those of other columns that have lost points."""
+    made: dict[str, list[np.ndarray]] = {column: [] for column in rows}
+    for place, index in enumerate(indices):
+        row = {column: values[place] for column, values in rows.items()}
+        cloud = read_row(row, f"row {index} {name}", reader)
+        made["points"].append(local_float32(cloud.points))
+        if isinstance(row["points"], Mapping):
+            for column, values in grouped_features(cloud.features).items():
+                made.setdefault(column, []).append(values)
+            continue
+        for column in row.keys() - {"points"}:
+            values = np.asarray(row[column])
+            made[column].append(values if reader.dropped is None else values[reader.dropped.kept])
+    return made
+
+
+def _with_column(dataset: Dataset, name: str, column: Dataset) -> Dataset:
+    """The data set with another column in place of the one of this name, or behind the others."""
+    names = [*dataset.column_names, *([] if name in dataset.column_names else [name])]
+    rest = dataset.with_format(None)
+    rest = rest.remove_columns(name) if name in rest.column_names else rest
+    if not rest.column_names:
+        return column.with_format(None)
+    joined = concatenate_datasets([column.with_format(None), rest], axis=1, split=dataset.split)
+    return joined.select_columns(names)
