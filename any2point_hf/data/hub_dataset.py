@@ -64,9 +64,17 @@ class HubDataset(NamedTuple):
 
 
 def parse_hub_name(source: object) -> HubDataset | None:
-    """Takes `user/name[@revision][#config]` apart; None for anything else, and for what is a path on this machine."""
+    """Takes `user/name[@revision][#config]` apart; None for anything else.
+
+    What is a path on this machine is no name, nor is one that ends like a data file: it is a path with a mistake.
+    """
     found = _NAME.fullmatch(source) if isinstance(source, str) else None
-    if found is None or os.path.exists(str(source)) or os.path.exists(found["repo_id"]):
+    if (
+        found is None
+        or found["repo_id"].lower().endswith(_PULLED)
+        or os.path.exists(str(source))
+        or os.path.exists(found["repo_id"])
+    ):
         return None
     return HubDataset(**found.groupdict())
 
@@ -95,7 +103,9 @@ def pull_dataset(name: HubDataset) -> tuple[Path, HubDataset]:
     if constants.is_offline_mode():
         pulled = _pull(name, local_files_only=True)
         if pulled is None:
-            raise _missing(name, "calls to the Hub are switched off, and its cache does not have it whole")
+            raise _missing(
+                name, "calls to the Hub are switched off, and its cache does not have it whole (load it once without)"
+            )
         return pulled
     try:
         with hub_calls(f"to load the data set {name.repo_id!r} (there is no such path here)"):

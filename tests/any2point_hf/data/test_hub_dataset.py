@@ -70,7 +70,7 @@ def test_names(source, parts, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "source", ["shapes", "./me/clouds", "/me/clouds", "a/b/c", "../b", "~/b", "a/b@", "a/b#", None]
+    "source", ["shapes", "./me/clouds", "/me/clouds", "a/b/c", "../b", "~/b", "a/b@", "a/b#", "a/b.npz", None]
 )
 def test_what_is_no_name(source):
     assert parse_hub_name(source) is None
