@@ -74,7 +74,7 @@ def read_row(row: Mapping[str, Any], name: str, reader: CloudReader) -> PointClo
     if points.ndim == 2 and points.shape[1] > 3:
         points = points[:, :3]
     others = {key: values for key, values in row.items() if key != "points"}
-    features = spread_groups(others, len(points)) if points.ndim == 2 else {}
+    features = spread_groups(others, len(points), name) if points.ndim == 2 else {}
     return reader.checked(PointCloud(points, features), name)
 
 

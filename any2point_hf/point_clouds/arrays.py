@@ -42,7 +42,8 @@ def read_numpy(path: Path, wanted: Wanted = ()) -> Geometry:
         raise ValueError(f"expected the shape [N, 3], or [N, 6] with normals, got {list(array.shape)}")
     if array.shape[1] == 6 and _are_normals(array[:, 3:]):  # no name tells them from colours
         others.setdefault("normal", np.array(array[:, 3:]))
-    features = {name: values for name, values in spread_groups(others, len(array)).items() if _is_wanted(name, wanted)}
+    spread = spread_groups(others, len(array), str(path))
+    features = {name: values for name, values in spread.items() if _is_wanted(name, wanted)}
     return Geometry(np.array(array[:, :3]), features=features)
 
 

@@ -78,21 +78,30 @@ def wanted_columns(columns: Iterable[str], wanted: Collection[str] | None) -> di
     return found
 
 
-def spread_groups(arrays: Mapping[str, Any], num_points: int) -> dict[str, np.ndarray]:
+def spread_groups(arrays: Mapping[str, Any], num_points: int, name: str) -> dict[str, np.ndarray]:
     """Features [N] by name out of arrays by a feature's or a group's name, such as `rgb` [N, 3] or `intensity` [N].
+
+    Args:
+        arrays: by the names of features or groups.
+        num_points: N.
+        name: the file or argument, for the error message.
 
     Raises:
         PointCloudError: an array of a group has another shape.
     """
     features: dict[str, np.ndarray] = {}
     for key, values in arrays.items():
-        names, array = features_of(key), np.asarray(values)
+        try:
+            names, array = features_of(key), np.asarray(values)
+        except ValueError as error:  # numpy's answer to rows of different lengths
+            raise PointCloudError(f"{name}: {key} must be numbers, as many in every row.") from error
         if array.shape == (num_points, 4) and names == COLORS:
             array = array[:, :3]  # the fourth is opacity
         if array.shape != (num_points, len(names)) and (len(names) > 1 or array.shape != (num_points,)):
             expected = [num_points, len(names)] if len(names) > 1 else [num_points]
             raise PointCloudError(
-                f"{key} must be numbers {expected}, a row for each of the {num_points} points, got {list(array.shape)}."
+                f"{name}: {key} must be numbers {expected}, a row for each of the {num_points} points, got "
+                f"{list(array.shape)}."
             )
         features |= dict(zip(names, array.reshape(num_points, -1).T, strict=True))
     return features

@@ -245,9 +245,14 @@ def test_impossible_features_are_refused(features, said):
 
 
 def test_groups_must_have_a_row_for_every_point():
-    with pytest.raises(PointCloudError, match=r"rgb must be numbers \[5, 3\].*got \[4, 3\]"):
-        spread_groups({"rgb": np.zeros((4, 3))}, 5)
-    assert list(spread_groups({"rgb": np.zeros((5, 4)), "intensity": np.zeros((5, 1))}, 5)) == [*COLORS, "intensity"]
+    with pytest.raises(PointCloudError, match=r"a.npz: rgb must be numbers \[5, 3\].*got \[4, 3\]"):
+        spread_groups({"rgb": np.zeros((4, 3))}, 5, "a.npz")
+    assert list(spread_groups({"rgb": np.zeros((5, 4)), "intensity": np.zeros((5, 1))}, 5, "a")) == [
+        *COLORS,
+        "intensity",
+    ]
+    with pytest.raises(PointCloudError, match="a.npz: rgb must be numbers, as many in every row"):
+        spread_groups({"rgb": [[1, 2, 3], [1, 2]]}, 2, "a.npz")
 
 
 @given(st.lists(st.tuples(*[st.floats(-1e6, 1e6)] * 3), min_size=1, max_size=20))
