@@ -251,7 +251,7 @@ def test_groups_must_have_a_row_for_every_point():
         *COLORS,
         "intensity",
     ]
-    with pytest.raises(PointCloudError, match="a.npz: rgb must be numbers, as many in every row"):
+    with pytest.raises(PointCloudError, match="rgb must be numbers, as many in every row"):
         spread_groups({"rgb": [[1, 2, 3], [1, 2]]}, 2, "a.npz")
 
 
