@@ -305,13 +305,16 @@ def _refuse_unknown(names: Iterable[str]) -> None:
     fields = Any2PointConfig.__dataclass_fields__
     unknown = sorted(name for name in set(names) - _OF_TRANSFORMERS - fields.keys() if not name.startswith("_"))
     if unknown:
-        first = unknown[0]
-        meant = _OTHER_NAMES.get(first)
-        hint = f" Did you mean {meant}?" if meant else did_you_mean(first, METHOD_FIELDS)
         raise ConfigurationError(
-            f"Any2PointConfig takes the fields of its documentation, got {first!r}, which is none.{hint} A config.json "
-            "that a newer version wrote needs that version."
+            f"Any2PointConfig takes the fields of its documentation, got {unknown[0]!r}, which is none."
+            f"{meant_field(unknown[0])} A config.json that a newer version wrote needs that version."
         )
+
+
+def meant_field(name: str) -> str:
+    """A sentence with the field that was probably meant by an unknown name, or an empty string."""
+    meant = _OTHER_NAMES.get(name)
+    return f" Did you mean {meant}?" if meant else did_you_mean(name, METHOD_FIELDS)
 
 
 def _config_from_dict(values: dict[str, Any]) -> PreTrainedConfig:

@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+_LAYERS = "transformers.modeling_layers"
+
 
 def _register_config(_: ModuleType) -> None:
     for name in (
@@ -23,6 +25,9 @@ def _register_config(_: ModuleType) -> None:
 
 
 def _register_models(_: ModuleType) -> None:
+    layers = sys.modules.get(_LAYERS)
+    if layers is not None and not hasattr(layers, "GradientCheckpointingLayer"):
+        return  # it is being imported, and imports the Auto classes itself, before what our models need of it
     for name in ("modeling_any2point", "backbones.imagebind_audio.modeling_imagebind_audio"):
         importlib.import_module(f"any2point_hf.modeling.{name}")
 
@@ -44,6 +49,7 @@ _AUTO = "transformers.models.auto."
 _AFTER_IMPORT: dict[str, Callable[[ModuleType], None]] = {
     _AUTO + "configuration_auto": _register_config,
     _AUTO + "modeling_auto": _register_models,
+    _LAYERS: _register_models,
     _AUTO + "processing_auto": _register_processor,
     _AUTO + "feature_extraction_auto": _register_processor,
     "transformers.pipelines": _register_pipelines,

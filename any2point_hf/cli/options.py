@@ -234,15 +234,16 @@ def settings(texts: list[str]) -> dict[str, Any]:
     Raises:
         Any2PointError: one is not of that form, or no field has its name.
     """
-    from ..modeling.configuration_any2point import METHOD_FIELDS
-    from ..modeling.errors import Any2PointError, did_you_mean
+    from ..modeling.configuration_any2point import METHOD_FIELDS, meant_field
+    from ..modeling.errors import Any2PointError
 
     fields = {}
     for setting in texts:
         name, separator, text = setting.partition("=")
         if not separator or name not in METHOD_FIELDS:
-            meant = did_you_mean(name, METHOD_FIELDS)
-            raise Any2PointError(f"--set takes FIELD=VALUE with a field of Any2PointConfig, got {setting!r}.{meant}")
+            raise Any2PointError(
+                f"--set takes FIELD=VALUE with a field of Any2PointConfig, got {setting!r}.{meant_field(name)}"
+            )
         try:
             fields[name] = json.loads(text)
         except ValueError:

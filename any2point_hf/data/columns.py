@@ -1,7 +1,7 @@
 """Finds the points, the label and features in a data set by its columns' types, and reads the clouds in them."""
 
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from datasets import (
     Mesh,
     Value,
 )
+from datasets.formatting import NumpyFormatter
 
 from ..modeling.errors import DatasetError, PointCloudError
 from ..point_clouds.features import FEATURE_GROUPS, features_of, spread_groups
@@ -73,12 +74,12 @@ def read_row(row: Mapping[str, Any], name: str, reader: CloudReader) -> PointClo
     if points.ndim == 2 and points.shape[1] > 3:
         points = points[:, :3]
     others = {key: values for key, values in row.items() if key != "points"}
-    features = spread_groups(others, len(points)) if points.ndim == 2 else {}
+    features = spread_groups(others, len(points), name) if points.ndim == 2 else {}
     return reader.checked(PointCloud(points, features), name)
 
 
 def undecoded(dataset: AnyDataset, columns: Sequence[str] = ()) -> AnyDataset:
-    """The columns that `read_row` takes: numbers as numpy arrays, meshes as files.
+    """The columns that `read_row` takes: numbers as numpy arrays of their own types (a stream's as Arrow), or files.
 
     Args:
         dataset: with a column `points`.
@@ -91,8 +92,8 @@ def undecoded(dataset: AnyDataset, columns: Sequence[str] = ()) -> AnyDataset:
     if is_file(feature):
         return selected.with_format(None)
     if isinstance(selected, IterableDataset):
-        return selected.with_format("numpy")
-    return selected.with_format("numpy", dtype=np.float64)
+        return selected.with_format("arrow")
+    return selected.with_format("numpy", dtype=None)  # else all integers become int64, and all floats float32
 
 
 def feature_columns(dataset: Dataset | IterableDataset, names: Collection[str] | None = None) -> list[str]:
@@ -109,8 +110,17 @@ def columns_of_clouds(dataset: Any, source: str, feature_names: Sequence[str] = 
     """
     if isinstance(dataset, (Dataset, IterableDataset)) and dataset.features is not None:
         named = with_own_names(dataset, source)
-        return undecoded(named, feature_columns(named, feature_names))
+        rows = undecoded(named, feature_columns(named, feature_names))
+        if isinstance(rows, IterableDataset) and not is_file(named.features["points"]):
+            return _typed_rows(rows)
+        return rows
     return dataset
+
+
+def _typed_rows(stream: IterableDataset) -> Iterator[Mapping[str, np.ndarray]]:
+    """The rows of a stream of Arrow tables as numpy arrays of their own types."""
+    formatter = NumpyFormatter(features=stream.features, dtype=None)
+    return (formatter.format_row(table) for table in stream)
 
 
 def _points_column(dataset: Dataset | IterableDataset, source: str) -> str:

@@ -79,7 +79,7 @@ def read_npz(path: Path, reader: CloudReader) -> tuple[dict[str, tuple[Iterable[
 
 def _cloud(points: np.ndarray, others: dict[str, np.ndarray], index: int, name: str, reader: CloudReader) -> PointCloud:
     """The cloud of an index, with its features out of the arrays of all clouds."""
-    features = spread_groups({key: array[index] for key, array in others.items()}, len(points))
+    features = spread_groups({key: array[index] for key, array in others.items()}, len(points), name)
     cloud = reader.checked(PointCloud(points, {key: features[key] for key in reader.feature_names}), name)
     return PointCloud(cloud.points, scaled_features(cloud.features, name))
 

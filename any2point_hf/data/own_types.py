@@ -12,13 +12,14 @@ from datasets import Array2D, ClassLabel, Dataset, Features, List, Value, concat
 
 from ..modeling.errors import DatasetError
 from ..point_clouds.checks import local_float32
-from ..point_clouds.features import grouped_features
+from ..point_clouds.features import SCALED_BY_TYPE, features_of, grouped_features, scaled_features
 from ..point_clouds.reading import PLAIN_READER, CloudReader
 from .columns import feature_columns, is_file, read_row, type_name, undecoded
 
 OWN_POINTS = Array2D((None, 3), "float32")
 
 _NAMES_OF_CLASSES = ("string", "large_string", "bool", "null")  # types of values; null: nothing but empty ones
+_SMALL_INTEGERS = (Value("uint8"), Value("uint16"))
 _ROWS = 64  # converted together
 
 
@@ -40,7 +41,8 @@ def with_own_types(
         PointCloudError: a cloud is not [N, 3], not finite or has too few points; the message names its row.
     """
     splits = with_class_labels(splits, source)
-    return {split: _with_own_points(dataset, source, split, reader) for split, dataset in splits.items()}
+    own = {split: _with_own_points(dataset, source, split, reader) for split, dataset in splits.items()}
+    return {split: _with_scaled_features(dataset, reader) for split, dataset in own.items()}
 
 
 def with_class_labels(splits: Mapping[str, Dataset], source: str) -> dict[str, Dataset]:
@@ -134,6 +136,22 @@ def _with_own_points(dataset: Dataset, source: str, split: str, reader: CloudRea
     for column in converted.column_names:
         dataset = _with_column(dataset, column, converted.select_columns(column))
     return dataset
+
+
+def _with_scaled_features(dataset: Dataset, reader: CloudReader) -> Dataset:
+    """Brings the wanted features whose scale is told by their type to this scale, because rows do not keep the type."""
+    for column in feature_columns(dataset, reader.feature_names):
+        feature = dataset.features[column]
+        if set(features_of(column)) & set(SCALED_BY_TYPE) and getattr(feature, "feature", None) in _SMALL_INTEGERS:
+            scaled = dataset.select_columns(column).with_format("numpy", dtype=None)
+            scaled = scaled.map(partial(_scaled, column=column), features=Features({column: List(Value("float32"))}))
+            dataset = _with_column(dataset, column, scaled)
+    return dataset
+
+
+def _scaled(row: Mapping[str, Any], *, column: str) -> dict[str, np.ndarray]:
+    (name,) = features_of(column)
+    return {column: scaled_features({name: row[column]}, column)[name]}
 
 
 def _converted(

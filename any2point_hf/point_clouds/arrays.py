@@ -40,10 +40,18 @@ def read_numpy(path: Path, wanted: Wanted = ()) -> Geometry:
         raise ValueError(f"it holds {array.shape[0]} clouds (shape {list(array.shape)}): pass a dataset with --data")
     if array.ndim != 2 or array.shape[1] not in (3, 6):
         raise ValueError(f"expected the shape [N, 3], or [N, 6] with normals, got {list(array.shape)}")
-    if array.shape[1] == 6:
+    if array.shape[1] == 6 and _are_normals(array[:, 3:]):  # no name tells them from colours
         others.setdefault("normal", np.array(array[:, 3:]))
-    features = {name: values for name, values in spread_groups(others, len(array)).items() if _is_wanted(name, wanted)}
+    spread = spread_groups(others, len(array), str(path))
+    features = {name: values for name, values in spread.items() if _is_wanted(name, wanted)}
     return Geometry(np.array(array[:, :3]), features=features)
+
+
+def _are_normals(vectors: np.ndarray) -> bool:
+    """Whether most vectors [N, 3] have length 1."""
+    if vectors.dtype.kind != "f" or not len(vectors):
+        return False
+    return bool(np.median(np.abs(np.linalg.norm(vectors.astype(np.float64), axis=1) - 1)) < 0.05)
 
 
 def _is_wanted(name: str, wanted: Wanted) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from any2point_hf.modeling.errors import PointCloudError
+from any2point_hf.modeling.errors import ConfigurationError, PointCloudError
 
 FEATURE_GROUPS: dict[str, tuple[str, ...]] = {
     "rgb": ("red", "green", "blue"),
@@ -24,9 +24,12 @@ Colours are 0…1 and normals have length 1. Intensity and reflectance are 0…1
 """
 
 COLORS, NORMALS = FEATURE_GROUPS["rgb"], FEATURE_GROUPS["normal"]
+SCALED_BY_TYPE = ("intensity", "reflectance")
+"""Features that are 0…1 where they are stored as integers of 8 or 16 bits."""
 _KNOWN = frozenset(name for names in FEATURE_GROUPS.values() for name in names)
 _PREFIXES = ("diffuse_", "scalar_", "color_", "colour_", "rgb_")
 _SYNONYMS = {"r": "red", "g": "green", "b": "blue", "i": "intensity", "intensities": "intensity"}
+_SYNONYMS |= {"rf": "red", "gf": "green", "bf": "blue"}  # CloudCompare's, for 0…1
 _SYNONYMS |= {"reflectivity": "reflectance", "reflectances": "reflectance"}
 _SYNONYMS |= {
     f"{word}{axis}": f"normal_{axis}" for axis in "xyz" for word in ("n", "n_", "normal", "norm_", "normals_")
@@ -35,8 +38,15 @@ _PLURALS = {"colors": "rgb", "color": "rgb", "colours": "rgb", "normals": "norma
 
 
 def feature_names(given: Iterable[str]) -> list[str]:
-    """Names of features, in order, with groups replaced by their features: ["rgb"] -> ["red", "green", "blue"]."""
-    return [name for word in given for name in FEATURE_GROUPS.get(word, (word,))]
+    """Names of features, in order, out of those of features, groups and columns: ["rgb", "nx"] -> ["red", "green", …].
+
+    Raises:
+        ConfigurationError: a name is empty.
+    """
+    words = [given] if isinstance(given, str) else list(given)
+    if not all(word.strip() for word in words):
+        raise ConfigurationError(f"features of points must have names, such as rgb or intensity, got {words}.")
+    return [name for word in words for name in features_of(word.strip())]
 
 
 def feature_of_column(column: str) -> str:
@@ -68,21 +78,30 @@ def wanted_columns(columns: Iterable[str], wanted: Collection[str] | None) -> di
     return found
 
 
-def spread_groups(arrays: Mapping[str, Any], num_points: int) -> dict[str, np.ndarray]:
+def spread_groups(arrays: Mapping[str, Any], num_points: int, name: str) -> dict[str, np.ndarray]:
     """Features [N] by name out of arrays by a feature's or a group's name, such as `rgb` [N, 3] or `intensity` [N].
+
+    Args:
+        arrays: by the names of features or groups.
+        num_points: N.
+        name: the file or argument, for the error message.
 
     Raises:
         PointCloudError: an array of a group has another shape.
     """
     features: dict[str, np.ndarray] = {}
     for key, values in arrays.items():
-        names, array = features_of(key), np.asarray(values)
+        try:
+            names, array = features_of(key), np.asarray(values)
+        except ValueError as error:  # numpy's answer to rows of different lengths
+            raise PointCloudError(f"{name}: {key} must be numbers, as many in every row.") from error
         if array.shape == (num_points, 4) and names == COLORS:
             array = array[:, :3]  # the fourth is opacity
         if array.shape != (num_points, len(names)) and (len(names) > 1 or array.shape != (num_points,)):
             expected = [num_points, len(names)] if len(names) > 1 else [num_points]
             raise PointCloudError(
-                f"{key} must be numbers {expected}, a row for each of the {num_points} points, got {list(array.shape)}."
+                f"{name}: {key} must be numbers {expected}, a row for each of the {num_points} points, got "
+                f"{list(array.shape)}."
             )
         features |= dict(zip(names, array.reshape(num_points, -1).T, strict=True))
     return features
@@ -116,7 +135,10 @@ def scaled_features(features: Mapping[str, np.ndarray], name: str) -> dict[str, 
     for feature, values in features.items():
         if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
             raise PointCloudError(f"{name}: {feature} must be finite numbers, got {_fault(values)}. Mend or remove it.")
-    result = {feature: _unit_integers(values) for feature, values in features.items()}
+    result = {
+        feature: _unit_integers(values) if feature in SCALED_BY_TYPE else values.astype(np.float32)
+        for feature, values in features.items()
+    }
     colors = [feature for feature in COLORS if feature in features]
     if colors:
         factor = _color_factor({feature: features[feature] for feature in colors}, name)
@@ -125,6 +147,18 @@ def scaled_features(features: Mapping[str, np.ndarray], name: str) -> dict[str, 
         normals = np.stack([features[feature] for feature in NORMALS], axis=1).astype(np.float64)
         result |= dict(zip(NORMALS, unit_length(normals).T, strict=True))
     return result
+
+
+def as_declared(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Numbers read from text in the integer type that the file states; as they are if that cannot hold them.
+
+    The type tells the scale: a dark colour of 8 bits may have no value above 1.
+    """
+    if dtype.kind not in "iu" or not np.isfinite(values).all() or (values != values.round()).any():
+        return values
+    bounds = np.iinfo(dtype)
+    fits = not len(values) or (values.min() >= bounds.min and values.max() <= bounds.max)
+    return values.astype(dtype) if fits else values
 
 
 def unit_length(vectors: np.ndarray) -> np.ndarray:

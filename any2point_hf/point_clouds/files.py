@@ -4,6 +4,7 @@ The readers take a path and return a `Geometry`. They may raise any error; `read
 `PointCloudError` with the file's name.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -142,7 +143,7 @@ def read_cloud(
             features = scaled_features(geometry.features, str(path))
             points, features = _sample_surface(vertices, geometry.triangles, features, wanted, seed)
         if missing := [name for name in wanted or () if name not in features]:
-            raise missing_features(missing, features, str(path))
+            raise missing_features(missing, _all_features(path) or features, str(path))
         return PointCloud(in_needed_precision(points), features)
     except PointCloudError:
         raise
@@ -152,6 +153,14 @@ def read_cloud(
             f"{path} cannot be read as {extension}: {reason}. "
             "Check that the file is complete and of the format that its extension names."
         ) from error
+
+
+def _all_features(path: Path) -> set[str]:
+    """Names of all features of `FEATURE_GROUPS` in a file, for an error; none if reading them fails."""
+    with contextlib.suppress(Exception):
+        geometry = _READERS[path.suffix.lower()](path, None)
+        return {*geometry.features, *(() if geometry.triangles is None else NORMALS)}
+    return set()
 
 
 def _sample_surface(

@@ -72,8 +72,14 @@ def _of_mapping(cloud: Mapping[str, Any], wanted: Sequence[str], name: str) -> t
     points = _array(cloud["points"])
     arrays = {key: _array(values) for key, values in cloud.items() if set(features_of(key)) & set(wanted)}
     if "point_features" in cloud and wanted:  # as the processor itself gives them, all in one array
-        return points, _of_columns(np.concatenate([points, _array(cloud["point_features"])], axis=1), wanted)[1]
-    return points, spread_groups(arrays, len(points)) if arrays and hasattr(points, "__len__") else {}
+        given = np.asarray(_array(cloud["point_features"]))
+        if given.shape != (len(points), len(wanted)):
+            raise PointCloudError(
+                f"{name}: point_features must be numbers {[len(points), len(wanted)]} ({', '.join(wanted)}), got "
+                f"{list(given.shape)}."
+            )
+        return points, dict(zip(wanted, given.T, strict=True))
+    return points, spread_groups(arrays, len(points), name) if arrays and hasattr(points, "__len__") else {}
 
 
 def _of_columns(array: Any, wanted: Sequence[str]) -> tuple[Any, dict[str, np.ndarray]]:

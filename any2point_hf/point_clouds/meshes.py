@@ -61,7 +61,7 @@ def read_obj(path: Path, wanted: Wanted = ()) -> Geometry:
 
 def _chosen(arrays: dict[str, np.ndarray], num_points: int, wanted: Wanted) -> dict[str, np.ndarray]:
     """The wanted features out of groups of them."""
-    features = spread_groups(arrays, num_points)
+    features = spread_groups(arrays, num_points, "its vertices")
     return {name: features[name] for name in wanted_columns(features, wanted)}
 
 

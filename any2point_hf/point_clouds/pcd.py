@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .features import COLORS, wanted_columns
+from .features import COLORS, as_declared, wanted_columns
 from .geometry import Geometry, Wanted
 
 _PACKED = ("rgb", "rgba")
@@ -26,7 +26,13 @@ def read_pcd(path: Path, wanted: Wanted = ()) -> Geometry:
     body = data[position:]
     encoding = header["DATA"][0].lower() if header["DATA"] else ""
     if encoding == "ascii":
-        return _geometry(list(_read_text(body, num_points, counts, chosen).T), features)
+        columns = list(_read_text(body, num_points, counts, chosen).T)
+        types = [np.dtype(f"{kinds[field]}{sizes[field]}") for field in features.values()]
+        columns[3:] = [
+            column if name in _PACKED else as_declared(column, dtype)
+            for name, column, dtype in zip(features, columns[3:], types, strict=True)
+        ]
+        return _geometry(columns, features)
     if encoding not in ("binary", "binary_compressed"):
         raise ValueError(f"DATA is ascii, binary or binary_compressed, this has {encoding[:30]!r}")
     point_size = sum(size * count for size, count in zip(sizes, counts, strict=True))
@@ -65,6 +71,9 @@ def _geometry(columns: list[np.ndarray], features: Iterable[str]) -> Geometry:
     for name in _PACKED:
         if name in found:
             packed = found.pop(name)
+            if packed.dtype.itemsize != 4 and np.isnan(packed).any():  # bits that text cannot hold
+                found |= dict.fromkeys(COLORS, packed)
+                continue
             bits = packed.view("<u4") if packed.dtype.itemsize == 4 else _bits_of_text(packed)
             found |= {
                 color: (bits >> shift & 255).astype(np.uint8) for color, shift in zip(COLORS, (16, 8, 0), strict=True)
@@ -74,7 +83,8 @@ def _geometry(columns: list[np.ndarray], features: Iterable[str]) -> Geometry:
 
 def _bits_of_text(numbers: np.ndarray) -> np.ndarray:
     """Packed colours out of numbers in text, which PCL writes as the integer, or as the float of the same bits."""
-    if (numbers == numbers.round()).all() and numbers.max(initial=0) >= 1:
+    is_small = ((numbers >= -(2**31)) & (numbers < 2**32)).all()  # as no float of an opaque colour is
+    if is_small and (numbers == numbers.round()).all() and np.abs(numbers).max(initial=0) >= 1:
         return numbers.astype(np.int64).astype(np.uint32)
     return numbers.astype("<f4").view("<u4")
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from .features import wanted_columns
+from .features import as_declared, wanted_columns
 from .geometry import Geometry, Wanted, check_corners, strip_triangles, triangulate
 
 _TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4"}
@@ -61,7 +61,10 @@ def read_ply(path: Path, wanted: Wanted = ()) -> Geometry:
         )
     points = np.stack([vertices[axis] for axis in "xyz"], axis=1)
     others = [name for name, values in vertices.items() if values.dtype != object and values.ndim == 1]
-    features = {feature: vertices[name] for feature, name in wanted_columns(others, wanted).items()}
+    types = {p.name.lower(): p.dtype for e in elements if e.name.lower() == "vertex" for p in e.properties}
+    features = {
+        feature: as_declared(vertices[name], types[name]) for feature, name in wanted_columns(others, wanted).items()
+    }
     if found.get("tristrips"):
         strips = _lists(found["tristrips"], elements)
         triangles = [t for strip in strips for t in strip_triangles(list(strip))]

@@ -28,6 +28,7 @@ _UNNAMED = {  # what columns without names are by the ending and their number
     (".pts", 6): ["x", "y", "z", "red", "green", "blue"],
     (".pts", 7): ["x", "y", "z", "intensity", "red", "green", "blue"],
 }
+_NO_NUMBER = ("", "na", "n/a", "null", "none")
 _MOST_NAMES = 12  # of columns in a message
 
 
@@ -278,6 +279,19 @@ def _numbers(rows: list[str], layout: _Layout, columns: list[int]) -> np.ndarray
             raise _RowError(index, f"it has {width} columns, the first line of numbers has {expected}")
     if layout.has_decimal_commas:
         rows = [row.replace(",", ".") for row in rows]
+    try:
+        return _parsed(rows, delimiter, columns)
+    except _RowError:
+        return _parsed([_without_gaps(row, delimiter) for row in rows], delimiter, columns)
+
+
+def _without_gaps(row: str, delimiter: str | None) -> str:
+    """The row with "nan" for what pandas and R write where there is no number."""
+    cells = [cell.strip() for cell in row.split(delimiter)]
+    return (delimiter or " ").join("nan" if cell.lower() in _NO_NUMBER else cell for cell in cells)
+
+
+def _parsed(rows: list[str], delimiter: str | None, columns: list[int]) -> np.ndarray:
     try:
         return np.loadtxt(rows, delimiter=delimiter, usecols=columns, ndmin=2, comments=None)
     except ValueError as error:

@@ -139,6 +139,14 @@ def test_an_array_of_clouds_and_nested_lists(classify, clouds, expected):
     assert list(classify(cloud for cloud in [])) == []
 
 
+def test_a_stream_keeps_the_precision_of_map_coordinates(classify, clouds, expected):
+    types = Features(points=List(List(Value("float64"))))
+    far = [{"points": (cloud + np.array([5e5, 5.3e6, 100])).tolist()} for cloud in clouds]
+    rows = Dataset.from_list(far, features=types)
+    for inputs in (rows, rows.to_iterable_dataset()):
+        assert (scores(classify(inputs)) - expected[0]).abs().max() < 1e-4
+
+
 def test_a_stream_is_read_no_further_than_asked(classify, clouds):
     read = []
 

@@ -32,6 +32,11 @@ from transformers import AutoConfig
 import any2point_hf
 from transformers import AutoFeatureExtractor, AutoModel, AutoProcessor
 """
+BACKBONE_CLASS_FIRST = """
+import any2point_hf
+from transformers import BertModel
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
+"""
 LOAD = """
 import sys
 folder = sys.argv[1]
@@ -73,7 +78,7 @@ def test_importing_the_package_costs_nothing(run_python):
     assert run_python(LIGHT).split("\n")[:2] == ["[]", "set()"]  # nothing heavy is imported, no public name is missing
 
 
-@pytest.mark.parametrize("order", [OURS_FIRST, AUTO_FIRST, MODELING_FIRST, HALF_OF_AUTO_FIRST])
+@pytest.mark.parametrize("order", [OURS_FIRST, AUTO_FIRST, MODELING_FIRST, HALF_OF_AUTO_FIRST, BACKBONE_CLASS_FIRST])
 def test_auto_classes_know_ours_in_any_order_of_imports(run_python, saved, order):
     assert float(run_python(LOAD.format(imports=order), saved)) > 0
 

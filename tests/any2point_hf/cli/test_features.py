@@ -87,7 +87,7 @@ def test_a_misspelt_feature_is_refused_before_any_work(run_command, folder, bert
     options = ("--data", folder, "--backbone", bert, "--output", tmp_path / "x", "--features", "rbg")
     refused = run_command("train", *options)
     assert refused.code == 2
-    assert "must have rbg for every point; the features found there are: none" in refused.err
+    assert "must have rbg for every point; the features found there are: blue, green, red" in refused.err
     assert not (tmp_path / "x").exists()
 
 

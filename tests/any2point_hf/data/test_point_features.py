@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from datasets import Array2D, Dataset, DatasetDict, Features, List, Mesh, Value, load_from_disk
 
+from any2point_hf import Any2PointProcessor
 from any2point_hf.data import load_point_cloud_dataset
+from any2point_hf.data.columns import columns_of_clouds
 from any2point_hf.large_collections.sources import open_collection
 from any2point_hf.modeling.errors import DatasetError, PointCloudError
 from any2point_hf.point_clouds.reading import CloudReader
+from any2point_hf.training.trainer import process_split
 
 FEATURES = ["rgb", "intensity"]
 NAMES = ["red", "green", "blue", "intensity"]
@@ -155,3 +158,43 @@ def test_collections_read_them(tmp_path):
             np.testing.assert_allclose(np.stack([cloud.features[n] for n in NAMES[:3]], 1), rgb / 255, atol=1e-6)
             np.testing.assert_allclose(cloud.features["intensity"], intensity, atol=1e-6)
             np.testing.assert_allclose(collection.read(index), points, atol=1e-6)
+
+
+def test_the_scale_is_the_same_by_every_way_to_the_model(tmp_path):
+    generator = np.random.default_rng(0)
+    points = generator.normal(size=(4, 80, 3)).astype(np.float32)
+    arrays = {
+        "points": points,
+        "rgb": generator.integers(0, 2, size=(4, 80, 3)).astype(np.uint8),  # a dark colour of 8 bits
+        "intensity": generator.integers(0, 256, size=(4, 80)).astype(np.uint8),
+        "part": generator.integers(0, 50, size=(4, 80)).astype(np.uint8),
+    }
+    names = ["rgb", "intensity", "part"]
+    processor = Any2PointProcessor(80, point_feature_names=names)
+    expected = processor({name: values[0] for name, values in arrays.items()})["point_features"]
+    for channel, largest in ((0, 1 / 255), (3, 1), (4, 49)):
+        assert 0.9 * largest < expected[0, :, channel].max() <= largest
+
+    types = {"points": Array2D((None, 3), "float32"), "rgb": Array2D((None, 3), "uint8")}
+    types |= dict.fromkeys(("intensity", "part"), List(Value("uint8"))) | {"label": Value("int64")}
+    rows = Dataset.from_dict({**arrays, "label": [0, 1, 0, 1]}, features=Features(types))
+    rows.to_parquet(tmp_path / "a.parquet")
+    given = {"labels": [0, 1, 0, 1], "split": [0, 0, 1, 1], "class_names": np.array(["a", "b"])}
+    np.savez(tmp_path / "a.npz", **arrays, **given)
+    own = load_point_cloud_dataset(DatasetDict(train=rows, test=rows), features=names)["train"]
+    archive = load_point_cloud_dataset(tmp_path / "a.npz", features=names)["train"]
+    collection = open_collection(tmp_path / "a.parquet")
+    stream = columns_of_clouds(rows.to_iterable_dataset(), "stream", processor.point_feature_names)
+    ways = {
+        "training": process_split(own, processor, 80)[0]["point_features"].numpy(),
+        "rows as lists": processor.pad([own[0]])["point_features"][0],
+        "rows as tensors": processor.pad([own.with_format("torch")[0]])["point_features"][0],
+        "archive": process_split(archive, processor, 80)[0]["point_features"].numpy(),
+        "collection": processor(collection.read_cloud(0, CloudReader(0, processor.point_feature_names)))[
+            "point_features"
+        ][0],
+        "data set": processor(columns_of_clouds(rows, "rows", processor.point_feature_names)[0])["point_features"][0],
+        "stream": processor(next(iter(stream)))["point_features"][0],
+    }
+    for way, found in ways.items():
+        np.testing.assert_allclose(found, expected[0], rtol=1e-6, err_msg=way)

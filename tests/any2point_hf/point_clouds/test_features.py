@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from any2point_hf.modeling.errors import PointCloudError
+from any2point_hf.modeling.errors import ConfigurationError, PointCloudError
 from any2point_hf.point_clouds.features import COLORS, NORMALS, feature_names, scaled_features, spread_groups
 from any2point_hf.point_clouds.files import read_point_cloud, read_point_cloud_with_features
 
@@ -245,9 +245,14 @@ def test_impossible_features_are_refused(features, said):
 
 
 def test_groups_must_have_a_row_for_every_point():
-    with pytest.raises(PointCloudError, match=r"rgb must be numbers \[5, 3\].*got \[4, 3\]"):
-        spread_groups({"rgb": np.zeros((4, 3))}, 5)
-    assert list(spread_groups({"rgb": np.zeros((5, 4)), "intensity": np.zeros((5, 1))}, 5)) == [*COLORS, "intensity"]
+    with pytest.raises(PointCloudError, match=r"a.npz: rgb must be numbers \[5, 3\].*got \[4, 3\]"):
+        spread_groups({"rgb": np.zeros((4, 3))}, 5, "a.npz")
+    assert list(spread_groups({"rgb": np.zeros((5, 4)), "intensity": np.zeros((5, 1))}, 5, "a")) == [
+        *COLORS,
+        "intensity",
+    ]
+    with pytest.raises(PointCloudError, match="rgb must be numbers, as many in every row"):
+        spread_groups({"rgb": [[1, 2, 3], [1, 2]]}, 2, "a.npz")
 
 
 @given(st.lists(st.tuples(*[st.floats(-1e6, 1e6)] * 3), min_size=1, max_size=20))
@@ -258,3 +263,76 @@ def test_normals_have_length_one_or_none(rows):
     given_lengths = np.linalg.norm(normals, axis=1)
     np.testing.assert_allclose(lengths[given_lengths > 0], 1, rtol=1e-5)
     assert (lengths[given_lengths == 0] == 0).all()
+
+
+def ply_text(color, intensity):
+    fields = [f"property float {axis}" for axis in "xyz"]
+    fields += [f"property {color} {name}" for name in COLORS] + [f"property {intensity} intensity"]
+    return "\n".join(["ply", "format ascii 1.0", "element vertex 40", *fields, "end_header\n"])
+
+
+def pcd_text(fields, sizes, types):
+    counts = " ".join("1" for _ in fields.split())
+    size = f"SIZE {sizes}\nTYPE {types}\nCOUNT {counts}\n"
+    return f"VERSION 0.7\nFIELDS {fields}\n{size}WIDTH 40\nHEIGHT 1\nPOINTS 40\nDATA ascii\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("a.ply", ply_text("uchar", "ushort")),
+        ("a.pcd", pcd_text("x y z red green blue intensity", "4 4 4 1 1 1 2", "F F F U U U U")),
+    ],
+)
+def test_text_keeps_the_types_that_its_header_states(tmp_path, name, header):
+    dark = (RGB > 100).astype(int)  # 0 or 1 of 255
+    (tmp_path / name).write_text(header + table(POINTS, dark, np.arange(40)))
+    found = read_point_cloud_with_features(tmp_path / name).features
+    np.testing.assert_allclose(np.stack([found[color] for color in COLORS], axis=1), dark / 255, rtol=1e-6)
+    np.testing.assert_allclose(found["intensity"], np.arange(40) / 65535, rtol=1e-6)
+
+
+def test_packed_colours_of_text_may_be_signed_but_no_nan(tmp_path):
+    opaque = (RGB.astype(np.uint32) << np.array([16, 8, 0], np.uint32)).sum(axis=1, dtype=np.uint32) | 0xFF << 24
+    opaque = opaque.astype(np.uint32)
+    rows = [f"{x} {y} {z} {color}\n" for (x, y, z), color in zip(POINTS, opaque.view(np.int32), strict=True)]
+    (tmp_path / "a.pcd").write_text(pcd_text("x y z rgb", "4 4 4 4", "F F F I") + "".join(rows))
+    found = read_point_cloud_with_features(tmp_path / "a.pcd", ["rgb"]).features
+    np.testing.assert_allclose(np.stack([found[color] for color in COLORS], axis=1), RGB / 255, rtol=1e-6)
+    rows[7] = "0 0 0 nan\n"
+    (tmp_path / "a.pcd").write_text(pcd_text("x y z rgb", "4 4 4 4", "F F F F") + "".join(rows))
+    with pytest.raises(PointCloudError, match="red must be finite numbers, got 1 of 40"):
+        read_point_cloud_with_features(tmp_path / "a.pcd", ["rgb"])
+    assert len(read_point_cloud(tmp_path / "a.pcd")) == 40
+
+
+def test_six_columns_without_names_hold_normals_only_if_they_have_length_one(tmp_path):
+    np.save(tmp_path / "a.npy", np.hstack([POINTS, RGB]))
+    with pytest.raises(PointCloudError, match="must have normal_x, normal_y, normal_z for every point"):
+        read_point_cloud_with_features(tmp_path / "a.npy", ["normal"])
+    np.save(tmp_path / "a.npy", np.hstack([POINTS, NORMAL]))
+    assert list(read_point_cloud_with_features(tmp_path / "a.npy").features) == list(NORMALS)
+
+
+def test_only_intensities_are_scaled_by_their_type():
+    small = np.arange(40, dtype=np.uint8)
+    scaled = scaled_features({"intensity": small, "part": small}, "a.npz")
+    np.testing.assert_allclose(scaled["intensity"], small / 255, rtol=1e-6)
+    np.testing.assert_array_equal(scaled["part"], small)
+
+
+def test_names_of_features_in_their_usual_forms(tmp_path):
+    assert feature_names(["RGB", " normals", "Intensity", "Curvature"]) == [*COLORS, *NORMALS, "intensity", "curvature"]
+    assert feature_names(feature_names(["nx", "scalar_Roughness"])) == ["normal_x", "roughness"]
+    assert feature_names("rgb") == list(COLORS)
+    with pytest.raises(ConfigurationError, match="must have names"):
+        feature_names(["rgb", ""])
+    (tmp_path / "a.csv").write_text("x,y,z,Mean Curvature\n" + table(POINTS, INTENSITY, delimiter=","))
+    found = read_point_cloud_with_features(tmp_path / "a.csv", ["Mean Curvature"]).features
+    np.testing.assert_allclose(found["mean_curvature"], INTENSITY, rtol=1e-6)
+
+
+def test_an_error_names_the_features_that_the_file_has(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y,z,i,nx\n" + table(POINTS, INTENSITY, INTENSITY, delimiter=","))
+    with pytest.raises(PointCloudError, match="the features found there are: intensity, normal_x"):
+        read_point_cloud_with_features(tmp_path / "a.csv", ["rgb"])

@@ -141,7 +141,7 @@ def test_points_are_never_taken_for_units(tmp_path):
     with pytest.raises(PointCloudError, match="must be finite: 1 of 2 points"):
         read_point_cloud(tmp_path / "c.csv")
     (tmp_path / "d.txt").write_text("x y z\nNA NA NA\n1 2 3\n")
-    with pytest.raises(PointCloudError, match="line 2: could not convert string 'NA'"):
+    with pytest.raises(PointCloudError, match="must be finite: 1 of 2 points"):
         read_point_cloud(tmp_path / "d.txt")
     (tmp_path / "b.txt").write_text("x y z\n1,5 2,5 3,5\n1 2 3\n")
     assert read_point_cloud(tmp_path / "b.txt").tolist() == [[1.5, 2.5, 3.5], [1, 2, 3]]
@@ -167,3 +167,14 @@ def test_counts_of_scans_are_checked(tmp_path, text, message):
     (tmp_path / "a.pts").write_text(text)
     with pytest.raises(PointCloudError, match=message):
         read_point_cloud(tmp_path / "a.pts")
+
+
+@pytest.mark.parametrize(
+    "text", ["id,x,y,z\n0,1,2,3\n1,,,\n2,4,5,6\n", "x;y;z\n1;2;3\nNA;NA;NA\n4;5;6\n", "x y z\n1 2 3\nNULL 1 2\n4 5 6\n"]
+)
+def test_cells_without_a_number_are_points_without_a_place(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(PointCloudError, match=r"1 of 3 points have a coordinate that is NaN.*--drop-invalid"):
+        read_point_cloud(tmp_path / "a.csv")
+    with pytest.warns(UserWarning, match="1 of 3 points are dropped"):
+        assert read_point_cloud(tmp_path / "a.csv", drop_invalid=True).tolist() == [[1, 2, 3], [4, 5, 6]]
