@@ -1,7 +1,6 @@
 """Reading original `.pth` files as plain tensors; no code in them is ever run."""
 
 import re
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from any2point_hf.modeling.errors import CheckpointError
+from any2point_hf.modeling.zip_damage import zip_damage
 
 WRAPPERS = ("base_model", "model", "state_dict")
 
@@ -48,7 +48,14 @@ def read_original_checkpoint(path: Path) -> OriginalCheckpoint:
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "is not there"
         raise CheckpointError(f"--checkpoint must be a file, and {path} {found}. Check the path.")
-    check_checksums(path)
+    with path.open("rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"  # files in torch's format of before 1.6 have no checksums
+    damage = zip_damage(path) if is_zip else None
+    if damage:
+        raise CheckpointError(
+            f"{path} must be a whole PyTorch checkpoint, and it is truncated or damaged: {damage}. Copy or download it "
+            "again."
+        )
     try:
         with torch.serialization.safe_globals(_SAFE):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -74,36 +81,6 @@ def read_original_checkpoint(path: Path) -> OriginalCheckpoint:
     if not tensors:
         raise CheckpointError(f"{path} must hold a state dict of tensors, found none.")
     return OriginalCheckpoint(tensors, other)
-
-
-def check_checksums(path: Path) -> None:
-    """Compares every entry of a zip, which is what `torch.save` writes, with its CRC-32; `torch.load` does not.
-
-    Files in torch's format of before 1.6 are no zips and have no checksums: of these nothing is checked.
-
-    Raises:
-        CheckpointError: an entry is not what was written, or is compressed, which `torch.save` never does and by which
-            a small file could unpack to any size.
-    """
-    with path.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            packed = next((e.filename for e in entries if e.compress_type != zipfile.ZIP_STORED), None)
-            # entries that share bytes would be read more often than the file is long
-            problem = "entries overlap" if sum(e.file_size for e in entries) > path.stat().st_size else None
-            problem = f"{packed} is compressed" if packed else problem
-            damaged = None if problem else archive.testzip()
-            problem = f"{damaged} differs from its checksum" if damaged else problem
-    except Exception as error:  # zipfile raises half a dozen types on a damaged directory
-        problem = str(error) or repr(error)
-    if problem:
-        raise CheckpointError(
-            f"{path} must be a whole PyTorch checkpoint, and it is truncated or damaged: {problem}. Copy or download "
-            "it again."
-        )
 
 
 def check_numbers(path: Path, tensors: dict[str, Tensor]) -> None:
