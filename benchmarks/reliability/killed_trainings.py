@@ -28,6 +28,7 @@ from any2point_hf.modeling.errors import Any2PointError
 from any2point_hf.training.run import train
 
 EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
+LIMIT = 120  # seconds, after which a process counts as hung
 SAVES = 12  # calls of torch.save in three epochs
 
 
@@ -39,6 +40,7 @@ def in_a_process(work: Callable[[], None]) -> int:
         os.dup2(null, 1)
         errors = os.dup(2)
         os.dup2(null, 2)
+        signal.alarm(LIMIT)
         try:
             work()
             os._exit(0)
@@ -132,7 +134,11 @@ def main() -> None:
                 code, way = in_a_process(lambda: run(output)), "trained anew"
             same = code == 0 and (output / "model.safetensors").read_bytes() == expected
             result = (
-                "same weights" if same else {0: "OTHER WEIGHTS", 2: "NEITHER TRAINS NOR RESUMES"}.get(code, "TRACEBACK")
+                "same weights"
+                if same
+                else {0: "OTHER WEIGHTS", 2: "NEITHER TRAINS NOR RESUMES", -signal.SIGALRM: "HUNG"}.get(
+                    code, "TRACEBACK"
+                )
             )
             if ended != -signal.SIGKILL:
                 result += " (ended before the kill)"
