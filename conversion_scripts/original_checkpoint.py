@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from any2point_hf.modeling.errors import CheckpointError
+from any2point_hf.modeling.zip_damage import zip_damage
 
 WRAPPERS = ("base_model", "model", "state_dict")
 
@@ -41,12 +42,20 @@ def read_original_checkpoint(path: Path) -> OriginalCheckpoint:
     """Reads a file that `torch.save` wrote, with `weights_only=True`.
 
     Raises:
-        CheckpointError: the file is missing, truncated or not a checkpoint, holds pickled objects other than tensors
+        CheckpointError: the file is missing, damaged or not a checkpoint, holds pickled objects other than tensors
             and numbers, names a tensor twice, or has no tensors.
     """
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "is not there"
         raise CheckpointError(f"--checkpoint must be a file, and {path} {found}. Check the path.")
+    with path.open("rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"  # files in torch's format of before 1.6 have no checksums
+    damage = zip_damage(path) if is_zip else None
+    if damage:
+        raise CheckpointError(
+            f"{path} must be a whole PyTorch checkpoint, and it is truncated or damaged: {damage}. Copy or download it "
+            "again."
+        )
     try:
         with torch.serialization.safe_globals(_SAFE):
             content = torch.load(path, map_location="cpu", weights_only=True)

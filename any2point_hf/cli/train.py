@@ -85,6 +85,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     from ..data.hub_dataset import pinned
     from ..data.splits import check_trains
     from ..modeling.errors import Any2PointError
+    from ..training.checkpoints import holds_checkpoint
     from ..training.recipe import changed, read_recipe
     from ..training.recipe_choice import choose_recipe
     from ..training.repeating import pinned_command
@@ -112,7 +113,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
             workers=options.workers,
             loggers=options.log,
             drop_invalid=options.drop_invalid,
-            resume=options.resume and any(output.glob("checkpoint-*")) if options.seeds else options.resume,
+            resume=options.resume and holds_checkpoint(output) if options.seeds else options.resume,
             command=command,
             **changes,
         )

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..modeling.errors import Any2PointError
 from ..trained_adapter import load
-from .job import BatchJob, open_job
+from .job import BatchJob, check_model, open_job
 from .shard_inference import run_shard
 
 ENGINES = ("accelerate", "ray")
@@ -60,6 +60,7 @@ def run_with_accelerate(job: BatchJob) -> dict[str, int]:
     mine = missing[state.process_index :: state.num_processes]
     if mine:
         model, processor = load(job.model, job.backbone)
+        check_model(job, shards)
         for index in tqdm(mine, desc=job.task, unit="shard", disable=not state.is_main_process):
             run_shard(model, processor, collection, shards, job, index)
     state.wait_for_everyone()

@@ -1,26 +1,23 @@
 """A batch job: what to compute, of which clouds, into which file; and the check whether an earlier one may go on."""
 
-import hashlib
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
-
 from ..data.hub_dataset import pinned
 from ..data.sources import DataSource
 from ..modeling.configuration_any2point import recorded_path
-from ..modeling.errors import Any2PointError, CheckpointError, PointCloudError
+from ..modeling.errors import Any2PointError, PointCloudError
 from ..processing_any2point import Any2PointProcessor
 from ..trained_adapter import processor_of
 from .clouds import CloudCollection
+from .model_fingerprint import model_fingerprint
 from .shard_files import ShardFiles
 from .sources import open_collection
 
 TASKS = ("embed", "predict")
-_ADAPTER_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ def open_job(job: BatchJob) -> tuple[CloudCollection, ShardFiles]:
         raise Any2PointError(f"--out must lie outside of the folder that is read, got {job.out}. Choose another place.")
     settings: dict[str, Any] = {
         "task": job.task,
-        "adapter": _fingerprint(job.model),
+        **model_fingerprint(job.model, job.backbone, must_load=not job.out.exists()),
         "backbone": job.backbone,
         "source": collection.source,
         "split": collection.split,
@@ -107,19 +104,16 @@ def open_job(job: BatchJob) -> tuple[CloudCollection, ShardFiles]:
     return collection, shards
 
 
-def _fingerprint(model: str) -> str:
-    """A hash of an adapter's config, processor and tensors; the config also has the name of its backbone."""
-    digest = hashlib.sha256()
-    for name in _ADAPTER_FILES:
-        try:
-            file = cached_file(model, name)
-            if file is None:
-                raise FileNotFoundError(f"{name} is missing.")
-            digest.update(Path(file).read_bytes())
-        except OSError as error:
-            reason = " ".join(str(error).split())
-            raise CheckpointError(
-                f"an adapter must be a folder or Hub repository with {', '.join(_ADAPTER_FILES)}, and {model!r} is "
-                f"not: {reason}"
-            ) from error
-    return digest.hexdigest()[:16]
+def check_model(job: BatchJob, shards: ShardFiles) -> None:
+    """Called when the model is loaded: its files must still be those that the job's settings were taken of.
+
+    Raises:
+        Any2PointError: adapter or backbone have changed since the job was opened.
+    """
+    now = model_fingerprint(job.model, job.backbone)
+    changed = [name for name in now if shards.settings.get(name) != now[name]]
+    if changed:
+        raise Any2PointError(
+            f"a job's model must stay as it is, and these have changed while it was loaded: {', '.join(changed)}. Give "
+            "the same command again."
+        )

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ..modeling.errors import Any2PointError
 from ..trained_adapter import load
 from .clouds import CloudCollection
-from .job import BatchJob, open_job
+from .job import BatchJob, check_model, open_job
 from .shard_files import ShardFiles
 from .shard_inference import run_shard
 
@@ -30,7 +30,9 @@ class ShardWorker:
         fault = ""
         if not self.shards.is_finished(index):  # a restarted actor is given all of its shards again
             try:
-                self.loaded = self.loaded or load(self.job.model, self.job.backbone)
+                if self.loaded is None:
+                    self.loaded = load(self.job.model, self.job.backbone)
+                    check_model(self.job, self.shards)
                 model, processor = self.loaded
                 run_shard(model, processor, self.collection, self.shards, self.job, index)
             except Any2PointError as error:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from ..modeling.errors import Any2PointError
 from ..modeling.files import read_record
+from .model_fingerprint import BACKBONE, LORA
 
 RUN_FILE = "run.json"
 DROPPED = "dropped_points"
@@ -45,13 +46,25 @@ class ShardFiles:
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self.num_shards = num_shards
         if out.exists():
-            self._check(_read_settings(out), out)
+            earlier = _read_settings(out)
+            self._check({**self._unrecorded(earlier), **earlier}, out)
         elif any(self.folder.glob("*.parquet")):
             earlier = read_record(self.folder / RUN_FILE, fix="Choose another file, or delete the folder.")
+            if self._unrecorded(earlier):
+                raise Any2PointError(
+                    f"{self.folder} is of an earlier version, which did not record the backbone's files: whether its "
+                    "shards are of the backbone that is there now cannot be told. Choose another file, or delete it."
+                )
             self._check(earlier, self.folder)
+
+    def _unrecorded(self, earlier: dict[str, Any]) -> dict[str, Any]:
+        """The settings of this run that an earlier version did not record."""
+        return {name: self.settings[name] for name in (BACKBONE, LORA) if name in self.settings and name not in earlier}
 
     def _check(self, earlier: dict[str, Any], place: Path) -> None:
         names = {**self.settings, **earlier}
+        if BACKBONE not in self.settings:  # it is not here, and a complete output does not need it
+            names.pop(BACKBONE, None)
         changed = [name for name in names if earlier.get(name) != self.settings.get(name)]
         if changed:
             raise Any2PointError(
@@ -78,7 +91,13 @@ class ShardFiles:
     def first_bad(self) -> dict[str, str] | None:
         """The first entry of the finished shards' reports of bad clouds; None if there is none."""
         for report in sorted(self.folder.glob("*.bad.jsonl")):
-            return json.loads(report.read_text(encoding="utf-8").splitlines()[0])
+            try:
+                entry = json.loads(report.read_text(encoding="utf-8").splitlines()[0])
+                return {name: entry[name] for name in ("id", "reason")}
+            except (ValueError, LookupError, TypeError) as error:
+                raise Any2PointError(
+                    f"{report} is damaged: {error}. Delete the folder, and give the same command again."
+                ) from error
         return None
 
     def write(self, index: int, table: pa.Table, bad: Sequence[dict[str, str]]) -> None:
@@ -123,19 +142,27 @@ class ShardFiles:
         os.replace(beside, self.bad_report)
 
     def _join_tables(self) -> None:
-        schema = pq.read_schema(self._path(0))
+        schema = self._read(0).schema
         schema = schema.with_metadata({**(schema.metadata or {}), _METADATA: json.dumps(self.settings).encode()})
         beside, rows = self.folder / f"{uuid4().hex}.tmp", 0
         with pq.ParquetWriter(beside, schema, use_dictionary=_repeats(schema)) as writer:
             for index in range(self.num_shards):
-                with pq.ParquetFile(self._path(index)) as shard:
-                    table = shard.read()
+                table = self._read(index)
                 if len(table):
                     writer.write_table(table, row_group_size=len(table))
                 rows += len(table)
         if not rows:
             raise Any2PointError(f"not one cloud of {self.settings['source']} can be used: see {self.bad_report}.")
         os.replace(beside, self.out)
+
+    def _read(self, index: int) -> pa.Table:
+        try:
+            with pq.ParquetFile(self._path(index)) as shard:
+                return shard.read()
+        except (OSError, pa.ArrowException) as error:
+            raise Any2PointError(
+                f"{self._path(index)} is damaged: {error}. Delete it, and give the same command again."
+            ) from error
 
     def counts(self) -> dict[str, int]:
         """The number of `clouds` in the output and of `skipped` bad ones.
@@ -168,8 +195,8 @@ def _repeats(schema: pa.Schema) -> bool:
 def _read_settings(out: Path) -> dict[str, Any]:
     """The settings that the output was made with."""
     try:
-        return json.loads((pq.read_schema(out).metadata or {})[_METADATA])
-    except (OSError, ValueError, KeyError) as error:
+        return dict(json.loads((pq.read_schema(out).metadata or {})[_METADATA]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise Any2PointError(
             f"{out} exists and is no output of such a run. Choose another file, or delete it."
         ) from error

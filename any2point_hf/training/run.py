@@ -29,6 +29,8 @@ from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
 from ..point_clouds.features import feature_names
 from ..processing_any2point import Any2PointProcessor
 from .card import training_facts, write_training_card
+from .checkpoints import CheckpointRecords, checkpoint_to_resume, cut_off_checkpoints, holds_checkpoint, remove_damaged
+from .output_lock import output_lock_of_all
 from .probe_before_training import probe_before_training
 from .recipe import Recipe, changed, read_recipe
 from .recipe_choice import choice_line, choose_recipe
@@ -89,11 +91,8 @@ def train(
     output = Path(output)
     if output.exists() and not output.is_dir():
         raise Any2PointError(f"--output must be a folder, and {output} is a file.")
-    if not resume and any(output.glob("checkpoint-*")):
-        raise Any2PointError(
-            f"{output} holds the checkpoint of an earlier run, which a new one would replace. Go on with it by "
-            "--resume, or choose another folder."
-        )
+    if not resume:
+        _check_unused(output)
     fields = {**(recipe.config if recipe else {}), **(config_fields or {})}
     features = feature_names(fields.get("point_feature_names", ()))
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
@@ -113,57 +112,63 @@ def train(
     run = {"data_fingerprint": data_fingerprint(dataset, features), "seed": seed, "validation_share": validation_share}
     run |= recipe.settings()
     del run["epochs"]  # a run may be made longer
-    checkpoint = _last_checkpoint(output, config, run, recipe.epochs) if resume else None
-    output.mkdir(parents=True, exist_ok=True)  # if it cannot be made, this fails before the training
-    model = Any2PointForPointCloudClassification(config)
-    description = describe(model) if PartialState().is_main_process else None  # before the model is sharded
-    processor = Any2PointProcessor(config.num_points, recipe.scale_to_unit_sphere, seed, drop_invalid, features)
-    trainer = make_trainer(model, processor, dataset, output, recipe, seed=seed, workers=workers, loggers=loggers)
-    if trainer.is_world_process_zero():
-        write_whole(output / RUN_FILE, json.dumps({"data": name_of(data), "recipe": chosen} | run, indent=2) + "\n")
-        if chosen:
-            print(choice_line(chosen, recipe, config, len(dataset["train"])), file=sys.stderr, flush=True)
-    probe = probe_before_training(trainer, config.num_points)
-    is_trained = False
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-        is_trained = True
-    except RuntimeError as error:
-        if "inline_container" in str(error):  # how torch.save tells of a full disk
-            raise OSError(f"a checkpoint could not be written to {output}; is the disk full?") from error
-        if "PytorchStreamReader" in str(error):
-            raise CheckpointError(f"{checkpoint} is damaged: {error}. Delete it, and train anew.") from error
-        if not is_out_of_memory(error):
-            raise
-    if not is_trained:  # out of memory in the backward pass; the forward raises this itself
-        raise batch_too_large(model.any2point.train(), recipe.batch_size, config.num_points, model.device)
-    tested: Any = trainer.predict(_test_clouds(trainer))  # of the weights that are saved
-    answers: tuple[Any, Any, Any] = (tested.predictions.argmax(axis=-1), tested.label_ids, config.num_labels)
-    metrics, evaluations = _results(trainer, accuracies(*answers))
-    run |= {"data": name_of(data), "linear_probe_accuracy": probe, "drop_invalid": drop_invalid}
-    if probe is not None:
-        metrics["linear_probe_accuracy"] = probe
-    # Under FSDP every process holds a part of the tensors, and all of them have to help to gather them.
-    gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
-    if trainer.is_world_process_zero():
-        model.save_pretrained(output, state_dict=gathered)
-        processor.save_pretrained(output)
-        metrics["adapter_megabytes"] = (output / "model.safetensors").stat().st_size / 1e6
-        confusion = confusion_matrix(*answers)
-        if command and chosen:  # the card names it, because another machine might choose another
-            command = [*command, "--recipe", chosen]
-        assert description is not None  # made in this process
-        facts = training_facts(trainer, dataset, recipe, run, evaluations, confusion, command, of_hub)
-        write_training_card(output, description, facts, trainer.state.log_history, confusion)
-    trainer.accelerator.wait_for_everyone()
-    return metrics
+    with output_lock_of_all(output):  # if the folder cannot be made, this fails before the training
+        if resume:
+            checkpoint, damaged = _last_checkpoint(output, config, run, recipe.epochs)
+        else:
+            _check_unused(output)  # again: another training may have ended since
+            checkpoint, damaged = None, cut_off_checkpoints(output)
+        model = Any2PointForPointCloudClassification(config)
+        description = describe(model) if PartialState().is_main_process else None  # before the model is sharded
+        processor = Any2PointProcessor(config.num_points, recipe.scale_to_unit_sphere, seed, drop_invalid, features)
+        trainer = make_trainer(model, processor, dataset, output, recipe, seed=seed, workers=workers, loggers=loggers)
+        trainer.add_callback(CheckpointRecords())
+        if trainer.is_world_process_zero():
+            remove_damaged(damaged)
+            write_whole(output / RUN_FILE, json.dumps({"data": name_of(data), "recipe": chosen} | run, indent=2) + "\n")
+            if chosen:
+                print(choice_line(chosen, recipe, config, len(dataset["train"])), file=sys.stderr, flush=True)
+        probe = probe_before_training(trainer, config.num_points)
+        is_trained = False
+        try:
+            trainer.train(resume_from_checkpoint=checkpoint)
+            is_trained = True
+        except RuntimeError as error:
+            if "inline_container" in str(error):  # how torch.save tells of a full disk
+                raise OSError(f"a checkpoint could not be written to {output}; is the disk full?") from error
+            if "PytorchStreamReader" in str(error):
+                raise CheckpointError(f"{checkpoint} is damaged: {error}. Delete it, and train anew.") from error
+            if not is_out_of_memory(error):
+                raise
+        if not is_trained:  # out of memory in the backward pass; the forward raises this itself
+            raise batch_too_large(model.any2point.train(), recipe.batch_size, config.num_points, model.device)
+        tested: Any = trainer.predict(_test_clouds(trainer))  # of the weights that are saved
+        answers: tuple[Any, Any, Any] = (tested.predictions.argmax(axis=-1), tested.label_ids, config.num_labels)
+        metrics, evaluations = _results(trainer, accuracies(*answers))
+        run |= {"data": name_of(data), "linear_probe_accuracy": probe, "drop_invalid": drop_invalid}
+        if probe is not None:
+            metrics["linear_probe_accuracy"] = probe
+        # Under FSDP every process holds a part of the tensors, and all of them have to help to gather them.
+        gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
+        if trainer.is_world_process_zero():
+            model.save_pretrained(output, state_dict=gathered)
+            processor.save_pretrained(output)
+            metrics["adapter_megabytes"] = (output / "model.safetensors").stat().st_size / 1e6
+            confusion = confusion_matrix(*answers)
+            if command and chosen:  # the card names it, because another machine might choose another
+                command = [*command, "--recipe", chosen]
+            assert description is not None  # made in this process
+            facts = training_facts(trainer, dataset, recipe, run, evaluations, confusion, command, of_hub)
+            write_training_card(output, description, facts, trainer.state.log_history, confusion)
+        trainer.accelerator.wait_for_everyone()
+        return metrics
 
 
 def _choice(dataset: DatasetDict, output: Path, resume: bool) -> str:
     """The name of the recipe for data of this size; a resumed run keeps the one it had, whatever machine this is."""
     if resume and (output / RUN_FILE).is_file():
         recorded = read_record(output / RUN_FILE).get("recipe")
-        if recorded:
+        if isinstance(recorded, str) and recorded:
             return recorded
     return choose_recipe(len(dataset["train"]))
 
@@ -215,15 +220,22 @@ def _results(trainer: Trainer, of_saved: dict[str, Any]) -> tuple[dict[str, floa
     return metrics, rows
 
 
-def _last_checkpoint(output: Path, config: Any2PointConfig, run: dict[str, Any], epochs: float) -> str:
-    """The path of the newest whole checkpoint, after a check that these settings may go on from it."""
-    checkpoints = {folder: epoch for folder in output.glob("checkpoint-*") if (epoch := _epoch(folder)) is not None}
-    if not checkpoints:
-        raise CheckpointError(f"--resume needs a checkpoint in {output}, and there is none. Train without --resume.")
-    newest = max(checkpoints, key=lambda folder: int(folder.name.rpartition("-")[2]))
-    if checkpoints[newest] > epochs:
+def _check_unused(output: Path) -> None:
+    if holds_checkpoint(output):
+        raise Any2PointError(
+            f"{output} holds the checkpoint of an earlier run, which a new one would replace. Go on with it by "
+            "--resume, or choose another folder."
+        )
+
+
+def _last_checkpoint(
+    output: Path, config: Any2PointConfig, run: dict[str, Any], epochs: float
+) -> tuple[str, dict[Path, str]]:
+    """The newest whole checkpoint, after a check that these settings may go on from it; and the damaged ones."""
+    newest, state, damaged = checkpoint_to_resume(output)
+    if state["epoch"] > epochs:
         raise CheckpointError(
-            f"--epochs must be at least the {checkpoints[newest]:g} that {newest} has trained, got {epochs:g}."
+            f"--epochs must be at least the {state['epoch']:g} that {newest} has trained, got {epochs:g}."
         )
     recorded = Any2PointConfig.from_pretrained(newest).to_dict() | read_record(output / RUN_FILE)
     wanted = {name: value for name, value in config.to_dict().items() if name in _RESUMED} | run
@@ -234,12 +246,4 @@ def _last_checkpoint(output: Path, config: Any2PointConfig, run: dict[str, Any],
             + ", ".join(f"{name} was {recorded.get(name)!r}" for name in different)
             + ". Give the same ones, or train in another folder."
         )
-    return str(newest)
-
-
-def _epoch(checkpoint: Path) -> float | None:
-    """How far a checkpoint has come; None if it was being written when the process was killed."""
-    try:
-        return json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["epoch"]
-    except (OSError, ValueError, KeyError):
-        return None
+    return str(newest), damaged

@@ -8,6 +8,8 @@ from typing import Any
 
 from ..modeling.errors import Any2PointError
 from ..modeling.files import read_record, write_whole
+from .checkpoints import holds_checkpoint
+from .output_lock import output_lock
 
 SEEDS_FILE = "seeds.json"
 
@@ -27,15 +29,21 @@ def train_with_seeds(
         For each metric its `mean` and `deviation` (of the sample; 0 for one seed).
 
     Raises:
-        Any2PointError: the folder's runs had other settings, or `output` is a file or holds a training of one seed.
+        Any2PointError: the folder's runs had other settings, or `output` is a file, holds a training of one seed or is
+            in use by another training.
     """
     if output.exists() and not output.is_dir():
         raise Any2PointError(f"--output must be a folder, and {output} is a file.")
-    if any(output.glob("checkpoint-*")):
+    if holds_checkpoint(output):
         raise Any2PointError(f"{output} holds a training of a single seed. Choose another folder for --seeds.")
-    file = output / SEEDS_FILE
+    with output_lock(output):
+        return _train_missing(seeds, output / SEEDS_FILE, json.loads(json.dumps(settings)), train)
+
+
+def _train_missing(
+    seeds: Sequence[int], file: Path, settings: dict[str, Any], train: Callable[[int, Path], dict[str, float]]
+) -> dict[str, dict[str, float]]:
     runs: dict[str, dict[str, float]] = {}
-    settings = json.loads(json.dumps(settings))
     if file.is_file():
         earlier = read_record(file, "settings", "runs")
         changed = [name for name in settings if earlier["settings"].get(name) != settings[name]]
@@ -46,11 +54,21 @@ def train_with_seeds(
                 + ". Give the same ones, or choose another folder."
             )
         runs = earlier["runs"]
+        broken = [seed for seed, metrics in runs.items() if not _are_metrics(metrics)]
+        if broken:
+            raise Any2PointError(
+                f"{file} must hold the metrics of each seed, and those of seed {broken[0]} are damaged. Delete the "
+                "file to train all seeds again, or choose another folder."
+            )
     for seed in seeds:
         if str(seed) not in runs:
-            runs[str(seed)] = train(seed, output / f"seed-{seed}")
+            runs[str(seed)] = train(seed, file.with_name(f"seed-{seed}"))
             _write(file, settings, runs)
     return _summary({str(seed): runs[str(seed)] for seed in seeds})
+
+
+def _are_metrics(metrics: Any) -> bool:
+    return isinstance(metrics, dict) and all(isinstance(value, int | float) for value in metrics.values())
 
 
 def _summary(runs: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -306,7 +306,7 @@ def test_a_moved_adapter_goes_on_and_a_run_that_finished_nothing_binds_nobody(jo
     assert run_job(dataclasses.replace(begun, model=str(model)))["clouds"] == COUNT
 
 
-def test_shards_of_other_settings_are_not_mixed(job, model, source, tmp_path, monkeypatch):
+def test_shards_of_other_settings_are_not_mixed(job, model, source, bert, tmp_path, monkeypatch):
     other_model = shutil.copytree(model, tmp_path / "other_model")
     other_source = shutil.copytree(source, tmp_path / "other_source")
     begun = job(model=str(other_model), source=str(other_source))
@@ -322,7 +322,7 @@ def test_shards_of_other_settings_are_not_mixed(job, model, source, tmp_path, mo
             run_job(dataclasses.replace(begun, **changes))
 
     differs("shard_size", shard_size=5)
-    differs("backbone", backbone="another/backbone")
+    differs("backbone", backbone=str(shutil.copytree(bert, tmp_path / "copied_bert")))
     with pytest.raises(Any2PointError, match="task was 'embed', is 'predict', top was None, is 3"):
         run_job(dataclasses.replace(begun, task="predict"))
     config = json.loads((other_model / "preprocessor_config.json").read_text())

@@ -1,0 +1,97 @@
+"""What a job's model is made of, as short hashes: shards of two models are never joined."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from transformers.utils import cached_file
+from transformers.utils.hub import extract_commit_hash
+
+from ..modeling.backbones.loading import load_backbone_config
+from ..modeling.errors import BackboneLoadError, CheckpointError
+from ..modeling.several_adapters.lora import LORA_FILES, LORA_FOLDER
+
+BACKBONE, LORA = "backbone_files", "lora_files"
+"""Settings that jobs of earlier versions do not have."""
+
+_ADAPTER_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
+_BACKBONE_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
+_ENDS = 1 << 20  # bytes that are read of each end of a backbone's file
+
+
+def model_fingerprint(model: str, backbone: str | None, must_load: bool = True) -> dict[str, str]:
+    """Settings of a job that tell whether its model is the same.
+
+    Args:
+        model: folder or Hub id of the adapter.
+        backbone: Hub id or folder instead of the recorded one.
+        must_load: whether a backbone that is not here is an error; if not, its setting is left out.
+
+    Returns:
+        `adapter`, a hash of its config, processor and tensors; `lora_files`, of a LoRA's files if it has one;
+        `backbone_files`, the commit of a backbone on the Hub, of a folder a hash of the size, time and both ends of its
+        config and each file of weights. It is left out if the config names no backbone, as loading the model will tell.
+
+    Raises:
+        CheckpointError: there is no such adapter.
+        BackboneLoadError: there is no such backbone.
+    """
+    fingerprint = {"adapter": _hash_of(_files(model, _ADAPTER_FILES))}
+    try:
+        config = json.loads(_files(model, ["config.json"])[0].read_bytes())
+        lora, name, revision = (config.get(key) for key in ("lora", "backbone", "backbone_revision"))
+    except (ValueError, AttributeError):  # as loading the model will tell
+        return fingerprint
+    if lora:
+        fingerprint[LORA] = _hash_of(_files(model, [f"{LORA_FOLDER}/{file}" for file in LORA_FILES]))
+    if backbone:
+        name, revision = backbone, None
+    if not name or (name.startswith("./") and not os.path.isdir(name)):
+        return fingerprint
+    try:
+        return fingerprint | {BACKBONE: _backbone_fingerprint(name, revision)}
+    except BackboneLoadError:
+        if must_load:
+            raise
+        return fingerprint
+
+
+def _files(model: str, names: Iterable[str]) -> list[Path]:
+    """An adapter's files on this machine, pulled if they are on the Hub."""
+    try:
+        files = [(name, cached_file(model, name)) for name in names]
+        for name, file in files:
+            if file is None:
+                raise FileNotFoundError(f"{name} is missing.")
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"an adapter must be a folder or Hub repository with {', '.join(_ADAPTER_FILES)}, and {model!r} is not: "
+            f"{reason}"
+        ) from error
+    return [Path(str(file)) for _, file in files]
+
+
+def _hash_of(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _backbone_fingerprint(name: str, revision: str | None) -> str:
+    if not os.path.isdir(name):
+        load_backbone_config(name, revision)  # pulls it, or says what is wrong
+        file = cached_file(name, "config.json", revision=revision, local_files_only=True)
+        return str(extract_commit_hash(file, None))
+    digest = hashlib.sha256()
+    for file in sorted({file for pattern in _BACKBONE_FILES for file in Path(name).glob(pattern)}):
+        state = file.stat()
+        digest.update(f"{file.name} {state.st_size} {state.st_mtime_ns} ".encode())
+        with file.open("rb") as opened:
+            digest.update(opened.read(_ENDS))
+            opened.seek(max(_ENDS, state.st_size - _ENDS))
+            digest.update(opened.read())
+    return digest.hexdigest()[:16]
