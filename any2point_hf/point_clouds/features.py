@@ -24,6 +24,7 @@ Colours are 0…1 and normals have length 1. Intensity and reflectance are 0…1
 """
 
 COLORS, NORMALS = FEATURE_GROUPS["rgb"], FEATURE_GROUPS["normal"]
+_ROUNDING = 1e-5  # colours between those of a mesh's corners may lie so far above 1
 _KNOWN = frozenset(name for names in FEATURE_GROUPS.values() for name in names)
 _PREFIXES = ("diffuse_", "scalar_", "color_", "colour_", "rgb_")
 _SYNONYMS = {"r": "red", "g": "green", "b": "blue", "i": "intensity", "intensities": "intensity"}
@@ -148,7 +149,7 @@ def _color_factor(colors: Mapping[str, np.ndarray], name: str) -> float:
             f"{name}: colours must lie in 0…1, 0…255 or 0…65535, got values from {lowest:g} to {highest:g}."
         )
     are_integers = all(values.dtype.kind in "iu" for values in colors.values())
-    if highest <= 1 and not are_integers:
+    if highest <= 1 + _ROUNDING and not are_integers:
         return 1.0
     return 1 / 255 if highest <= 255 else 1 / 65535
 
