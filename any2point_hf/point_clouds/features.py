@@ -73,7 +73,7 @@ def spread_groups(arrays: Mapping[str, Any], num_points: int) -> dict[str, np.nd
     """Features [N] by name out of arrays by a feature's or a group's name, such as `rgb` [N, 3] or `intensity` [N].
 
     Raises:
-        PointCloudError: an array of a group has another shape.
+        PointCloudError: an array has another shape, or two hold the same feature.
     """
     features: dict[str, np.ndarray] = {}
     for key, values in arrays.items():
@@ -85,6 +85,9 @@ def spread_groups(arrays: Mapping[str, Any], num_points: int) -> dict[str, np.nd
             raise PointCloudError(
                 f"{key} must be numbers {expected}, a row for each of the {num_points} points, got {list(array.shape)}."
             )
+        if twice := [name for name in names if name in features]:
+            other = next(other for other in arrays if twice[0] in features_of(other))
+            raise PointCloudError(f"{other} and {key} both hold {', '.join(twice)}. Leave one of them out.")
         features |= dict(zip(names, array.reshape(num_points, -1).T, strict=True))
     return features
 

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from datasets import Array2D, Dataset, DatasetDict, Features, List, Mesh, Value, load_from_disk
 
+from any2point_hf import Any2PointProcessor
 from any2point_hf.data import load_point_cloud_dataset
 from any2point_hf.large_collections.sources import open_collection
 from any2point_hf.modeling.errors import DatasetError, PointCloudError
 from any2point_hf.point_clouds.reading import CloudReader
+from any2point_hf.training.trainer import process_split
 
 FEATURES = ["rgb", "intensity"]
 NAMES = ["red", "green", "blue", "intensity"]
@@ -155,3 +158,37 @@ def test_collections_read_them(tmp_path):
             np.testing.assert_allclose(np.stack([cloud.features[n] for n in NAMES[:3]], 1), rgb / 255, atol=1e-6)
             np.testing.assert_allclose(cloud.features["intensity"], intensity, atol=1e-6)
             np.testing.assert_allclose(collection.read(index), points, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_integers_have_the_same_scale_in_a_data_set_as_alone(dtype):
+    points, _, _ = make_cloud(0)
+    intensity = np.arange(NUM_POINTS).astype(dtype)
+    types = Features(points=Array2D((None, 3), "float32"), intensity=List(Value(dtype)), label=Value("int64"))
+    rows = {"points": [points] * 4, "intensity": [intensity] * 4, "label": [0, 1, 0, 1]}
+    source = Dataset.from_dict(rows, features=types)
+    processor = Any2PointProcessor(64, point_feature_names=["intensity"])
+    expected = processor({"points": points, "intensity": intensity})["point_features"][0]
+    assert expected.max() == pytest.approx((NUM_POINTS - 1) / np.iinfo(dtype).max)
+    with pytest.warns(UserWarning, match="held out"):
+        dataset = load_point_cloud_dataset(source, features=["intensity"])
+    trained = process_split(dataset["test"], processor, 64)["point_features"][0]
+    cloud = open_collection(source).read_cloud(1, CloudReader(feature_names=["intensity"]))
+    for found in (trained, processor(cloud)["point_features"][0]):
+        assert torch.equal(found, expected)
+
+
+def test_features_of_any_name_are_dropped_with_their_points():
+    points, _, _ = make_cloud(0)
+    rows = {"points": [[*points.tolist(), [np.nan] * 3]] * 4, "curvature": [list(range(NUM_POINTS + 1))] * 4}
+    part = Dataset.from_dict(rows | {"label": [0, 1, 0, 1]})
+    with pytest.warns(UserWarning, match="4 points are dropped"):
+        dataset = load_point_cloud_dataset(DatasetDict(test=part), drop_invalid=True, features=["curvature"])
+    assert dataset["test"][0]["curvature"] == list(range(NUM_POINTS))
+
+
+def test_two_columns_of_one_feature_are_refused():
+    points, rgb, _ = make_cloud(0)
+    part = Dataset.from_dict({"points": [points] * 2, "rgb": [rgb] * 2, "colors": [rgb] * 2, "label": [0, 1]})
+    with pytest.raises(PointCloudError, match=r"row 0 of .*: rgb and colors both hold red, green, blue"):
+        load_point_cloud_dataset(DatasetDict(test=part), features=["rgb"])
