@@ -185,6 +185,10 @@ def _named(stream: Any, feature_names: Sequence[str]) -> _NamedRows | Iterator[_
 
 def _cloud(row: Any, name: str, feature_names: Sequence[str]) -> Any:
     """The cloud of a data set's row, as the processor takes it; anything else is a cloud itself."""
+    if hasattr(row, "schema"):  # of an Arrow table, as `columns_of_clouds` gives them
+        from ..data.rows import rows_of
+
+        row = next(rows_of(row))
     if not isinstance(row, Mapping):
         return row
     if "points" not in row:
@@ -193,7 +197,7 @@ def _cloud(row: Any, name: str, feature_names: Sequence[str]) -> Any:
             "Choose a split, or another column by transformers.pipelines.pt_utils.KeyDataset(dataset, column)."
         )
     if isinstance(row["points"], Mapping):  # a mesh
-        from ..data.columns import read_row
+        from ..data.rows import read_row
 
         return read_row(row, name, CloudReader(feature_names=feature_names))
     return row if feature_names else row["points"]

@@ -1,11 +1,8 @@
-"""Finds the points, the label and features in a data set by its columns' types, and reads the clouds in them."""
+"""Finds the points, the label and features in a data set by its columns' types."""
 
-import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
 
-import numpy as np
 from datasets import (
     Array2D,
     ClassLabel,
@@ -17,12 +14,9 @@ from datasets import (
     Mesh,
     Value,
 )
-from datasets.formatting import NumpyFormatter
 
-from ..modeling.errors import DatasetError, PointCloudError
-from ..point_clouds.features import FEATURE_GROUPS, features_of, spread_groups
-from ..point_clouds.files import PointCloud
-from ..point_clouds.reading import CloudReader
+from ..modeling.errors import DatasetError
+from ..point_clouds.features import FEATURE_GROUPS, features_of
 
 POINTS_NAMES = (
     *("points", "point_cloud", "pointcloud", "pos", "position", "positions", "xyz"),
@@ -55,31 +49,8 @@ def with_own_names(dataset: AnyDataset, source: str) -> AnyDataset:
     return dataset.rename_columns({old: new for old, new in names.items() if old != new})
 
 
-def read_row(row: Mapping[str, Any], name: str, reader: CloudReader) -> PointCloud:
-    """The cloud in a row of a data set.
-
-    Args:
-        row: `points`, as numbers [N, K], K ≥ 3, or as a file `{"bytes": …, "path": …}`, such as an undecoded Mesh; and
-            maybe arrays of features by their names or their groups', such as `rgb` [N, 3].
-        name: of the row, for the error message.
-        reader: of the clouds.
-
-    Raises:
-        PointCloudError: it cannot be read, or is no usable cloud.
-    """
-    value = row["points"]
-    if isinstance(value, Mapping):
-        return reader.checked(_read_file(value, name, reader), name)
-    points = np.asarray(value)
-    if points.ndim == 2 and points.shape[1] > 3:
-        points = points[:, :3]
-    others = {key: values for key, values in row.items() if key != "points"}
-    features = spread_groups(others, len(points), name) if points.ndim == 2 else {}
-    return reader.checked(PointCloud(points, features), name)
-
-
 def undecoded(dataset: AnyDataset, columns: Sequence[str] = ()) -> AnyDataset:
-    """The columns that `read_row` takes: numbers as numpy arrays of their own types (a stream's as Arrow), or files.
+    """The columns that `rows_of` takes, as Arrow tables; meshes stay files.
 
     Args:
         dataset: with a column `points`.
@@ -89,18 +60,14 @@ def undecoded(dataset: AnyDataset, columns: Sequence[str] = ()) -> AnyDataset:
     selected = dataset.select_columns(["points", *([] if is_file(feature) else columns)])
     if isinstance(feature, Mesh):
         selected = selected.cast_column("points", Mesh(decode=False))
-    if is_file(feature):
-        return selected.with_format(None)
-    if isinstance(selected, IterableDataset):
-        return selected.with_format("arrow")
-    return selected.with_format("numpy", dtype=None)  # else all integers become int64, and all floats float32
+    return selected.with_format("arrow")
 
 
 def feature_columns(dataset: Dataset | IterableDataset, names: Collection[str] | None = None) -> list[str]:
     """The columns with features of points by their names; with `names`, those of these features."""
     known = {name for group in FEATURE_GROUPS.values() for name in group} if names is None else set(names)
     columns = dataset.column_names or []
-    return [column for column in columns if column != "points" and known & set(features_of(column))]
+    return [column for column in columns if column not in ("points", "label") and known & set(features_of(column))]
 
 
 def columns_of_clouds(dataset: Any, source: str, feature_names: Sequence[str] = ()) -> Any:
@@ -110,22 +77,18 @@ def columns_of_clouds(dataset: Any, source: str, feature_names: Sequence[str] = 
     """
     if isinstance(dataset, (Dataset, IterableDataset)) and dataset.features is not None:
         named = with_own_names(dataset, source)
-        rows = undecoded(named, feature_columns(named, feature_names))
-        if isinstance(rows, IterableDataset) and not is_file(named.features["points"]):
-            return _typed_rows(rows)
-        return rows
+        return undecoded(named, feature_columns(named, feature_names))
     return dataset
-
-
-def _typed_rows(stream: IterableDataset) -> Iterator[Mapping[str, np.ndarray]]:
-    """The rows of a stream of Arrow tables as numpy arrays of their own types."""
-    formatter = NumpyFormatter(features=stream.features, dtype=None)
-    return (formatter.format_row(table) for table in stream)
 
 
 def _points_column(dataset: Dataset | IterableDataset, source: str) -> str:
     features = dataset.features
     if "points" in features:
+        if not (_is_array(features["points"]) or is_file(features["points"])):
+            raise DatasetError(
+                f"{source}: the column 'points' must have numbers [N, 3] or meshes, got "
+                f"{type_name(features['points'])}. Convert it, or rename it if others are the points."
+            )
         return "points"
     arrays = [name for name in features if _width(dataset, name) >= 3]
     usual = [name for name in POINTS_NAMES if name in arrays]
@@ -154,10 +117,20 @@ def _width(dataset: Dataset | IterableDataset, name: str) -> int:
         return 0
     if isinstance(inner, List) and inner.length > 0:
         return inner.length
-    for row in dataset.select_columns(name).with_format(None):
-        first = row[name]
-        return len(first[0]) if first and first[0] else 0
+    for row in dataset.select_columns(name).with_format(None):  # up to the first that is not empty
+        for point in row[name] or ():
+            if point:
+                return len(point)
     return 0
+
+
+def _is_array(feature: Any) -> bool:
+    """Whether a column's cells are arrays, or nested lists, of numbers."""
+    while isinstance(feature, (List, LargeList)):
+        feature = feature.feature
+        if isinstance(feature, Value):
+            return _is_number(feature.dtype) or feature.dtype == "null"
+    return hasattr(feature, "shape") and _is_number(feature.dtype)
 
 
 def _is_number(dtype: str) -> bool:
@@ -180,20 +153,3 @@ def _label_column(features: Features) -> str | None:
 def type_name(feature: Any) -> str:
     """What messages call a column's type."""
     return getattr(feature, "dtype", None) or type(feature).__name__
-
-
-def _read_file(value: Mapping[str, Any], name: str, reader: CloudReader) -> PointCloud:
-    path, content = value.get("path") or "", value.get("bytes")
-    if not path and content is None:
-        raise PointCloudError(f"{name} holds no file: neither bytes nor a path. Remove the row.")
-    if content is None:
-        return reader.read(path)
-    if not Path(path).suffix:
-        raise PointCloudError(f"{name} must have a path whose ending tells the format of its bytes, got {path!r}.")
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "cloud").with_suffix(Path(path).suffix)
-        file.write_bytes(content)
-        try:
-            return reader.read(file)
-        except PointCloudError as error:
-            raise PointCloudError(str(error).replace(str(file), f"{name} ({path})")) from error

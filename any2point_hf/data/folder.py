@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from any2point_hf.data.folder_metadata import SPLIT_OF_FOLDER, find_tables, read_tables
+from any2point_hf.data.folder_metadata import find_tables, read_tables
+from any2point_hf.data.sources import walk
+from any2point_hf.data.splits import usual_split
 from any2point_hf.modeling.errors import DatasetError
 from any2point_hf.point_clouds.files import POINT_CLOUD_EXTENSIONS, PointCloud
 from any2point_hf.point_clouds.folders import is_cloud_file, warn_of_left_out
@@ -43,6 +45,7 @@ def read_folder(root: Path, reader: CloudReader) -> tuple[dict[str, tuple[Iterab
     tables = find_tables(root)
     files = read_tables(root, tables) if tables else _find_files(root, left_out)
     warn_of_left_out(root, left_out)
+    _warn_of_other_clouds(root, {path for paths in files.values() for path in paths})
     if not any(files.values()):
         found = sorted({path.suffix or path.name for path in root.rglob("*") if path.is_file()})
         raise DatasetError(
@@ -75,7 +78,7 @@ def _find_files(root: Path, left_out: Counter[str]) -> dict[tuple[str, str], lis
     folders = _folders(root)
     # ShapeNet has a class named "train": only a folder that is no split shows that splits are one level down.
     classes_first = any(
-        folder.name not in SPLIT_OF_FOLDER and any(inner.name in SPLIT_OF_FOLDER for inner in _folders(folder))
+        not usual_split(folder.name) and any(usual_split(inner.name) for inner in _folders(folder))
         for folder in folders
     )
     files: dict[tuple[str, str], list[Path]] = {}
@@ -83,13 +86,13 @@ def _find_files(root: Path, left_out: Counter[str]) -> dict[tuple[str, str], lis
         for class_folder in folders:
             files[("train", class_folder.name)] = []  # names the class even where it has no folder of a split
             for split_folder in _folders(class_folder):
-                if split_folder.name in SPLIT_OF_FOLDER:
-                    _add(files, left_out, split_folder, SPLIT_OF_FOLDER[split_folder.name], class_folder.name)
+                if split := usual_split(split_folder.name):
+                    _add(files, left_out, split_folder, split, class_folder.name)
     else:
         for split_folder in folders:
-            if split_folder.name in SPLIT_OF_FOLDER:
+            if split := usual_split(split_folder.name):
                 for class_folder in _folders(split_folder):
-                    _add(files, left_out, class_folder, SPLIT_OF_FOLDER[split_folder.name], class_folder.name)
+                    _add(files, left_out, class_folder, split, class_folder.name)
     if not files:
         for class_folder in folders:
             if any(is_cloud_file(path, Counter()) for path in class_folder.iterdir()):
@@ -108,6 +111,22 @@ def _add(
 ) -> None:
     clouds = [path for path in folder.iterdir() if is_cloud_file(path, left_out)]
     files[(split, class_name)] = files.get((split, class_name), []) + sorted(clouds, key=_name)
+
+
+def _warn_of_other_clouds(root: Path, read: set[Path]) -> None:
+    """Warns in one line of the clouds that belong to no class or are in no table."""
+    others = [
+        folder / name
+        for folder, names in walk(root)
+        for name in names
+        if is_cloud_file(folder / name, Counter()) and folder / name not in read
+    ]
+    if others:
+        warnings.warn(
+            f"{root}: {len(others)} of {len(read) + len(others)} clouds are left out, because they are in no class's "
+            f"folder or no table names them, such as {others[0].relative_to(root)}.",
+            stacklevel=4,
+        )
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Folders with metadata.csv or metadata.jsonl, a table of files and their classes, as in `meshfolder` of `datasets`."""
+"""Folders with a table of files and their classes, metadata.csv, .jsonl or .parquet, as `meshfolder` of `datasets`."""
 
 import csv
 import json
@@ -6,35 +6,48 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pyarrow.parquet
+from pyarrow import ArrowException
+
 from ..modeling.errors import DatasetError
 from ..point_clouds.files import POINT_CLOUD_EXTENSIONS
+from ..point_clouds.folders import LISTS_OF_FILES
 from .columns import LABEL_NAMES
-
-SPLIT_OF_FOLDER = {"train": "train", "test": "test", "val": "validation", "validation": "validation"}
-
-_TABLES = ("metadata.csv", "metadata.jsonl")
+from .splits import usual_split
 
 
 def find_tables(root: Path) -> list[Path]:
-    """The tables of a folder, or of its splits' folders."""
-    folders = [root, *(root / name for name in SPLIT_OF_FOLDER)]
-    return [folder / name for folder in folders for name in _TABLES if (folder / name).is_file()]
+    """The tables of a folder, or of its splits' folders.
+
+    Raises:
+        DatasetError: a folder has several.
+    """
+    folders = [root, *sorted(path for path in root.iterdir() if path.is_dir() and usual_split(path.name))]
+    found = [[folder / name for name in LISTS_OF_FILES if (folder / name).is_file()] for folder in folders]
+    for tables in found:
+        if len(tables) > 1:
+            names = " and ".join(table.name for table in tables)
+            raise DatasetError(f"{tables[0].parent} must have one table of its files, got {names}. Leave one of them.")
+    return [table for tables in found for table in tables]
 
 
 def read_tables(root: Path, tables: Sequence[Path]) -> dict[tuple[str, str], list[Path]]:
     """Maps (split, class name) to cloud files, in the tables' order.
 
     A row has `file_name`, relative to the table's folder, a class in `label` (or `labels`, `class`, …), and maybe
-    `split`. Without it the folder tells the split, and a file in no split's folder is for training.
+    `split`, by one of the usual names. Without it the folder tells the split, and a file in no split's folder is for
+    training.
 
     Args:
         root: the data set's folder.
         tables: what `find_tables` found.
 
     Raises:
-        DatasetError: a row without a file or class, or with a file outside of the folder; the message names its line.
+        DatasetError: a row without a file or class, with a file outside of the folder or of an earlier row, or a split
+            of another name; the message names its line.
     """
     files: dict[tuple[str, str], list[Path]] = {}
+    lines: dict[Path, str] = {}
     for table in tables:
         for line, row in _rows(table):
             where = f"{table}, line {line}"
@@ -50,9 +63,14 @@ def read_tables(root: Path, tables: Sequence[Path]) -> dict[tuple[str, str], lis
                 raise DatasetError(f"{where}: file_name must be a file in {table.parent}, got {name!r}. Correct it.")
             if path.suffix.lower() not in POINT_CLOUD_EXTENSIONS:
                 raise DatasetError(f"{where}: {name!r} must end in one of {' '.join(POINT_CLOUD_EXTENSIONS)}.")
-            parts = (str(row.get("split") or ""), *path.relative_to(root).parts[:-1])
-            split = next((SPLIT_OF_FOLDER[part] for part in parts if part in SPLIT_OF_FOLDER), "train")
-            files.setdefault((split, label), []).append(path)
+            if path in lines:
+                raise DatasetError(f"{where}: {name!r} is listed in {lines[path]} already. Leave one of the rows.")
+            lines[path] = where
+            named = row.get("split")
+            splits = [usual_split(part) for part in (str(named or ""), *path.relative_to(root).parts[:-1])]
+            if named and splits[0] is None:
+                raise DatasetError(f"{where}: split must be train, test or validation, got {str(named)!r}. Rename it.")
+            files.setdefault((next(filter(None, splits), "train"), label), []).append(path)
     for split in {split for split, _ in files}:  # a class may be missing in a split
         for label in {label for _, label in files}:
             files.setdefault((split, label), [])
@@ -60,8 +78,11 @@ def read_tables(root: Path, tables: Sequence[Path]) -> dict[tuple[str, str], lis
 
 
 def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields each row with the number of its line."""
+    """Yields each row with the number of its line, or of the row in a .parquet."""
     try:
+        if table.suffix == ".parquet":
+            yield from enumerate(pyarrow.parquet.read_table(table).to_pylist(), 1)
+            return
         with table.open(encoding="utf-8-sig", newline="") as lines:
             if table.suffix == ".csv":
                 reader = csv.DictReader(lines)
@@ -73,5 +94,5 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     if not isinstance(row, dict):
                         raise DatasetError(f"{table}, line {number}: a row must be a JSON object, got {line[:40]!r}.")
                     yield number, row
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError, ArrowException) as error:
         raise DatasetError(f"{table} cannot be read: {error}. Write it in UTF-8, a row for each cloud.") from error

@@ -3,23 +3,28 @@
 Unusual here: a column is converted apart and put beside the others again, so that nothing else is copied.
 """
 
-from collections.abc import Mapping
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import Array2D, ClassLabel, Dataset, Features, List, Value, concatenate_datasets
 
 from ..modeling.errors import DatasetError
 from ..point_clouds.checks import local_float32
-from ..point_clouds.features import SCALED_BY_TYPE, features_of, grouped_features, scaled_features
+from ..point_clouds.features import features_of, grouped_features, scaled_features
 from ..point_clouds.reading import PLAIN_READER, CloudReader
-from .columns import feature_columns, is_file, read_row, type_name, undecoded
+from .columns import feature_columns, is_file, type_name, undecoded
+from .rows import read_row, rows_of
 
 OWN_POINTS = Array2D((None, 3), "float32")
 
+_NUMBERS = List(Value("float32"))  # of a feature, one for each point
+
 _NAMES_OF_CLASSES = ("string", "large_string", "bool", "null")  # types of values; null: nothing but empty ones
-_SMALL_INTEGERS = (Value("uint8"), Value("uint16"))
 _ROWS = 64  # converted together
 
 
@@ -41,8 +46,7 @@ def with_own_types(
         PointCloudError: a cloud is not [N, 3], not finite or has too few points; the message names its row.
     """
     splits = with_class_labels(splits, source)
-    own = {split: _with_own_points(dataset, source, split, reader) for split, dataset in splits.items()}
-    return {split: _with_scaled_features(dataset, reader) for split, dataset in own.items()}
+    return {split: _with_own_points(dataset, source, split, reader) for split, dataset in splits.items()}
 
 
 def with_class_labels(splits: Mapping[str, Dataset], source: str) -> dict[str, Dataset]:
@@ -114,22 +118,32 @@ def _is_absent(value: Any, feature: Any) -> bool:
 
 def _with_own_points(dataset: Dataset, source: str, split: str, reader: CloudReader) -> Dataset:
     feature = dataset.features["points"]
-    is_own = isinstance(feature, Array2D) and feature.shape[1] == 3 and feature.dtype == "float32"
+    if is_file(feature):
+        columns = list(grouped_features({name: np.empty(0) for name in reader.feature_names}))
+    else:
+        columns = feature_columns(dataset, reader.feature_names)
+        if reader.dropped is not None:  # of those that are known as features, rows are dropped too
+            known = [name for name in feature_columns(dataset) if not isinstance(dataset.features[name], Value)]
+            columns = [name for name in dataset.column_names if name in {*columns, *known}]
+    types = Features(points=OWN_POINTS, **{column: _own_type(column) for column in columns})
+    is_own = all(dataset.features.get(name) == kind for name, kind in types.items() if name != "points")
+    is_own &= isinstance(feature, Array2D) and feature.shape[1] == 3 and feature.dtype == "float32"
     if is_own and reader.dropped is None:
         return dataset
-    kept = feature_columns(dataset) if reader.dropped is not None else []  # rows of theirs are dropped too
-    types = Features(points=OWN_POINTS, **{column: dataset.features[column] for column in kept})
-    if is_file(feature):
-        made = grouped_features({name: np.empty(0) for name in reader.feature_names})
-        types = Features(
-            points=OWN_POINTS, **{n: OWN_POINTS if a.ndim == 2 else List(Value("float32")) for n, a in made.items()}
-        )
-    converted = undecoded(dataset, kept).map(
-        partial(_converted, name=f"of the split {split!r} of {source}", reader=reader),
+    clouds = undecoded(dataset, columns)
+    converted = clouds.map(
+        partial(
+            _converted,
+            name=f"of the split {split!r} of {source}",
+            reader=reader,
+            columns=columns,
+            linked=_linked_files(clouds) if is_file(feature) else "",
+        ),
         batched=True,
         batch_size=_ROWS,
         with_indices=True,
         features=types,
+        remove_columns=clouds.column_names,
         load_from_cache_file=None if reader.dropped is None else False,  # what is dropped is to be told each time
         desc="Reading points",
     )
@@ -138,39 +152,38 @@ def _with_own_points(dataset: Dataset, source: str, split: str, reader: CloudRea
     return dataset
 
 
-def _with_scaled_features(dataset: Dataset, reader: CloudReader) -> Dataset:
-    """Brings the wanted features whose scale is told by their type to this scale, because rows do not keep the type."""
-    for column in feature_columns(dataset, reader.feature_names):
-        feature = dataset.features[column]
-        if set(features_of(column)) & set(SCALED_BY_TYPE) and getattr(feature, "feature", None) in _SMALL_INTEGERS:
-            scaled = dataset.select_columns(column).with_format("numpy", dtype=None)
-            scaled = scaled.map(partial(_scaled, column=column), features=Features({column: List(Value("float32"))}))
-            dataset = _with_column(dataset, column, scaled)
-    return dataset
-
-
-def _scaled(row: Mapping[str, Any], *, column: str) -> dict[str, np.ndarray]:
-    (name,) = features_of(column)
-    return {column: scaled_features({name: row[column]}, column)[name]}
+def _own_type(column: str) -> Array2D | List:
+    return Array2D((None, len(features_of(column))), "float32") if len(features_of(column)) > 1 else _NUMBERS
 
 
 def _converted(
-    rows: Mapping[str, Any], indices: list[int], *, name: str, reader: CloudReader
+    table: pa.Table, indices: list[int], *, name: str, reader: CloudReader, columns: Sequence[str], linked: str
 ) -> dict[str, list[np.ndarray]]:
-    """The rows' points, and their features: those of files, or those of other columns that have lost points."""
-    made: dict[str, list[np.ndarray]] = {column: [] for column in rows}
-    for place, index in enumerate(indices):
-        row = {column: values[place] for column, values in rows.items()}
-        cloud = read_row(row, f"row {index} {name}", reader)
+    """The rows' points, and their features on their scales, without what the reader drops.
+
+    `linked` only tells the cache that files have changed.
+    """
+    made: dict[str, list[np.ndarray]] = {column: [] for column in ("points", *columns)}
+    for index, row in zip(indices, rows_of(table), strict=True):
+        of_row = f"row {index} {name}"
+        cloud = read_row(row, of_row, reader)
+        features = scaled_features(cloud.features, of_row)
         made["points"].append(local_float32(cloud.points))
-        if isinstance(row["points"], Mapping):
-            for column, values in grouped_features(cloud.features).items():
-                made.setdefault(column, []).append(values)
-            continue
-        for column in row.keys() - {"points"}:
-            values = np.asarray(row[column])
-            made[column].append(values if reader.dropped is None else values[reader.dropped.kept])
+        for column in columns:
+            values = [features[feature] for feature in features_of(column)]
+            made[column].append(np.stack(values, axis=1) if len(values) > 1 else values[0])
     return made
+
+
+def _linked_files(clouds: Dataset) -> str:
+    """A hash of the sizes and times of the files that rows name without holding their bytes."""
+    digest = hashlib.sha256()
+    for table in clouds.iter(_ROWS):
+        for chunk in table["points"].chunks:
+            for path in chunk.field("path").filter(chunk.field("bytes").is_null()).to_pylist():
+                state = os.stat(path) if path and os.path.exists(path) else None
+                digest.update(f"{path} {state and (state.st_size, state.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()
 
 
 def _with_column(dataset: Dataset, name: str, column: Dataset) -> Dataset:

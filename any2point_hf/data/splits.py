@@ -20,6 +20,11 @@ _USUAL_NAMES = {
 }
 
 
+def usual_split(name: str) -> str | None:
+    """The split `train`, `test` or `validation` that a usual name means, whatever its case; None for other names."""
+    return _USUAL_NAMES.get(name.lower())
+
+
 def with_own_splits(
     dataset: Dataset | Mapping[str, Dataset], source: str, reader: CloudReader = PLAIN_READER
 ) -> DatasetDict:
@@ -64,7 +69,7 @@ def named_splits(dataset: Dataset | Mapping[str, Dataset], source: str) -> dict[
             )
     named: dict[str, Dataset] = {}
     for name, part in splits.items():
-        usual = _USUAL_NAMES.get(str(name).lower(), "train" if len(splits) == 1 else str(name))
+        usual = usual_split(str(name)) or ("train" if len(splits) == 1 else str(name))
         if usual in named:
             raise DatasetError(f"{source} has two splits for {usual!r}: {', '.join(splits)}. Leave one out.")
         named[usual] = part

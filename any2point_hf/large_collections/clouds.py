@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset
 
-from ..data.columns import feature_columns, read_row, undecoded
+from ..data.columns import feature_columns, undecoded
+from ..data.rows import read_row, rows_of
 from ..point_clouds.files import PointCloud
 from ..point_clouds.invalid import DroppedPoints
 from ..point_clouds.reading import CloudReader
@@ -152,4 +153,4 @@ class DatasetOfClouds(CloudCollection):
         names = tuple(reader.feature_names)
         if names not in self._rows:
             self._rows[names] = undecoded(self._dataset, feature_columns(self._dataset, names))
-        return read_row(self._rows[names][index], name, reader)
+        return read_row(next(rows_of(self._rows[names][index])), name, reader)

@@ -26,6 +26,8 @@ Colours are 0…1 and normals have length 1. Intensity and reflectance are 0…1
 COLORS, NORMALS = FEATURE_GROUPS["rgb"], FEATURE_GROUPS["normal"]
 SCALED_BY_TYPE = ("intensity", "reflectance")
 """Features that are 0…1 where they are stored as integers of 8 or 16 bits."""
+
+_ROUNDING = 1e-5  # colours between those of a mesh's corners may lie so far above 1
 _KNOWN = frozenset(name for names in FEATURE_GROUPS.values() for name in names)
 _PREFIXES = ("diffuse_", "scalar_", "color_", "colour_", "rgb_")
 _SYNONYMS = {"r": "red", "g": "green", "b": "blue", "i": "intensity", "intensities": "intensity"}
@@ -87,7 +89,7 @@ def spread_groups(arrays: Mapping[str, Any], num_points: int, name: str) -> dict
         name: the file or argument, for the error message.
 
     Raises:
-        PointCloudError: an array of a group has another shape.
+        PointCloudError: an array has another shape, or two hold the same feature.
     """
     features: dict[str, np.ndarray] = {}
     for key, values in arrays.items():
@@ -103,6 +105,9 @@ def spread_groups(arrays: Mapping[str, Any], num_points: int, name: str) -> dict
                 f"{name}: {key} must be numbers {expected}, a row for each of the {num_points} points, got "
                 f"{list(array.shape)}."
             )
+        if twice := [name for name in names if name in features]:
+            other = next(other for other in arrays if twice[0] in features_of(other))
+            raise PointCloudError(f"{name}: {other} and {key} both hold {', '.join(twice)}. Leave one of them out.")
         features |= dict(zip(names, array.reshape(num_points, -1).T, strict=True))
     return features
 
@@ -182,7 +187,7 @@ def _color_factor(colors: Mapping[str, np.ndarray], name: str) -> float:
             f"{name}: colours must lie in 0…1, 0…255 or 0…65535, got values from {lowest:g} to {highest:g}."
         )
     are_integers = all(values.dtype.kind in "iu" for values in colors.values())
-    if highest <= 1 and not are_integers:
+    if highest <= 1 + _ROUNDING and not are_integers:
         return 1.0
     return 1 / 255 if highest <= 255 else 1 / 65535
 

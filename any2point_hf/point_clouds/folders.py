@@ -7,13 +7,14 @@ from pathlib import Path
 from .files import POINT_CLOUD_EXTENSIONS
 
 _NO_CLOUDS = ("readme", "license")
-_LISTS_OF_FILES = ("metadata.csv", "metadata.jsonl")
+LISTS_OF_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+"""Names of tables of a folder's clouds."""
 
 
 def is_cloud_file(path: Path, left_out: Counter[str]) -> bool:
     """Tells by its name whether a file is a point cloud.
 
-    Hidden files (macOS leaves ._chair_0001.off beside chair_0001.off), README, LICENSE and metadata.csv are none. A
+    Hidden files (macOS leaves ._chair_0001.off beside chair_0001.off), README, LICENSE and metadata.* are none. A
     link to nowhere with a cloud's name is one, so that reading it tells.
 
     Args:
@@ -21,7 +22,7 @@ def is_cloud_file(path: Path, left_out: Counter[str]) -> bool:
         left_out: where any other file is counted, under its ending or, without one, its name.
     """
     stem, extension = path.stem.lower(), path.suffix.lower()
-    if path.name.startswith(".") or stem in _NO_CLOUDS or path.name in _LISTS_OF_FILES or path.is_dir():
+    if path.name.startswith(".") or stem in _NO_CLOUDS or path.name in LISTS_OF_FILES or path.is_dir():
         return False
     if extension in POINT_CLOUD_EXTENSIONS:
         return True

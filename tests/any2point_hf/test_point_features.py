@@ -214,3 +214,12 @@ def test_features_of_invalid_points_are_dropped_with_them(tmp_path):
             found = processor(given)
         for name in ("points", "point_features"):
             torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=0)
+
+
+def test_a_white_mesh_is_white(tmp_path):
+    trimesh = pytest.importorskip("trimesh")
+    box = trimesh.creation.box()
+    box.visual.vertex_colors = np.full((8, 4), 255, np.uint8)
+    box.export(tmp_path / "box.glb")
+    features = Any2PointProcessor(256, point_feature_names=["rgb"])(tmp_path / "box.glb")["point_features"]
+    assert features.min() == pytest.approx(1)

@@ -40,3 +40,18 @@ def test_no_possible_column_is_told_with_the_types():
     rows = {"x": [1.0], "name": ["a"], "edges": [[[1, 2]]]}
     with pytest.raises(DatasetError, match=r"its columns are x \(float64\), name \(string\), edges \(List\)"):
         with_own_names(Dataset.from_dict(rows), "the set")
+
+
+@pytest.mark.parametrize("first", [None, [], [[]]])
+def test_the_first_rows_may_be_empty(first):
+    dataset = with_own_names(Dataset.from_dict({"xyz": [first, *nested()]}), "the set")
+    assert dataset.column_names == ["points"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "kind"),
+    [("a.ply", "string"), ({"x": [1.0], "y": [2.0]}, "dict"), ([{"x": 1.0}], "List"), (0.5, "float64")],
+)
+def test_points_of_a_type_that_is_not_read(cell, kind):
+    with pytest.raises(DatasetError, match=rf"column 'points' must have numbers \[N, 3\] or meshes, got {kind}\."):
+        with_own_names(Dataset.from_dict({"points": [cell]}), "the set")

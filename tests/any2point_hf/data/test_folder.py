@@ -124,6 +124,21 @@ def test_files_that_are_no_clouds_are_left_out_and_counted(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+@LAYOUTS
+def test_splits_have_their_usual_names_in_any_case(tmp_path, layout):
+    names = ("Train", "TESTING", "valid")
+    write(tmp_path, [layout.format(label=c, split=s, file="0.npy") for c in ("a", "b") for s in names])
+    dataset = load_point_cloud_dataset(tmp_path)
+    found = {name: numbers(split) for name, split in dataset.items()}
+    assert found == {"train": [0, 3], "test": [1, 4], "validation": [2, 5]}
+
+
+def test_clouds_of_no_class_are_counted(tmp_path):
+    write(tmp_path, ["train/a/0.npy", "test/a/0.npy", "loose.npy", "train/a/sub/0.npy", "extra/a/0.npy"])
+    with pytest.warns(UserWarning, match=r"3 of 5 clouds are left out, .* such as loose\.npy\.$"):
+        load_point_cloud_dataset(tmp_path)
+
+
 def test_a_link_to_nowhere_is_an_error(tmp_path):
     write(tmp_path, ["bed/train/a.npy", "bed/test/b.npy"])
     (tmp_path / "bed" / "train" / "c.npy").symlink_to("gone.npy")

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from any2point_hf.data import load_point_cloud_dataset
 from any2point_hf.large_collections.sources import open_collection
@@ -64,6 +65,11 @@ def test_json_lines_in_the_folders_of_splits(clouds):
         ({"file_name": "../secret.npy", "label": "bed"}, "must be a file in"),
         ({"file_name": "/etc/hosts", "label": "bed"}, "must be a file in"),
         ({"file_name": "metadata.jsonl", "label": "bed"}, r"line 2: 'metadata.jsonl' must end in one of \.ply"),
+        (
+            {"file_name": "scans/1.npy", "label": "bed", "split": "fold2"},
+            "line 2: split must be train, test.*got 'fold2'",
+        ),
+        ({"file_name": "scans/0.npy", "label": "bed"}, "line 2: 'scans/0.npy' is listed in .*line 1 already"),
         ([1], r"line 2: a row must be a JSON object, got '\[1\]'"),
     ],
 )
@@ -78,4 +84,26 @@ def test_bad_rows_are_named_by_their_lines(clouds, row, reason):
 def test_a_table_that_cannot_be_read(clouds, content):
     (clouds / "metadata.jsonl").write_bytes(content)
     with pytest.raises(DatasetError, match=r"metadata\.jsonl cannot be read"):
+        load_point_cloud_dataset(clouds)
+
+
+@pytest.mark.parametrize("names", [("Train", "TEST", "Valid"), ("training", "testing", "dev")])
+def test_splits_have_their_usual_names(clouds, names):
+    table = [row | {"split": names[("train", "test", "val").index(row["split"])]} for row in rows()]
+    Dataset.from_list(table).to_parquet(clouds / "metadata.parquet")
+    dataset = load_point_cloud_dataset(clouds)
+    found = {name: numbers(split) for name, split in dataset.items()}
+    assert found == {"train": [0, 1], "test": [2], "validation": [3]}
+
+
+def test_one_table_a_folder(clouds):
+    for name in ("metadata.csv", "metadata.jsonl"):
+        (clouds / name).write_text("")
+    with pytest.raises(DatasetError, match=r"must have one table of its files, got metadata\.csv and metadata\.jsonl"):
+        load_point_cloud_dataset(clouds)
+
+
+def test_clouds_that_no_table_names_are_counted(clouds):
+    (clouds / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows()[:3])))
+    with pytest.warns(UserWarning, match=r"1 of 4 clouds are left out, .* such as scans/3\.npy"):
         load_point_cloud_dataset(clouds)

@@ -194,3 +194,15 @@ def test_a_bad_mesh_is_named_by_its_row(value, reason):
     with pytest.raises(PointCloudError, match=reason) as told:
         converted({"mesh": [value], "label": ["a"]}, features)
     assert "/tmp/tmp" not in str(told.value)
+
+
+def test_meshes_that_are_only_named_are_read_anew_when_they_change(box, tmp_path):
+    features = Features(mesh=Mesh(), label=Value("string"))
+    Dataset.from_dict({"mesh": [str(box)] * 2, "label": ["a", "b"]}, features=features).to_parquet(
+        tmp_path / "m.parquet"
+    )
+    for size in (1, 5):
+        trimesh.creation.box((size, size, size)).export(box)
+        dataset = Dataset.from_parquet(str(tmp_path / "m.parquet"), cache_dir=str(tmp_path / "cache"))
+        dataset = with_own_types({"train": with_own_names(dataset, "the set")}, "the set")["train"]
+        assert np.abs(dataset.with_format("numpy")[0]["points"]).max() == pytest.approx(size / 2)

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from datasets import Array2D, Dataset, DatasetDict, Features, List, Mesh, Value, load_from_disk
 
 from any2point_hf import Any2PointProcessor
 from any2point_hf.data import load_point_cloud_dataset
 from any2point_hf.data.columns import columns_of_clouds
+from any2point_hf.data.rows import rows_of
 from any2point_hf.large_collections.sources import open_collection
 from any2point_hf.modeling.errors import DatasetError, PointCloudError
 from any2point_hf.point_clouds.reading import CloudReader
@@ -185,6 +187,7 @@ def test_the_scale_is_the_same_by_every_way_to_the_model(tmp_path):
     archive = load_point_cloud_dataset(tmp_path / "a.npz", features=names)["train"]
     collection = open_collection(tmp_path / "a.parquet")
     stream = columns_of_clouds(rows.to_iterable_dataset(), "stream", processor.point_feature_names)
+    table = columns_of_clouds(rows, "rows", processor.point_feature_names)[0]
     ways = {
         "training": process_split(own, processor, 80)[0]["point_features"].numpy(),
         "rows as lists": processor.pad([own[0]])["point_features"][0],
@@ -193,8 +196,42 @@ def test_the_scale_is_the_same_by_every_way_to_the_model(tmp_path):
         "collection": processor(collection.read_cloud(0, CloudReader(0, processor.point_feature_names)))[
             "point_features"
         ][0],
-        "data set": processor(columns_of_clouds(rows, "rows", processor.point_feature_names)[0])["point_features"][0],
-        "stream": processor(next(iter(stream)))["point_features"][0],
+        "data set": processor(next(rows_of(table)))["point_features"][0],
+        "stream": processor(next(rows_of(next(iter(stream)))))["point_features"][0],
     }
     for way, found in ways.items():
         np.testing.assert_allclose(found, expected[0], rtol=1e-6, err_msg=way)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_integers_have_the_same_scale_in_a_data_set_as_alone(dtype):
+    points, _, _ = make_cloud(0)
+    intensity = np.arange(NUM_POINTS).astype(dtype)
+    types = Features(points=Array2D((None, 3), "float32"), intensity=List(Value(dtype)), label=Value("int64"))
+    rows = {"points": [points] * 4, "intensity": [intensity] * 4, "label": [0, 1, 0, 1]}
+    source = Dataset.from_dict(rows, features=types)
+    processor = Any2PointProcessor(64, point_feature_names=["intensity"])
+    expected = processor({"points": points, "intensity": intensity})["point_features"][0]
+    assert expected.max() == pytest.approx((NUM_POINTS - 1) / np.iinfo(dtype).max)
+    with pytest.warns(UserWarning, match="held out"):
+        dataset = load_point_cloud_dataset(source, features=["intensity"])
+    trained = process_split(dataset["test"], processor, 64)["point_features"][0]
+    cloud = open_collection(source).read_cloud(1, CloudReader(feature_names=["intensity"]))
+    for found in (trained, processor(cloud)["point_features"][0]):
+        assert torch.equal(found, expected)
+
+
+def test_features_of_any_name_are_dropped_with_their_points():
+    points, _, _ = make_cloud(0)
+    rows = {"points": [[*points.tolist(), [np.nan] * 3]] * 4, "curvature": [list(range(NUM_POINTS + 1))] * 4}
+    part = Dataset.from_dict(rows | {"label": [0, 1, 0, 1]})
+    with pytest.warns(UserWarning, match="4 points are dropped"):
+        dataset = load_point_cloud_dataset(DatasetDict(test=part), drop_invalid=True, features=["curvature"])
+    assert dataset["test"][0]["curvature"] == list(range(NUM_POINTS))
+
+
+def test_two_columns_of_one_feature_are_refused():
+    points, rgb, _ = make_cloud(0)
+    part = Dataset.from_dict({"points": [points] * 2, "rgb": [rgb] * 2, "colors": [rgb] * 2, "label": [0, 1]})
+    with pytest.raises(PointCloudError, match=r"row 0 of .*: rgb and colors both hold red, green, blue"):
+        load_point_cloud_dataset(DatasetDict(test=part), features=["rgb"])
