@@ -134,6 +134,7 @@ class Any2PointConfig(PreTrainedConfig):
     lora: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self.checksums: Any = kwargs.pop("checksums", None)  # of a config.json; the model's loading compares them
         if kwargs.get("model_type") in (None, self.model_type):  # else it is another model's, which loading refuses
             _refuse_unknown(kwargs)
         if self.backbone is not None:
@@ -212,6 +213,10 @@ class Any2PointConfig(PreTrainedConfig):
         backbone = kwargs.pop("backbone")  # goes on to the model
         config, unused = super().from_dict(config_dict, **kwargs)
         return config, unused | {"backbone": backbone}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, but without the checksums of the files that it was loaded with."""
+        return {name: value for name, value in super().to_dict().items() if name != "checksums"}
 
     def validate_architecture(self) -> None:
         """Checks the ranges that types do not express; transformers runs it whenever a config is made."""

@@ -1,7 +1,7 @@
 """Saving and loading adapters without their backbone (the base class of all Any2Point models).
 
-Unusual here: a checkpoint holds only trained tensors and batch-norm statistics. Each of its files is written beside the
-old one and then moved into its place, so that a kill while saving never leaves half a file.
+Unusual here: a checkpoint holds only trained tensors and batch-norm statistics. Its files are written beside the old
+ones and become current in one step, and carry checksums (`files.py`, `checkpoint_integrity.py`).
 """
 
 import os
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .backbones.loading import DOWNLOAD_OPTIONS, load_backbone
+from .checkpoint_integrity import check_checksum, check_loaded, record_checksums
 from .configuration_any2point import Any2PointConfig, recorded_path
 from .errors import CheckpointError, UnsupportedBackboneError
 from .files import folder_written_whole
@@ -35,11 +36,13 @@ from .several_adapters.lora import (
     load_lora_weights,
     lora_layers,
     read_lora_config,
+    remove_lora_files,
     save_lora,
 )
 from .several_adapters.switching import SeveralAdapters, backbone_record
 
 _FILES = ("config.json", "model.safetensors")
+_ONE_FILE = "1000GB"  # the largest part that an adapter is split into
 _PUSH_OPTIONS = ("commit_message", "private", "token", "revision", "create_pr")
 
 Model = TypeVar("Model", bound="Any2PointPreTrainedModel")
@@ -138,6 +141,7 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
 
         Raises:
             OSError: the folder cannot be written, or the disk is full; what was there before is whole.
+            CheckpointError: a weight is not finite; what was there before is whole.
             HubError: the model was saved, but could not be pushed.
         """
         if push_to_hub:
@@ -151,13 +155,15 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
         with folder_written_whole(directory) as beside:
             if self.config.lora and is_main_process:
                 save_lora(self.base_model.backbone, of_backbone, beside / LORA_FOLDER)
+            kwargs["max_shard_size"] = _ONE_FILE
             try:
                 super().save_pretrained(beside, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
+                if is_main_process:
+                    record_checksums(beside)
             except SafetensorError as error:  # how safetensors tells of a full disk
                 raise OSError(f"{directory} could not be written; is the disk full?") from error
         if not self.config.lora and is_main_process:  # files of a model saved here before
-            for name in LORA_FILES:
-                (directory / LORA_FOLDER / name).unlink(missing_ok=True)
+            remove_lora_files(directory)
         if push_to_hub and is_main_process:
             self._push_folder(directory, repo_id, **options)
 
@@ -238,8 +244,8 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
             The model in eval mode.
 
         Raises:
-            CheckpointError: no such adapter, truncated, not an Any2Point adapter, tensors missing, unexpected or
-                wrongly shaped, or made for another backbone.
+            CheckpointError: no such adapter, truncated, changed, files of two adapters, not an Any2Point adapter,
+                tensors missing, unexpected, wrongly shaped or not finite, or made for another backbone.
             BackboneLoadError: the backbone cannot be loaded.
             HubError: the Hub does not answer, refuses or breaks off, and the adapter is not in the cache.
         """
@@ -263,7 +269,10 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
                 f"was copied whole, and the network. The loader said: {error}"
             ) from error
         model, info = loaded
-        _check_loaded(pretrained_model_name_or_path, info, strict)
+        check_loaded(pretrained_model_name_or_path, info, strict)
+        checksums, model.config.checksums = model.config.checksums, None
+        for file in (folder / pulling.get("subfolder", "")).glob("model*.safetensors"):
+            check_checksum(file.parent, file.name, checksums)
         model._checkpoint_record = backbone_record(model.config)
         lora_folder, lora_config = None, None
         if model.config.lora:
@@ -281,6 +290,8 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
         if lora_folder is not None:
             model.add_lora(lora_config)
             load_lora_weights(model.base_model.backbone, lora_folder)
+            for name in names:
+                check_checksum(lora_folder.parent, name, checksums)
         attention = kwargs.get("attn_implementation")
         if attention is not None:
             model.base_model.backbone.set_attn_implementation(attention)
@@ -311,22 +322,3 @@ def _recorded_backbone(
             "there is none of that name here. Pass the same backbone as backbone=<Hub id or folder>."
         )
     return load_backbone(name, config.backbone_revision, config.modality, **options)
-
-
-def _check_loaded(source: str | os.PathLike, info: dict[str, Any], strict: bool) -> None:
-    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    mismatched = [f"{name}: {list(found)} instead of {list(built)}" for name, found, built in info["mismatched_keys"]]
-    missing = [name for name in missing if name not in {entry.split(":")[0] for entry in mismatched}]
-    if not unexpected and not (strict and (missing or mismatched)):
-        return
-    problems = {"missing": missing, "unexpected": unexpected, "wrongly shaped": sorted(mismatched)}
-    listed = "; ".join(f"{kind} ({len(names)}): {_first(names)}" for kind, names in problems.items() if names)
-    advice = "" if unexpected else " Pass strict=False to train them anew."
-    raise CheckpointError(
-        f"an adapter must hold exactly the tensors its config describes, and {str(source)!r} does not. {listed}. It "
-        f"may be another model's checkpoint or made with other settings.{advice}"
-    )
-
-
-def _first(names: list[str], limit: int = 8) -> str:
-    return ", ".join(names[:limit]) + (f", … and {len(names) - limit} more" if len(names) > limit else "")

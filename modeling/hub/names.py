@@ -22,6 +22,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.utils import logging
 
 from ..errors import CheckpointError, HubError
+from ..files import finish_saving
 from .calls import hub_calls
 
 NAMESPACE_VARIABLE = "ANY2POINT_NAMESPACE"
@@ -77,10 +78,11 @@ def pulled_folder(
 
     Raises:
         CheckpointError: the name exists nowhere, or a file or the revision is not there; everything tried is listed.
+            Or a local folder's unfinished saving cannot be finished.
         HubError: the Hub does not answer, refuses or breaks off, and the cache does not help.
     """
     if os.path.isdir(name):
-        return Path(name)
+        return _settled(Path(name), subfolder)
     name = str(name)
     tried = [f"the folder {name} (there is none)"]
     try:
@@ -108,6 +110,18 @@ def pulled_folder(
         logger.warning(f"{name} is taken from the cache ({folder}). {error}")
         return folder
     raise _not_found(name, files, tried)
+
+
+def _settled(folder: Path, subfolder: str) -> Path:
+    """Returns a local folder, in which no saving is unfinished."""
+    try:
+        finish_saving(folder / subfolder)
+    except OSError as error:
+        raise CheckpointError(
+            f"the last saving into {folder} was killed, and its files must be moved into their places, which failed: "
+            f"{error}. Make the folder writable, or copy it."
+        ) from error
+    return folder
 
 
 def _repo_ids(name: str, token: str | bool | None, tried: list[str]) -> Iterator[str]:
