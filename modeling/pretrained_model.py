@@ -253,6 +253,7 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
         pulling = pull_options(kwargs)
         folder = pulled_folder(pretrained_model_name_or_path, _FILES, **pulling)
         kwargs.pop("revision", None)  # the adapter's, not its backbone's
+        commit = None if os.path.isdir(pretrained_model_name_or_path) else folder.name
         try:
             loaded: Any = super().from_pretrained(
                 folder,
@@ -277,10 +278,11 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
         lora_folder, lora_config = None, None
         if model.config.lora:
             names = [f"{LORA_FOLDER}/{file}" for file in LORA_FILES]
-            lora_folder = pulled_folder(pretrained_model_name_or_path, names, **pulling)
+            lora_folder = pulled_folder(pretrained_model_name_or_path, names, **pulling | {"revision": commit})
             lora_folder = find_lora_files(lora_folder, pulling.get("subfolder", ""))
             lora_config = read_lora_config(lora_folder)
         model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
+        model.config._commit_hash = commit  # the pipelines pull the processor of the same one
         if isinstance(backbone, nn.Module):
             model.config.record_module(backbone.config)
         else:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import cached_file
-
 from ..data.hub_dataset import pinned
 from ..data.sources import DataSource
 from ..modeling.configuration_any2point import recorded_path
 from ..modeling.errors import Any2PointError, CheckpointError, PointCloudError
+from ..modeling.hub.names import pulled_folder
 from ..processing_any2point import Any2PointProcessor
 from ..trained_adapter import processor_of
 from .clouds import CloudCollection
@@ -109,13 +108,10 @@ def open_job(job: BatchJob) -> tuple[CloudCollection, ShardFiles]:
 
 def _fingerprint(model: str) -> str:
     """A hash of an adapter's config, processor and tensors; the config also has the name of its backbone."""
-    digest = hashlib.sha256()
+    digest, folder = hashlib.sha256(), pulled_folder(model, _ADAPTER_FILES)
     for name in _ADAPTER_FILES:
         try:
-            file = cached_file(model, name)
-            if file is None:
-                raise FileNotFoundError(f"{name} is missing.")
-            digest.update(Path(file).read_bytes())
+            digest.update((folder / name).read_bytes())
         except OSError as error:
             reason = " ".join(str(error).split())
             raise CheckpointError(
