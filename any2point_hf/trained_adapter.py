@@ -178,12 +178,12 @@ def info(model: str | None, backbone: str | None, config_fields: dict[str, Any])
             loaded = Any2PointForPointCloudClassification(config)
             backbone_config: Any = loaded.config.backbone_config
             loaded.attach_backbone(build_backbone(backbone_config))
-            if config.lora:
-                loaded.add_lora()
+            loaded.any2point.start_trained_backbone()
     parts: dict[str, int] = {}
     for name, parameter in loaded.named_parameters():
-        is_lora = LORA_TENSORS in name and parameter.requires_grad
-        part = "lora" if is_lora else name.removeprefix("any2point.").split(".")[0]
+        part = name.removeprefix("any2point.").split(".")[0]
+        if part == "backbone" and parameter.requires_grad:
+            part = "lora" if LORA_TENSORS in name else "unfrozen_blocks"
         parts[part] = parts.get(part, 0) + parameter.numel()
     trainable = sum(count for part, count in parts.items() if part != "backbone")
     return {

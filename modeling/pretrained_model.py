@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .backbones.loading import DOWNLOAD_OPTIONS, load_backbone
+from .backbones.unfrozen import UnfrozenBlocks, check_stored, is_unfrozen, load_unfrozen, stored_tensors
 from .checkpoint_integrity import check_checksum, check_loaded, record_checksums
 from .configuration_any2point import Any2PointConfig, recorded_path
 from .errors import CheckpointError, UnsupportedBackboneError
@@ -48,7 +49,7 @@ _PUSH_OPTIONS = ("commit_message", "private", "token", "revision", "create_pr")
 Model = TypeVar("Model", bound="Any2PointPreTrainedModel")
 
 
-class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  # type: ignore[misc]
+class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, UnfrozenBlocks, PreTrainedModel):  # type: ignore[misc]
     """What `Any2PointModel` and its task models share: start values, freezing, adapter-only checkpoints."""
 
     config: Any2PointConfig
@@ -61,7 +62,8 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _keys_to_ignore_on_load_unexpected: Any = (re.escape(LORA_TENSORS),)  # they are loaded from PEFT's own file
+    # Loaded when the backbone is there: LoRA's tensors from PEFT's own file, and those of unfrozen blocks.
+    _keys_to_ignore_on_load_unexpected: Any = (re.escape(LORA_TENSORS), r"(^|\.)backbone\.")
     start_seed: int | None = None  # seed of all start values (initialization.py)
 
     @property
@@ -75,6 +77,8 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
         Args:
             mode: whether to train.
         """
+        if mode and not self.training and self.base_model.backbone is not None:
+            self.warn_of_unstored()
         super().train(mode)
         if self.base_model.backbone is not None:
             self.base_model.backbone.eval()
@@ -104,7 +108,8 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
 
     def _is_stored(self, name: str) -> bool:
         """Whether a tensor is part of the checkpoint; LoRA's are, because the Trainer resumes from this file alone."""
-        return not _of_backbone(name) or (self.base_model.lora is not None and LORA_TENSORS in name)
+        base = self.base_model
+        return not _of_backbone(name) or (base.lora is not None and LORA_TENSORS in name) or is_unfrozen(base, name)
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         # transformers would skip custom modules that hold no tensors themselves; ours start the modules inside them.
@@ -141,9 +146,11 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
 
         Raises:
             OSError: the folder cannot be written, or the disk is full; what was there before is whole.
-            CheckpointError: a weight is not finite; what was there before is whole.
+            CheckpointError: a weight is not finite, or some of the backbone were trained but not by
+                `unfreeze_backbone`; what was there before is whole.
             HubError: the model was saved, but could not be pushed.
         """
+        self.check_all_is_stored()
         if push_to_hub:
             options = {name: kwargs.pop(name) for name in _PUSH_OPTIONS if name in kwargs}
             repo_id = kwargs.pop("repo_id", Path(save_directory).name)
@@ -155,7 +162,7 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
         with folder_written_whole(directory) as beside:
             if self.config.lora and is_main_process:
                 save_lora(self.base_model.backbone, of_backbone, beside / LORA_FOLDER)
-            kwargs["max_shard_size"] = _ONE_FILE
+            kwargs |= {"max_shard_size": _ONE_FILE, "save_original_format": False}  # names as in the model
             try:
                 super().save_pretrained(beside, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
                 if is_main_process:
@@ -272,8 +279,11 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
         model, info = loaded
         check_loaded(pretrained_model_name_or_path, info, strict)
         checksums, model.config.checksums = model.config.checksums, None
-        for file in (folder / pulling.get("subfolder", "")).glob("model*.safetensors"):
+        files = sorted((folder / pulling.get("subfolder", "")).glob("model*.safetensors"))
+        for file in files:
             check_checksum(file.parent, file.name, checksums)
+        unfrozen = stored_tensors(files)
+        check_stored(model.config, unfrozen)
         model._checkpoint_record = backbone_record(model.config)
         lora_folder, lora_config = None, None
         if model.config.lora:
@@ -289,6 +299,8 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
             options = {name: kwargs[name] for name in (*DOWNLOAD_OPTIONS, "device_map", "dtype") if name in kwargs}
             backbone = _recorded_backbone(model.config, backbone, options | (backbone_kwargs or {}))
         model.attach_backbone(backbone)
+        if unfrozen:
+            load_unfrozen(model, unfrozen)
         if lora_folder is not None:
             model.add_lora(lora_config)
             load_lora_weights(model.base_model.backbone, lora_folder)
