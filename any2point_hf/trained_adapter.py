@@ -12,6 +12,7 @@ from .data.sources import DataSource
 from .modeling.backbones.loading import build_backbone
 from .modeling.configuration_any2point import Any2PointConfig
 from .modeling.errors import Any2PointError, CheckpointError, DatasetError, HubError
+from .modeling.hub.names import pinned_name
 from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from .modeling.several_adapters.lora import LORA_TENSORS
 from .modeling.tokenizer.point_ops import split_features
@@ -23,7 +24,7 @@ from .training.trainer import accuracies, confusion_matrix, process_split
 def load(
     model: str, backbone: PreTrainedModel | str | None = None
 ) -> tuple[Any2PointForPointCloudClassification, Any2PointProcessor]:
-    """An adapter on its backbone, on the GPU if there is one, and its processor.
+    """An adapter on its backbone, on the GPU if there is one, and its processor, both of one commit.
 
     Args:
         model: folder or Hub id of the adapter.
@@ -33,6 +34,7 @@ def load(
         CheckpointError: there is no such adapter, it does not fit the backbone, or its processor is missing.
         BackboneLoadError: the backbone cannot be loaded.
     """
+    model = pinned_name(model)
     loaded: Any = Any2PointForPointCloudClassification.from_pretrained(model, backbone=backbone)
     return loaded.to("cuda" if torch.cuda.is_available() else "cpu"), _load_processor(model)
 
@@ -81,6 +83,7 @@ def evaluate(
     Raises:
         Any2PointError: something in the input does not fit, such as classes that the model does not know.
     """
+    model = pinned_name(model)
     known_processor = processor_of(model) or Any2PointProcessor()
     drop_invalid = drop_invalid or known_processor.drop_invalid
     dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid, features=known_processor.point_feature_names)
@@ -175,12 +178,12 @@ def info(model: str | None, backbone: str | None, config_fields: dict[str, Any])
             loaded = Any2PointForPointCloudClassification(config)
             backbone_config: Any = loaded.config.backbone_config
             loaded.attach_backbone(build_backbone(backbone_config))
-            if config.lora:
-                loaded.add_lora()
+            loaded.any2point.start_trained_backbone()
     parts: dict[str, int] = {}
     for name, parameter in loaded.named_parameters():
-        is_lora = LORA_TENSORS in name and parameter.requires_grad
-        part = "lora" if is_lora else name.removeprefix("any2point.").split(".")[0]
+        part = name.removeprefix("any2point.").split(".")[0]
+        if part == "backbone" and parameter.requires_grad:
+            part = "lora" if LORA_TENSORS in name else "unfrozen_blocks"
         parts[part] = parts.get(part, 0) + parameter.numel()
     trainable = sum(count for part, count in parts.items() if part != "backbone")
     return {

@@ -76,6 +76,7 @@ class Any2PointConfig(PreTrainedConfig):
         released_compatibility: compute what the authors' released code computes (method.md 6), for their checkpoints.
         lora: whether a LoRA in the backbone (of the `peft` library) is trained too: a new model gets the default one,
             and `add_lora` gives another. Of a checkpoint, whether there is one in its subfolder `lora`.
+        unfrozen_blocks: how many of the last blocks are trained and saved too (`unfreeze_backbone`).
 
     Raises:
         StrictDataclassError: a value of the wrong type or out of range (its rule is in the message).
@@ -132,8 +133,10 @@ class Any2PointConfig(PreTrainedConfig):
     token_scale: Literal["none", "embedding"] = "none"
     released_compatibility: bool = False
     lora: bool = False
+    unfrozen_blocks: int = 0
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self.checksums: Any = kwargs.pop("checksums", None)  # of a config.json; the model's loading compares them
         if kwargs.get("model_type") in (None, self.model_type):  # else it is another model's, which loading refuses
             _refuse_unknown(kwargs)
         if self.backbone is not None:
@@ -213,6 +216,10 @@ class Any2PointConfig(PreTrainedConfig):
         config, unused = super().from_dict(config_dict, **kwargs)
         return config, unused | {"backbone": backbone}
 
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, but without the checksums of the files that it was loaded with."""
+        return {name: value for name, value in super().to_dict().items() if name != "checksums"}
+
     def validate_architecture(self) -> None:
         """Checks the ranges that types do not express; transformers runs it whenever a config is made."""
         for name, value in vars(self).items():
@@ -231,6 +238,8 @@ class Any2PointConfig(PreTrainedConfig):
             f"point_feature_names must be {self.num_point_features} different names (num_point_features)",
             names,
         )
+        require(self.unfrozen_blocks >= 0, "unfrozen_blocks must not be negative", self.unfrozen_blocks)
+        require(not (self.lora and self.unfrozen_blocks), "lora needs unfrozen_blocks=0", self.unfrozen_blocks)
         require(1 <= self.num_views <= 10, "num_views must lie in 1…10 (the views there are)", self.num_views)
         require(
             self.local_attention_heads > 0 and self.local_attention_dim % self.local_attention_heads == 0,

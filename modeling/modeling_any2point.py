@@ -171,9 +171,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
                 self.cls_token.copy_(read_tensor(self.backbone, self.spec.cls_token).reshape(1, 1, -1))
             if self.final_norm is not None:
                 start_final_norm(self.final_norm, self.backbone, self.spec)
-        if config.lora:
-            with torch_draws(self.start_seed, "lora"):
-                self.add_lora()
+        self.start_trained_backbone()
         start_scales(self)
 
     def attach_backbone(self, backbone: PreTrainedModel) -> None:

@@ -1,7 +1,7 @@
 """Saving and loading adapters without their backbone (the base class of all Any2Point models).
 
-Unusual here: a checkpoint holds only trained tensors and batch-norm statistics. Each of its files is written beside the
-old one and then moved into its place, so that a kill while saving never leaves half a file.
+Unusual here: a checkpoint holds only trained tensors and batch-norm statistics. Its files are written beside the old
+ones and become current in one step, and carry checksums (`files.py`, `checkpoint_integrity.py`).
 """
 
 import os
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .backbones.loading import DOWNLOAD_OPTIONS, load_backbone
+from .backbones.unfrozen import UnfrozenBlocks, check_stored, is_unfrozen, load_unfrozen, stored_tensors
+from .checkpoint_integrity import check_checksum, check_loaded, record_checksums
 from .configuration_any2point import Any2PointConfig, recorded_path
 from .errors import CheckpointError, UnsupportedBackboneError
 from .files import folder_written_whole
@@ -35,17 +37,19 @@ from .several_adapters.lora import (
     load_lora_weights,
     lora_layers,
     read_lora_config,
+    remove_lora_files,
     save_lora,
 )
 from .several_adapters.switching import SeveralAdapters, backbone_record
 
 _FILES = ("config.json", "model.safetensors")
+_ONE_FILE = "1000GB"  # the largest part that an adapter is split into
 _PUSH_OPTIONS = ("commit_message", "private", "token", "revision", "create_pr")
 
 Model = TypeVar("Model", bound="Any2PointPreTrainedModel")
 
 
-class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  # type: ignore[misc]
+class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, UnfrozenBlocks, PreTrainedModel):  # type: ignore[misc]
     """What `Any2PointModel` and its task models share: start values, freezing, adapter-only checkpoints."""
 
     config: Any2PointConfig
@@ -58,7 +62,8 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _keys_to_ignore_on_load_unexpected: Any = (re.escape(LORA_TENSORS),)  # they are loaded from PEFT's own file
+    # Loaded when the backbone is there: LoRA's tensors from PEFT's own file, and those of unfrozen blocks.
+    _keys_to_ignore_on_load_unexpected: Any = (re.escape(LORA_TENSORS), r"(^|\.)backbone\.")
     start_seed: int | None = None  # seed of all start values (initialization.py)
 
     @property
@@ -72,6 +77,8 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
         Args:
             mode: whether to train.
         """
+        if mode and not self.training and self.base_model.backbone is not None:
+            self.warn_of_unstored()
         super().train(mode)
         if self.base_model.backbone is not None:
             self.base_model.backbone.eval()
@@ -101,7 +108,8 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
 
     def _is_stored(self, name: str) -> bool:
         """Whether a tensor is part of the checkpoint; LoRA's are, because the Trainer resumes from this file alone."""
-        return not _of_backbone(name) or (self.base_model.lora is not None and LORA_TENSORS in name)
+        base = self.base_model
+        return not _of_backbone(name) or (base.lora is not None and LORA_TENSORS in name) or is_unfrozen(base, name)
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         # transformers would skip custom modules that hold no tensors themselves; ours start the modules inside them.
@@ -138,8 +146,11 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
 
         Raises:
             OSError: the folder cannot be written, or the disk is full; what was there before is whole.
+            CheckpointError: a weight is not finite, or some of the backbone were trained but not by
+                `unfreeze_backbone`; what was there before is whole.
             HubError: the model was saved, but could not be pushed.
         """
+        self.check_all_is_stored()
         if push_to_hub:
             options = {name: kwargs.pop(name) for name in _PUSH_OPTIONS if name in kwargs}
             repo_id = kwargs.pop("repo_id", Path(save_directory).name)
@@ -151,13 +162,15 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
         with folder_written_whole(directory) as beside:
             if self.config.lora and is_main_process:
                 save_lora(self.base_model.backbone, of_backbone, beside / LORA_FOLDER)
+            kwargs |= {"max_shard_size": _ONE_FILE, "save_original_format": False}  # names as in the model
             try:
                 super().save_pretrained(beside, is_main_process=is_main_process, state_dict=state_dict, **kwargs)
+                if is_main_process:
+                    record_checksums(beside)
             except SafetensorError as error:  # how safetensors tells of a full disk
                 raise OSError(f"{directory} could not be written; is the disk full?") from error
         if not self.config.lora and is_main_process:  # files of a model saved here before
-            for name in LORA_FILES:
-                (directory / LORA_FOLDER / name).unlink(missing_ok=True)
+            remove_lora_files(directory)
         if push_to_hub and is_main_process:
             self._push_folder(directory, repo_id, **options)
 
@@ -238,8 +251,8 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
             The model in eval mode.
 
         Raises:
-            CheckpointError: no such adapter, truncated, not an Any2Point adapter, tensors missing, unexpected or
-                wrongly shaped, or made for another backbone.
+            CheckpointError: no such adapter, truncated, changed, files of two adapters, not an Any2Point adapter,
+                tensors missing, unexpected, wrongly shaped or not finite, or made for another backbone.
             BackboneLoadError: the backbone cannot be loaded.
             HubError: the Hub does not answer, refuses or breaks off, and the adapter is not in the cache.
         """
@@ -247,6 +260,7 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
         pulling = pull_options(kwargs)
         folder = pulled_folder(pretrained_model_name_or_path, _FILES, **pulling)
         kwargs.pop("revision", None)  # the adapter's, not its backbone's
+        commit = None if os.path.isdir(pretrained_model_name_or_path) else folder.name
         try:
             loaded: Any = super().from_pretrained(
                 folder,
@@ -263,24 +277,35 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, PreTrainedModel):  
                 f"was copied whole, and the network. The loader said: {error}"
             ) from error
         model, info = loaded
-        _check_loaded(pretrained_model_name_or_path, info, strict)
+        check_loaded(pretrained_model_name_or_path, info, strict)
+        checksums, model.config.checksums = model.config.checksums, None
+        files = sorted((folder / pulling.get("subfolder", "")).glob("model*.safetensors"))
+        for file in files:
+            check_checksum(file.parent, file.name, checksums)
+        unfrozen = stored_tensors(files)
+        check_stored(model.config, unfrozen)
         model._checkpoint_record = backbone_record(model.config)
         lora_folder, lora_config = None, None
         if model.config.lora:
             names = [f"{LORA_FOLDER}/{file}" for file in LORA_FILES]
-            lora_folder = pulled_folder(pretrained_model_name_or_path, names, **pulling)
+            lora_folder = pulled_folder(pretrained_model_name_or_path, names, **pulling | {"revision": commit})
             lora_folder = find_lora_files(lora_folder, pulling.get("subfolder", ""))
             lora_config = read_lora_config(lora_folder)
         model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
+        model.config._commit_hash = commit  # the pipelines pull the processor of the same one
         if isinstance(backbone, nn.Module):
             model.config.record_module(backbone.config)
         else:
             options = {name: kwargs[name] for name in (*DOWNLOAD_OPTIONS, "device_map", "dtype") if name in kwargs}
             backbone = _recorded_backbone(model.config, backbone, options | (backbone_kwargs or {}))
         model.attach_backbone(backbone)
+        if unfrozen:
+            load_unfrozen(model, unfrozen)
         if lora_folder is not None:
             model.add_lora(lora_config)
             load_lora_weights(model.base_model.backbone, lora_folder)
+            for name in names:
+                check_checksum(lora_folder.parent, name, checksums)
         attention = kwargs.get("attn_implementation")
         if attention is not None:
             model.base_model.backbone.set_attn_implementation(attention)
@@ -311,22 +336,3 @@ def _recorded_backbone(
             "there is none of that name here. Pass the same backbone as backbone=<Hub id or folder>."
         )
     return load_backbone(name, config.backbone_revision, config.modality, **options)
-
-
-def _check_loaded(source: str | os.PathLike, info: dict[str, Any], strict: bool) -> None:
-    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    mismatched = [f"{name}: {list(found)} instead of {list(built)}" for name, found, built in info["mismatched_keys"]]
-    missing = [name for name in missing if name not in {entry.split(":")[0] for entry in mismatched}]
-    if not unexpected and not (strict and (missing or mismatched)):
-        return
-    problems = {"missing": missing, "unexpected": unexpected, "wrongly shaped": sorted(mismatched)}
-    listed = "; ".join(f"{kind} ({len(names)}): {_first(names)}" for kind, names in problems.items() if names)
-    advice = "" if unexpected else " Pass strict=False to train them anew."
-    raise CheckpointError(
-        f"an adapter must hold exactly the tensors its config describes, and {str(source)!r} does not. {listed}. It "
-        f"may be another model's checkpoint or made with other settings.{advice}"
-    )
-
-
-def _first(names: list[str], limit: int = 8) -> str:
-    return ", ".join(names[:limit]) + (f", … and {len(names) - limit} more" if len(names) > limit else "")

@@ -42,6 +42,8 @@ class AutoModelForPointCloudClassification(_BaseAutoModelClass):
         if config is None:
             folder = pulled_folder(pretrained_model_name_or_path, ("config.json",), **pull_options(kwargs))
             config = AutoConfig.from_pretrained(folder)
+            if not os.path.isdir(pretrained_model_name_or_path):
+                kwargs["revision"] = folder.name  # the model is of the same commit
         if type(config) not in cls._model_mapping:
             known = ", ".join(known.__name__ for known in cls._model_mapping)
             raise CheckpointError(

@@ -61,8 +61,10 @@ class PointCloudPipeline(Pipeline, ABC):
             names = " or ".join(kind.__name__ for kind in self.model_classes)
             raise ConfigurationError(f"this pipeline needs a model of the class {names}, got {type(model).__name__}.")
         # `pipeline()` loads the feature extractor of the model, also where a processor is given
-        chosen: Any = processor or feature_extractor or model.config.name_or_path
-        chosen = chosen if isinstance(chosen, Any2PointProcessor) else _load_processor(chosen)
+        chosen: Any = processor or feature_extractor
+        if not isinstance(chosen, Any2PointProcessor):
+            commit = None if chosen else getattr(model.config, "_commit_hash", None)
+            chosen = _load_processor(chosen or model.config.name_or_path, commit)
         super().__init__(model, feature_extractor=chosen, **kwargs)
 
     def __call__(  # type: ignore[override]
@@ -224,7 +226,7 @@ def _nested_as(inputs: Any, results: Iterator[Any]) -> Any:
     return [_nested_as(item, results) for item in inputs] if _holds_clouds(inputs) else next(results)
 
 
-def _load_processor(named: str | os.PathLike) -> Any2PointProcessor:
+def _load_processor(named: str | os.PathLike, commit: str | None) -> Any2PointProcessor:
     """The processor in a folder or Hub repository; its settings cannot be guessed from the model's."""
     rule = (
         "a pipeline needs the model's processor. Pass processor=Any2PointProcessor(num_points=…, "
@@ -233,7 +235,7 @@ def _load_processor(named: str | os.PathLike) -> Any2PointProcessor:
     if not named:
         raise CheckpointError(f"{rule} None was given, and the model was not loaded from anywhere.")
     try:
-        return Any2PointProcessor.from_pretrained(named)
+        return Any2PointProcessor.from_pretrained(named, revision=commit)
     except (OSError, TypeError, ValueError) as error:
         raise CheckpointError(f"{rule} {str(named)!r} was tried, and the loader said: {error}") from error
 

@@ -89,6 +89,7 @@ def _diagnose(options: argparse.Namespace, fields: dict[str, Any]) -> dict[str, 
     from ..diagnose import choose_clouds, diagnose
     from ..modeling.configuration_any2point import Any2PointConfig
     from ..modeling.errors import Any2PointError, DatasetError
+    from ..modeling.hub.names import pinned_name
     from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
     from ..processing_any2point import Any2PointProcessor
     from ..training.recipe import Recipe, read_recipe
@@ -98,6 +99,7 @@ def _diagnose(options: argparse.Namespace, fields: dict[str, Any]) -> dict[str, 
     named = None if options.model else backbone(options)
     features = fields.get("point_feature_names", [])
     if options.model:
+        options.model = pinned_name(options.model)
         known = trained_adapter.processor_of(options.model)
         features = known.point_feature_names if known else []
     dataset = load_point_cloud_dataset(options.diagnose, drop_invalid=options.drop_invalid, features=features)

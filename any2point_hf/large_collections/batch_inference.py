@@ -5,6 +5,7 @@ finished shard is never made again. There is no scheduler of our own: here the p
 among themselves, and in `ray_engine.py` Ray Data gives them to its actors.
 """
 
+from dataclasses import replace
 from datetime import timedelta
 
 import torch
@@ -13,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from ..modeling.errors import Any2PointError
+from ..modeling.hub.names import pinned_name
 from ..trained_adapter import load
 from .job import BatchJob, check_model, open_job
 from .shard_inference import run_shard
@@ -52,6 +54,9 @@ def run_with_accelerate(job: BatchJob) -> dict[str, int]:
     """Runs a job in the processes of accelerate: each of n takes every n-th missing shard, the first joins them."""
     # without a GPU it must be told so, or it would take each process of torchrun for a single one
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=_LONGEST_WAIT)
+    # all processes take one commit of the adapter
+    (model,) = broadcast_object_list([pinned_name(job.model) if state.is_main_process else None])
+    job = replace(job, model=model)
     collection, shards = open_job(job)
     if state.is_main_process:
         shards.start()
@@ -59,10 +64,10 @@ def run_with_accelerate(job: BatchJob) -> dict[str, int]:
     (missing,) = broadcast_object_list([shards.missing() if state.is_main_process else None])
     mine = missing[state.process_index :: state.num_processes]
     if mine:
-        model, processor = load(job.model, job.backbone)
+        adapter, processor = load(job.model, job.backbone)
         check_model(job, shards)
         for index in tqdm(mine, desc=job.task, unit="shard", disable=not state.is_main_process):
-            run_shard(model, processor, collection, shards, job, index)
+            run_shard(adapter, processor, collection, shards, job, index)
     state.wait_for_everyone()
     if state.is_main_process:
         shards.join()

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from transformers.utils import cached_file
@@ -11,6 +11,7 @@ from transformers.utils.hub import extract_commit_hash
 
 from ..modeling.backbones.loading import load_backbone_config
 from ..modeling.errors import BackboneLoadError, CheckpointError
+from ..modeling.hub.names import pulled_folder
 from ..modeling.several_adapters.lora import LORA_FILES, LORA_FOLDER
 
 BACKBONE, LORA = "backbone_files", "lora_files"
@@ -58,20 +59,16 @@ def model_fingerprint(model: str, backbone: str | None, must_load: bool = True) 
         return fingerprint
 
 
-def _files(model: str, names: Iterable[str]) -> list[Path]:
+def _files(model: str, names: Sequence[str]) -> list[Path]:
     """An adapter's files on this machine, pulled if they are on the Hub."""
-    try:
-        files = [(name, cached_file(model, name)) for name in names]
-        for name, file in files:
-            if file is None:
-                raise FileNotFoundError(f"{name} is missing.")
-    except OSError as error:
-        reason = " ".join(str(error).split())
+    folder = pulled_folder(model, names)
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
         raise CheckpointError(
-            f"an adapter must be a folder or Hub repository with {', '.join(_ADAPTER_FILES)}, and {model!r} is not: "
-            f"{reason}"
-        ) from error
-    return [Path(str(file)) for _, file in files]
+            f"an adapter must be a folder or Hub repository with {', '.join(_ADAPTER_FILES)}, and {model!r} has no "
+            f"{', '.join(missing)}."
+        )
+    return [folder / name for name in names]
 
 
 def _hash_of(files: Iterable[Path]) -> str:

@@ -5,11 +5,13 @@ job must mean the same on every machine: source, adapter, backbone and output li
 """
 
 import os
+from dataclasses import replace
 from typing import Any
 
 from tqdm import tqdm
 
 from ..modeling.errors import Any2PointError
+from ..modeling.hub.names import pinned_name
 from ..trained_adapter import load
 from .clouds import CloudCollection
 from .job import BatchJob, check_model, open_job
@@ -63,6 +65,7 @@ def run_with_ray(job: BatchJob, worker: type[ShardWorker] = ShardWorker) -> dict
         raise Any2PointError(
             f"--engine ray needs Ray, and {error.name} is not installed. Run: pip install any2point_hf[ray]"
         ) from error
+    job = replace(job, model=pinned_name(job.model))  # all actors take one commit of the adapter
     collection, shards = open_job(job)
     shards.start()
     missing = shards.missing()

@@ -21,13 +21,14 @@ from ..data.validation import hold_out_validation
 from ..modeling.batch_memory import batch_too_large, is_out_of_memory
 from ..modeling.configuration_any2point import Any2PointConfig
 from ..modeling.errors import Any2PointError, CheckpointError
-from ..modeling.files import read_record, write_whole
+from ..modeling.files import folder_written_whole, read_record, write_whole
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from ..modeling.publishing.model_card_text import Evaluation
 from ..modeling.publishing.model_description import describe
+from ..modeling.several_adapters.lora import remove_lora_files
 from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
 from ..point_clouds.features import feature_names
-from ..processing_any2point import Any2PointProcessor
+from ..processing_any2point import PROCESSOR_FILE, Any2PointProcessor
 from .card import training_facts, write_training_card
 from .checkpoints import CheckpointRecords, checkpoint_to_resume, cut_off_checkpoints, holds_checkpoint, remove_damaged
 from .output_lock import output_lock_of_all
@@ -151,8 +152,12 @@ def train(
         # Under FSDP every process holds a part of the tensors, and all of them have to help to gather them.
         gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
         if trainer.is_world_process_zero():
-            model.save_pretrained(output, state_dict=gathered)
-            processor.save_pretrained(output)
+            with folder_written_whole(output) as beside:  # model and processor in one step
+                model.save_pretrained(beside, state_dict=gathered)
+                processor.to_json_file(beside / PROCESSOR_FILE)
+            if not model.config.lora:
+                remove_lora_files(output)
+            processor.save_pretrained(output)  # what else belongs to it
             metrics["adapter_megabytes"] = (output / "model.safetensors").stat().st_size / 1e6
             confusion = confusion_matrix(*answers)
             if command and chosen:  # the card names it, because another machine might choose another

@@ -20,6 +20,7 @@ from ..data.shapes import SHAPE_NAMES, make_cloud
 from ..modeling.backbones.loading import load_backbone
 from ..modeling.configuration_any2point import Any2PointConfig, recorded_path
 from ..modeling.errors import Any2PointError, CheckpointError, PointCloudError, UnsupportedBackboneError
+from ..modeling.hub.names import pinned_name
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from ..modeling.tokenizer.point_ops import split_features
 from ..pictures.measures import cls_attention, on_points
@@ -91,11 +92,12 @@ def load_adapters(models: Sequence[str], backbone: str | None = None) -> dict[st
     backbones: dict[Any, PreTrainedModel] = {}
     names: Counter[str] = Counter()
     for source in models:
-        config = _config(source, backbone)
+        pinned = pinned_name(source)
+        config = _config(pinned, backbone)
         record: Any = (config.backbone, config.backbone_revision, config.modality)
         if config.backbone is not None and record not in backbones:
             backbones[record] = load_backbone(*record)  # never changed: models change copies that share its tensors
-        model, processor = load(source, backbones.get(record))
+        model, processor = load(pinned, backbones.get(record))
         name = Path(source).resolve().name if Path(source).is_dir() else source
         names[name] += 1
         adapters[name if names[name] == 1 else f"{name} ({names[name]})"] = Adapter(model, processor)

@@ -97,9 +97,11 @@ def unroll_shared_layers(backbone: Any) -> None:
     encoder.register_load_state_dict_post_hook(_do_not_miss_unrolled)
 
 
-def _leave_unrolled_out(_: nn.Module, state_dict: dict[str, Tensor], prefix: str, __: Any) -> None:
-    """Removes the second names of shared tensors, so that the backbone saves as itself. Those of a LoRA are kept."""
-    for name in [name for name in state_dict if name.startswith(f"{prefix}unrolled.") and "lora_" not in name]:
+def _leave_unrolled_out(encoder: Any, state_dict: dict[str, Tensor], prefix: str, __: Any) -> None:
+    """Removes the second names of shared tensors, so that the backbone saves as itself; LoRA and own tensors stay."""
+    shared = {id(parameter) for parameter in encoder.albert_layer_groups.parameters()}
+    own = {prefix + name for name, parameter in encoder.named_parameters() if id(parameter) not in shared}
+    for name in [name for name in state_dict if name.startswith(f"{prefix}unrolled.") and name not in own]:
         del state_dict[name]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils.hub import resolve_revision
 
 from ..errors import BackboneLoadError, CheckpointError, HubError, UnsupportedBackboneError
 from ..hub.calls import hub_calls, hub_trouble
@@ -50,6 +51,13 @@ def _read_config(backbone: str, options: dict[str, Any], trouble: HubError | Non
         raise _load_error(backbone, trouble or error) from error
 
 
+def _one_commit(backbone: str, options: dict[str, Any]) -> str | None:
+    """The revision as one commit, so that config and weights are of the same; as it is, if it cannot be resolved."""
+    asked = {name: options.get(name) for name in ("revision", "token", "cache_dir")}
+    with hub_calls(f"to load the backbone {backbone!r}"):
+        return resolve_revision(backbone, **asked, local_files_only=bool(options.get("local_files_only")))
+
+
 def _cache_alone(trouble: HubError | None) -> dict[str, bool]:
     return {} if trouble is None else {"local_files_only": True}
 
@@ -71,6 +79,7 @@ def load_backbone(
     """
     options = {name: kwargs[name] for name in DOWNLOAD_OPTIONS if name in kwargs} | {"revision": revision}
     trouble = hub_trouble(backbone, options)
+    options["revision"] = _one_commit(backbone, options | _cache_alone(trouble))
     whole = _read_config(backbone, options, trouble)
     config = tower_config(whole, modality)
     spec = backbone_spec(config)
@@ -80,7 +89,7 @@ def load_backbone(
         with hub_calls(f"to load the backbone {backbone!r}"):
             module, report = auto_class.from_pretrained(
                 backbone,
-                revision=revision,
+                revision=options["revision"],
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 **kwargs | _cache_alone(trouble),

@@ -1,5 +1,7 @@
 """Names of adapters (a folder, `user/name` on the Hub, or a bare `name`), and pulling an adapter by its name.
 
+A name on the Hub may end in `@` and a revision. `pinned_name` makes it one commit, for whatever pulls more than once.
+
 A bare name is looked for in this order: a local folder, the Hub's repository of exactly that name, then the repository
 of that name in the namespace `ANY2POINT_NAMESPACE` or, without it, in that of the logged-in user.
 """
@@ -22,6 +24,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.utils import logging
 
 from ..errors import CheckpointError, HubError
+from ..files import finish_saving
 from .calls import hub_calls
 
 NAMESPACE_VARIABLE = "ANY2POINT_NAMESPACE"
@@ -66,9 +69,9 @@ def pulled_folder(
     Without a network, or if the Hub fails, the files in the cache are used, with a warning.
 
     Args:
-        name: a folder, `user/name`, or a bare name.
+        name: a folder, `user/name`, or a bare name; the latter two may have `@revision` at their end.
         files: names of the files that are needed.
-        revision: branch, tag or commit on the Hub.
+        revision: branch, tag or commit on the Hub, unless the name has one.
         token: of the Hub; by default the logged-in user's, False for none.
         cache_dir: instead of the Hub's usual cache.
         local_files_only: make no call, as with `HF_HUB_OFFLINE=1`.
@@ -77,12 +80,14 @@ def pulled_folder(
 
     Raises:
         CheckpointError: the name exists nowhere, or a file or the revision is not there; everything tried is listed.
+            Or a local folder's unfinished saving cannot be finished.
         HubError: the Hub does not answer, refuses or breaks off, and the cache does not help.
     """
     if os.path.isdir(name):
-        return Path(name)
-    name = str(name)
+        return _settled(Path(name), subfolder)
     tried = [f"the folder {name} (there is none)"]
+    name, _, own_revision = str(name).partition("@")
+    revision = own_revision or revision
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -108,6 +113,35 @@ def pulled_folder(
         logger.warning(f"{name} is taken from the cache ({folder}). {error}")
         return folder
     raise _not_found(name, files, tried)
+
+
+def pinned_name(name: str | os.PathLike, **options: Any) -> str:
+    """Returns the name under which all that is pulled is of one commit: `user/name@commit`, or a folder as it is.
+
+    Args:
+        name: as of `pulled_folder`.
+        options: of `pulled_folder`.
+
+    Raises:
+        CheckpointError: there is no such adapter.
+        HubError: the Hub does not answer, refuses or breaks off, and the config is not in the cache.
+    """
+    if os.path.isdir(name):
+        return str(name)
+    commit = pulled_folder(name, ("config.json",), **options)  # …/models--user--name/snapshots/commit
+    return f"{'/'.join(commit.parents[1].name.split('--')[1:])}@{commit.name}"
+
+
+def _settled(folder: Path, subfolder: str) -> Path:
+    """Returns a local folder, in which no saving is unfinished."""
+    try:
+        finish_saving(folder / subfolder)
+    except OSError as error:
+        raise CheckpointError(
+            f"the last saving into {folder} was killed, and its files must be moved into their places, which failed: "
+            f"{error}. Make the folder writable, or copy it."
+        ) from error
+    return folder
 
 
 def _repo_ids(name: str, token: str | bool | None, tried: list[str]) -> Iterator[str]:
@@ -156,7 +190,9 @@ def _cached_folder(name: str, files: list[str], revision: str | None, cache_dir:
     for repo_id in _cached_repo_ids(name, cache_dir, tried):
         paths: list[Any] = [try_to_load_from_cache(repo_id, file, cache_dir, revision) for file in files]
         if all(isinstance(path, str) for path in paths):
-            return _root(paths[0], files[0])
+            folders = {_root(path, file) for path, file in zip(paths, files, strict=True)}
+            if len(folders) == 1:  # of one commit
+                return folders.pop()
         tried.append(f"{repo_id} in the cache (not there, or not with {', '.join(files)})")
     return None
 

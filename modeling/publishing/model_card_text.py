@@ -94,11 +94,17 @@ def introduction(description: ModelDescription) -> str:
     """A sentence that says what the model is, and its size."""
     what = "A classifier of 3D point clouds" if description.class_names else "Features of 3D point clouds"
     head = f" ({description.trained_without_head:,} without the head)" if description.class_names else ""
+    rest = "nothing of the backbone, which stays frozen and is loaded beside it."
+    if description.unfrozen:
+        blocks = description.settings["unfrozen_blocks"]
+        rest = (
+            f"of the backbone {description.unfrozen:,} of these parameters: its last {blocks} blocks, fine-tuned. The "
+            "other blocks stay frozen and are loaded beside it."
+        )
     return (
         f"{what}: an adapter by the method of [Any2Point](https://arxiv.org/abs/2404.07989) for "
         f"{_backbone(description)}. It holds {description.trained:,} trained parameters{head}, "
-        f"{description.num_bytes / 1e6:.2f} MB with the batch norms' statistics, and nothing of the backbone, which "
-        "stays frozen and is loaded beside it."
+        f"{description.num_bytes / 1e6:.2f} MB with the batch norms' statistics, and {rest}"
     )
 
 

@@ -13,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
 from ..backbones.spec import num_blocks
+from ..backbones.unfrozen import is_unfrozen
 
 HEAD = "classifier."
 _CACHED_SNAPSHOT = re.compile(r"models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})$")  # a Hub repository in its cache
@@ -40,6 +41,7 @@ class ModelDescription:
         settings: fields of the config that differ from their defaults.
         trained: number of trained parameters.
         trained_without_head: number of those outside the head.
+        unfrozen: number of those in the backbone's last blocks.
         num_bytes: size of the tensors that are saved.
         attends_across_batch: whether a cloud's answer depends on the clouds beside it.
         licence: `license` and, of a licence that the Hub does not list, `license_name` and `license_link`; empty where
@@ -61,6 +63,7 @@ class ModelDescription:
     settings: Mapping[str, Any]
     trained: int
     trained_without_head: int
+    unfrozen: int
     num_bytes: int
     attends_across_batch: bool
     licence: Mapping[str, Any]
@@ -97,6 +100,7 @@ def describe(model: PreTrainedModel, token: str | bool | None = None) -> ModelDe
         settings=config.unlike_defaults(),
         trained=sum(trained.values()),
         trained_without_head=sum(count for name, count in trained.items() if not name.startswith(HEAD)),
+        unfrozen=sum(count for name, count in trained.items() if is_unfrozen(base, name)),
         num_bytes=sum(tensor.numel() * tensor.element_size() for tensor in saved),
         attends_across_batch=config.released_compatibility and base.modality == "1d",
         licence=inherited_licence(config.backbone, revision, token),

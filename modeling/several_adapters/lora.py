@@ -169,6 +169,12 @@ def save_lora(backbone: Any, state_dict: Mapping[str, Tensor], folder: Path) -> 
     config.save_pretrained(folder)
 
 
+def remove_lora_files(folder: Path) -> None:
+    """Removes the LoRA of a model that was saved in this folder before."""
+    for name in LORA_FILES:
+        (folder / LORA_FOLDER / name).unlink(missing_ok=True)
+
+
 def find_lora_files(folder: str | os.PathLike, subfolder: str = "") -> Path:
     """Returns the folder inside an adapter's folder that holds PEFT's two files.
 

@@ -95,7 +95,7 @@ class SeveralAdapters:
             kwargs: of `from_pretrained`, such as `revision`, `token` or `strict`.
 
         Raises:
-            Any2PointError: the name is taken.
+            Any2PointError: the name is taken, or blocks of the backbone are an adapter's own (`unfreeze_backbone`).
             CheckpointError: the adapter cannot be loaded, or was made for another backbone.
         """
         if self.base_model.backbone is None:  # transformers calls this where a folder holds PEFT's adapter_config.json
@@ -104,9 +104,11 @@ class SeveralAdapters:
                 "itself. Move it with its adapter_model.safetensors into the subfolder, or remove it."
             )
         self._check_name_is_free(adapter_name)
+        _check_frozen(self.config)
         adapter = type(self).from_pretrained(name_or_path, backbone=self._backbone_without_adapters(), **kwargs)
         self._check_same_backbone(name_or_path, adapter, backbone)
         config = adapter.config
+        _check_frozen(config)
         config.backbone, config.backbone_revision = self.config.backbone, self.config.backbone_revision
         self._adapters[adapter_name] = adapter
 
@@ -242,6 +244,15 @@ def backbone_record(config: Any2PointConfig) -> tuple[str | None, str]:
     """Returns id (or folder) and revision of the backbone that a config names."""
     backbone: Any = config.backbone
     return backbone, config.backbone_revision or "main"
+
+
+def _check_frozen(config: Any2PointConfig) -> None:
+    """Raises an `Any2PointError` where blocks of the backbone are an adapter's own."""
+    if config.unfrozen_blocks:
+        raise Any2PointError(
+            f"several adapters share one frozen backbone, and one has unfrozen_blocks={config.unfrozen_blocks} of its "
+            "own. Load each as a model of its own by from_pretrained."
+        )
 
 
 def _describe(record: tuple[str | None, str]) -> str:

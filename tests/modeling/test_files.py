@@ -1,4 +1,9 @@
+import contextlib
 import os
+import socket
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -27,17 +32,96 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
 
 
-def test_a_folder_gets_its_files_when_all_are_written(tmp_path, monkeypatch):
-    folder, placed, replace = tmp_path / "new" / "folder", [], os.replace
-    monkeypatch.setattr(os, "replace", lambda source, target: (placed.append(target.name), replace(source, target)))
-    with whole_files.folder_written_whole(folder, last="b.txt") as beside:
-        for name in ("a.txt", "b.txt", "inner/c.txt"):
+NAMES = ("a.txt", "b.txt", "inner/c.txt")
+
+
+def write_files(folder, content, last=None):
+    with whole_files.folder_written_whole(folder, last) as beside:
+        for name in NAMES:
             (beside / name).parent.mkdir(exist_ok=True)
-            (beside / name).write_text(name)
-        assert not folder.exists()
+            (beside / name).write_text(content)
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_new_folder_appears_in_one_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "replace", None)
+    folder = tmp_path / "new" / "folder"
+    write_files(folder, "new")
+    assert contents(folder) == dict.fromkeys(NAMES, "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    assert [path.name for path in folder.parent.iterdir()] == ["folder"]
+    assert folder.stat().st_mode == folder.parent.stat().st_mode
+
+
+def test_a_folder_gets_its_files_when_all_are_written(tmp_path, monkeypatch):
+    placed, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda source, target: (placed.append(target.name), replace(source, target)))
+    (tmp_path / "notes.txt").write_text("mine")
+    write_files(tmp_path, "new", last="b.txt")
     assert placed == ["a.txt", "c.txt", "b.txt"]
-    assert (folder / "inner" / "c.txt").read_text() == "inner/c.txt"
-    assert [path.name for path in tmp_path.iterdir()] == ["new"]  # nothing is left of the folder beside
+    assert contents(tmp_path) == dict.fromkeys(NAMES, "new") | {"notes.txt": "mine"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "b.txt", "inner", "notes.txt"}
+
+
+@pytest.mark.parametrize("moved", range(4))
+def test_what_a_kill_left_between_the_moves_is_finished(tmp_path, monkeypatch, moved):
+    write_files(tmp_path, "old")
+    replace, calls = os.replace, []
+
+    def replace_some(source, target):
+        calls.append(target)
+        if len(calls) > moved:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace_some)
+        with contextlib.suppress(KeyboardInterrupt):
+            write_files(tmp_path, "new")
+    whole_files.finish_saving(tmp_path)
+    assert contents(tmp_path) == dict.fromkeys(NAMES, "new")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "b.txt", "inner"}
+
+
+def test_the_next_saving_finishes_the_last(tmp_path):
+    (tmp_path / ".saved").mkdir()
+    (tmp_path / ".saved" / "d.txt").write_text("of the last")
+    write_files(tmp_path, "new")
+    assert contents(tmp_path) == dict.fromkeys(NAMES, "new") | {"d.txt": "of the last"}
+
+
+def test_folders_that_killed_processes_left_are_removed(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    host, day_ago = socket.gethostname(), time.time() - 90000
+    dead, alive, elsewhere, old = (
+        tmp_path / name
+        for name in (
+            f".writing-{process.pid}-1f-{host}",
+            f".writing-{os.getpid()}-1f-{host}",
+            f".writing-{process.pid}-1f-other.host",
+            ".saving-abc",
+        )
+    )
+    for folder in (dead, alive, elsewhere, old):
+        folder.mkdir()
+        (folder / "file").write_text("half")
+    os.utime(old, (day_ago, day_ago))
+    write_files(tmp_path, "new")
+    assert [folder.exists() for folder in (dead, alive, elsewhere, old)] == [False, True, True, False]
+
+
+def test_a_folder_in_the_place_of_a_file_is_told_before_anything_moves(tmp_path):
+    write_files(tmp_path, "old")
+    (tmp_path / "b.txt").unlink()
+    (tmp_path / "b.txt").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"b\.txt must be a file"):
+        write_files(tmp_path, "new")
+    assert contents(tmp_path) == {"a.txt": "old", "inner/c.txt": "old"}
+    assert not (tmp_path / ".saved").exists()
 
 
 def test_a_folder_stays_as_it_was_where_the_writing_fails(tmp_path):

@@ -1,0 +1,138 @@
+"""Whether an adapter's files are those that were saved together, bit by bit, and its weights are numbers.
+
+A file of tensors carries a checksum of them in its metadata, and `config.json` lists the checksums of the files saved
+with it. Adapters of earlier versions have neither, and are taken as they are.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from .errors import CheckpointError
+from .files import write_whole
+
+CONFIG_FILE = "config.json"
+CHECKSUMS = "checksums"  # the entry of config.json
+_CHECKSUM = "checksum"  # the entry of a file's metadata
+
+
+def record_checksums(folder: Path) -> None:
+    """Writes the checksums of an adapter's files, just saved: of tensors into their file, and all into `config.json`.
+
+    Args:
+        folder: with these files alone.
+
+    Raises:
+        CheckpointError: a weight is not finite.
+    """
+    checksums = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_dir() or file.name == CONFIG_FILE:
+            continue
+        name = file.relative_to(folder).as_posix()
+        checksums[name] = _checksum(file)
+        if file.suffix == ".safetensors":
+            beside = file.with_name(f".{file.name}.tmp")
+            save_file(load_file(file), beside, metadata={"format": "pt", _CHECKSUM: checksums[name]})
+            os.replace(beside, file)
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    write_whole(folder / CONFIG_FILE, json.dumps(config | {CHECKSUMS: checksums}, indent=2, sort_keys=True) + "\n")
+
+
+def check_checksum(folder: Path, name: str, checksums: Mapping[str, str] | None) -> None:
+    """Compares a file with its checksums, and checks that its weights are finite.
+
+    Args:
+        folder: of the adapter.
+        name: of the file in it.
+        checksums: what the adapter's `config.json` lists, if it does.
+
+    Raises:
+        CheckpointError: it cannot be read, is not as it was saved, or was not saved together with the config.
+    """
+    file = folder / name
+    try:
+        found = _checksum(file)
+        own = _metadata(file).get(_CHECKSUM, found)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} could not be read; was it copied whole? The loader said: {error}") from error
+    if own != found:
+        raise CheckpointError(
+            f"{file} must be as it was saved, and its content does not have the checksum that it carries: bits have "
+            "changed. Copy or pull it again."
+        )
+    recorded = checksums.get(name, found) if isinstance(checksums, Mapping) else found
+    if recorded != found:
+        raise CheckpointError(
+            f"the files of an adapter belong together, and {file} is not the one that was saved with {CONFIG_FILE}: "
+            "they are of two adapters, or one was changed. Copy or pull the folder whole; if the change was meant, "
+            f'delete "{CHECKSUMS}" from {CONFIG_FILE}.'
+        )
+
+
+def check_loaded(source: str | os.PathLike, info: Mapping[str, Any], strict: bool) -> None:
+    """Checks that an adapter has the tensors of its model.
+
+    Args:
+        source: how the adapter is called.
+        info: what transformers says of loading it.
+        strict: whether tensors may neither be missing nor have other shapes.
+
+    Raises:
+        CheckpointError: some are missing, unexpected or wrongly shaped.
+    """
+    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    mismatched = [f"{name}: {list(found)} instead of {list(built)}" for name, found, built in info["mismatched_keys"]]
+    missing = [name for name in missing if name not in {entry.split(":")[0] for entry in mismatched}]
+    if not unexpected and not (strict and (missing or mismatched)):
+        return
+    problems = {"missing": missing, "unexpected": unexpected, "wrongly shaped": sorted(mismatched)}
+    listed = "; ".join(f"{kind} ({len(names)}): {_first(names)}" for kind, names in problems.items() if names)
+    advice = "" if unexpected else " Pass strict=False to train them anew."
+    raise CheckpointError(
+        f"an adapter must hold exactly the tensors its config describes, and {str(source)!r} does not. {listed}. It "
+        f"may be another model's checkpoint or made with other settings.{advice}"
+    )
+
+
+def _metadata(file: Path) -> dict[str, Any]:
+    if file.suffix != ".safetensors":
+        return {}
+    with safe_open(file, "pt") as opened:
+        return opened.metadata() or {}
+
+
+def _checksum(file: Path) -> str:
+    """The SHA-256 of a file or, of tensors, of their names, dtypes, shapes and bytes, which must be finite."""
+    if file.suffix != ".safetensors":
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with safe_open(file, "pt") as opened:
+        for name in sorted(opened.keys()):
+            tensor = opened.get_tensor(name)
+            if not _is_finite(tensor):
+                raise CheckpointError(
+                    f"an adapter's weights must be finite, and {name} of {file.name} has NaN or infinite values. Its "
+                    "training diverged: train again at a lower learning rate."
+                )
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    if not tensor.is_floating_point():
+        return True
+    wide = tensor.float() if tensor.itemsize == 1 else tensor  # torch has no isfinite of 8-bit floats
+    return bool(wide.isfinite().all())
+
+
+def _first(names: list[str], limit: int = 8) -> str:
+    return ", ".join(names[:limit]) + (f", … and {len(names) - limit} more" if len(names) > limit else "")
