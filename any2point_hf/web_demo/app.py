@@ -21,12 +21,12 @@ from ..pictures.interactive_pictures import cloud_figure, picture_figure
 from ..pictures.picture import Picture
 from ..pictures.picture_content import Panel
 from ..point_clouds.files import POINT_CLOUD_EXTENSIONS, PointCloud
-from ..point_clouds.invalid import DroppedPoints
-from .inference import Adapter, Prediction, classify, example_cloud, read_upload
+from .inference import Adapter, Prediction, classify, example_cloud
+from .reader_process import NUMBER, Readers
+from .upload_folder import delete_soon
 
 TITLE = "Any2Point: 3D point clouds through frozen transformers"
 TOP_CLASSES = 5
-UPLOADS_LIVE_SECONDS = 900
 LONGEST_SIDE = 1.4  # of a cloud, in plotly's units; the camera stands 1.9 away, so it fits however it is turned
 WAITING = 32  # clouds in the queue; later ones are told that it is full
 
@@ -42,6 +42,7 @@ CSS = """
 #message p { margin: 0; padding: .6rem .8rem; border-radius: 8px; border: 1px solid var(--border-color-primary); }
 #message [role=alert] { border-color: #d55e00; border-left-width: 6px; overflow-wrap: anywhere; }
 #classes .confidence-set { margin-bottom: .2rem; }
+#upload .download { display: none; } /* a link that the server answers by 403 */
 #cloud .js-plotly-plot { height: min(56vh, 460px, 96vw) !important; }
 :focus-visible { outline: 2px solid var(--color-accent); outline-offset: 2px; }
 """
@@ -52,23 +53,27 @@ SHOW_BLOCK = """(block) => {
 }"""
 
 
-def build_page(adapters: Mapping[str, Adapter], max_megabytes: int) -> gr.Blocks:
-    """The page over these adapters; its events run one after the other, in the order of their arrival.
+def build_page(adapters: Mapping[str, Adapter], max_megabytes: int, readers: Readers) -> gr.Blocks:
+    """The page over these adapters; its events run in the order of their arrival, and none waits for another's upload.
 
     Args:
         adapters: by the name that visitors choose, at least one.
         max_megabytes: the largest upload that the server accepts; the page names it.
+        readers: of the uploads.
     """
 
     def show(name: str, example: str, variation: int, upload: str | None, block: int) -> tuple:
-        return _results(adapters[name], name, example, variation, upload, block)
+        results = _results(adapters[name], name, example, variation, upload, block, readers)
+        if upload is not None and len(adapters) == 1:  # with a choice of adapters it may be needed again
+            delete_soon(upload)
+        return results
 
     def show_example(name: str, example: str, variation: int, block: int) -> tuple:
-        return None, *_results(adapters[name], name, example, variation, None, block)
+        return None, *_results(adapters[name], name, example, variation, None, block, readers)
 
     names = list(adapters)
     last = max(adapters[names[0]].num_blocks, 2)  # a slider needs two ends
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, UPLOADS_LIVE_SECONDS)) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
         variation = gr.State(0)
         with gr.Row():
@@ -80,6 +85,7 @@ def build_page(adapters: Mapping[str, Adapter], max_megabytes: int) -> gr.Blocks
                     label=f"Or your own, up to {max_megabytes} MB",
                     file_types=list(POINT_CLOUD_EXTENSIONS),
                     height=170,
+                    elem_id="upload",
                 )
                 move = _only_uploads(upload.async_move_resource_to_block_cache)
                 upload.async_move_resource_to_block_cache = move  # type: ignore[method-assign]
@@ -91,14 +97,15 @@ def build_page(adapters: Mapping[str, Adapter], max_megabytes: int) -> gr.Blocks
         results = [classes, cloud, block, message]
         options: dict[str, Any] = {
             "trigger_mode": "always_last",
-            "concurrency_limit": 1,
-            "concurrency_id": "model",
             "api_visibility": "private",
             "show_progress_on": [cloud],
         }
-        own = [page.load, name.input, upload.upload, upload.clear]
-        gr.on(own, show, [name, example, variation, upload, block], results, **options)
-        chosen = {"inputs": [name, example, variation, block], "outputs": [upload, *results], **options}
+        own = [name.input, upload.upload, upload.clear]
+        queue = {"concurrency_limit": NUMBER, "concurrency_id": "uploads"}
+        gr.on(own, show, [name, example, variation, upload, block], results, **queue, **options)
+        queue = {"concurrency_limit": 1, "concurrency_id": "shapes"}
+        chosen = {"inputs": [name, example, variation, block], "outputs": [upload, *results], **queue, **options}
+        page.load(show_example, **chosen)
         example.input(show_example, **chosen)
         another.click(lambda count: count + 1, variation, variation, api_visibility="private").then(
             show_example, **chosen
@@ -118,16 +125,18 @@ def _only_uploads(move: Any) -> Any:
     return move_upload
 
 
-def _results(adapter: Adapter, name: str, example: str, variation: int, upload: str | None, block: int) -> tuple:
+def _results(
+    adapter: Adapter, name: str, example: str, variation: int, upload: str | None, block: int, readers: Readers
+) -> tuple:
     """What the page shows of one cloud: classes, figure, the slider, and what was done or is wrong."""
     start = time.perf_counter()
     try:
-        dropped = DroppedPoints() if adapter.processor.drop_invalid else None
-        cloud = (
-            PointCloud(example_cloud(example, variation))
-            if upload is None
-            else read_upload(upload, adapter.processor, dropped)
-        )
+        dropped = 0
+        if upload is None:
+            cloud = PointCloud(example_cloud(example, variation))
+        else:
+            processor = adapter.processor
+            cloud, dropped = readers.read(upload, processor.point_feature_names, processor.seed, processor.drop_invalid)
         prediction = classify(adapter, cloud)
     except Any2PointError as error:
         return None, None, gr.update(), _message(str(error), is_error=True)
@@ -140,8 +149,8 @@ def _results(adapter: Adapter, name: str, example: str, variation: int, upload: 
         f"{name}: {source}, {len(cloud.points):,} points of which the model sees {adapter.processor.num_points:,}; "
         f"{time.perf_counter() - start:.2f} s."
     )
-    if dropped is not None and dropped.count:
-        text += f" {dropped.count:,} invalid points were dropped."
+    if dropped:
+        text += f" {dropped:,} invalid points were dropped."
     return prediction.probabilities, _figure(prediction, block), slider, _message(text)
 
 

@@ -1,11 +1,6 @@
-"""What the web page computes, without the page: loading adapters, reading uploads, classifying a cloud.
-
-Unusual here: uploads are limited twice: the server limits their bytes, and this module their unpacked size and their
-points. No message names a folder of this machine.
-"""
+"""What the web page computes, without the page: loading adapters, classifying a cloud."""
 
 import threading
-import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,21 +14,17 @@ from transformers import PreTrainedModel
 from ..data.shapes import SHAPE_NAMES, make_cloud
 from ..modeling.backbones.loading import load_backbone
 from ..modeling.configuration_any2point import Any2PointConfig, recorded_path
-from ..modeling.errors import Any2PointError, CheckpointError, PointCloudError, UnsupportedBackboneError
+from ..modeling.errors import Any2PointError, CheckpointError, UnsupportedBackboneError
 from ..modeling.hub.names import pinned_name
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from ..modeling.tokenizer.point_ops import split_features
 from ..pictures.measures import cls_attention, on_points
-from ..point_clouds.checks import check_cloud, local_float32
-from ..point_clouds.files import PointCloud, read_cloud
+from ..point_clouds.checks import check_cloud
+from ..point_clouds.files import PointCloud
 from ..point_clouds.invalid import DroppedPoints
 from ..processing_any2point import Any2PointProcessor
 from ..trained_adapter import load
 
-MAX_POINTS = 1_000_000
-"""The most points of an uploaded cloud: farthest point sampling takes seconds there."""
-
-MAX_UNPACKED_BYTES = 100_000_000  # of an .npz, whose arrays may be a thousand times its size
 EXAMPLE_POINTS = SHOWN_POINTS = 4096
 EXAMPLE_SEED = 1  # not that of the built-in data set
 
@@ -132,55 +123,6 @@ def example_cloud(shape: str, variation: int = 0) -> np.ndarray:
     """
     index = SHAPE_NAMES.index(shape) + len(SHAPE_NAMES) * variation
     return make_cloud("test", index, EXAMPLE_POINTS, EXAMPLE_SEED)
-
-
-def read_upload(path: str | Path, processor: Any2PointProcessor, dropped: DroppedPoints | None = None) -> PointCloud:
-    """Reads an uploaded cloud or mesh; errors name the file, not where it lies on this machine.
-
-    Args:
-        path: a file of a format that `read_point_cloud` knows.
-        processor: of the model that will see it; tells which features are needed.
-        dropped: drops invalid points and counts them; None refuses them.
-
-    Returns:
-        Points [N, 3] float32, N ≤ `MAX_POINTS`, moved to their mean where float32 cannot hold them; and features.
-
-    Raises:
-        PointCloudError: it cannot be read, holds no usable cloud, or too large a one.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise PointCloudError(f"{path.name} is no longer on the server, which keeps uploads briefly. Upload it again.")
-    _check_unpacked_size(path)
-    try:
-        points, features = read_cloud(path, processor.point_feature_names, processor.seed, dropped)
-    except PointCloudError as error:
-        raise PointCloudError(str(error).replace(str(path), path.name)) from error
-    if len(points) > MAX_POINTS:
-        step = -(-len(points) // MAX_POINTS)
-        raise PointCloudError(
-            f"a cloud on this page has at most {MAX_POINTS:,} points, {path.name} has {len(points):,}. Keep one point "
-            f"in {step}, or run any2point predict on your own machine."
-        )
-    points = local_float32(check_cloud(points, path.name, dropped))
-    return PointCloud(points, features if dropped is None else dropped.along(features))
-
-
-def _check_unpacked_size(path: Path) -> None:
-    """Refuses an archive whose declared sizes are too large, because a small .npz can hold arrays that fill the memory.
-
-    The declared sizes suffice: reading an archive never goes beyond them.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-    except zipfile.BadZipFile:
-        return  # no archive, or a damaged one, which its reader will report
-    if size > MAX_UNPACKED_BYTES:
-        raise PointCloudError(
-            f"an archive on this page unpacks to at most {MAX_UNPACKED_BYTES:,} bytes, {path.name} to {size:,}. Save "
-            "fewer points in it."
-        )
 
 
 def classify(adapter: Adapter, cloud: PointCloud | np.ndarray) -> Prediction:

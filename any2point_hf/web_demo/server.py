@@ -4,21 +4,21 @@ Unusual here: gradio reads the folder for uploads from the environment when it i
 and gradio is imported only where it is used.
 """
 
+import contextlib
+import ctypes
 import importlib.util
 import os
-import re
 import socket
 import tempfile
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..modeling.errors import Any2PointError
 
 if TYPE_CHECKING:
     import gradio
 
-# Ways of gradio to hand out files and addresses, none of which the page needs: uploads are read, never sent back.
-CLOSED = re.compile(r"/(file|proxy)[=/]|/(process_recording|deep_link|component_server)\b")
 SESSIONS = 1000
 
 
@@ -31,7 +31,7 @@ def serve(
     share: bool = False,
     max_megabytes: int = 20,
 ) -> None:
-    """Serves the web demo until it is interrupted; uploads are deleted after a quarter of an hour and at the end.
+    """Serves the web demo until it is interrupted; uploads are deleted after use and at the end.
 
     Args:
         models: folders or Hub ids of adapters.
@@ -47,6 +47,7 @@ def serve(
     if importlib.util.find_spec("gradio") is None:
         raise Any2PointError("the web demo needs gradio, which is not installed. Run: pip install any2point-hf[web]")
     _check_address(host, port)
+    _share_arenas()
     from .inference import load_adapters
 
     adapters = load_adapters(models, backbone)
@@ -54,13 +55,27 @@ def serve(
         os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_EXAMPLES_CACHE=folder, GRADIO_ANALYTICS_ENABLED="False")
         _reach_directly(host)
         from .app import build_page
+        from .reader_process import Readers
+        from .upload_folder import Sweeper
 
-        page = build_page(adapters, max_megabytes)
-        url, public = _launch(page, host, port, share, max_megabytes)
-        print(f"serving {', '.join(adapters)} on {url} (stop with Ctrl-C)", flush=True)
-        if public:
-            print(f"everybody who knows this address can use it for a week: {public}", flush=True)
-        page.block_thread()
+        readers, sweeper = Readers(), Sweeper(Path(folder))
+        sweeper.start()
+        try:
+            page = build_page(adapters, max_megabytes, readers)
+            url, public = _launch(page, host, port, share, max_megabytes, Path(folder))
+            print(f"serving {', '.join(adapters)} on {url} (stop with Ctrl-C)", flush=True)
+            if public:
+                print(f"everybody who knows this address can use it for a week: {public}", flush=True)
+            page.block_thread()
+        finally:
+            sweeper.stop()
+            readers.close()
+
+
+def _share_arenas() -> None:
+    """Lets all threads take memory from two places (glibc); of one place for each, little is ever given back."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX
 
 
 def _check_address(host: str, port: int) -> None:
@@ -80,19 +95,30 @@ def _reach_directly(host: str) -> None:
     os.environ.update(no_proxy=local, NO_PROXY=local)
 
 
-def _launch(page: "gradio.Blocks", host: str, port: int, share: bool, max_megabytes: int) -> tuple[str, str | None]:
+def _launch(
+    page: "gradio.Blocks", host: str, port: int, share: bool, max_megabytes: int, uploads: Path
+) -> tuple[str, str | None]:
     """Starts the server in a thread and returns its address and the public one."""
     import gradio
     from starlette.middleware import Middleware
 
     from .app import CSS
+    from .request_guard import THIS_MACHINE, RequestGuard
 
+    guard = Middleware(
+        RequestGuard,  # type: ignore[arg-type]
+        is_local=host in THIS_MACHINE,
+        is_shared=share,
+        is_framed="SPACE_ID" in os.environ,
+        max_bytes=max_megabytes * 1_000_000,
+        uploads=uploads,
+    )
     _, url, public = page.launch(
         server_name=host,
         server_port=port,
         share=share,
         max_file_size=f"{max_megabytes}mb",
-        app_kwargs={"middleware": [Middleware(ClosedRoutes)], "openapi_url": None},
+        app_kwargs={"middleware": [guard], "openapi_url": None},
         theme=gradio.themes.Soft(
             primary_hue="teal", font=gradio.themes.Font("system-ui"), font_mono=gradio.themes.Font("monospace")
         ),
@@ -109,19 +135,3 @@ def _launch(page: "gradio.Blocks", host: str, port: int, share: bool, max_megaby
         pwa=False,
     )
     return url, public
-
-
-class ClosedRoutes:
-    """Answers 403 on `CLOSED`, whatever gradio would have done there."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """Handles one request (ASGI)."""
-        from starlette.responses import PlainTextResponse
-
-        if scope["type"] == "http" and CLOSED.search(scope["path"]):
-            await PlainTextResponse("This server hands out no files.", status_code=403)(scope, receive, send)
-            return
-        await self.app(scope, receive, send)

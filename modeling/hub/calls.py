@@ -1,30 +1,25 @@
 """Calls to the Hub with bounded waits, in which every failure is a `HubError` that says what to do.
 
 Unusual here: the client of huggingface_hub waits for an answer without end and repeats failed calls for minutes. Inside
-`hub_calls` two event hooks of httpx on its session set limits; they are removed afterwards.
+`hub_calls` two event hooks of httpx on its session (`hooks.py`) set limits; they are removed afterwards.
 """
 
 import os
 import re
 import threading
-import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from json import JSONDecodeError
+from types import TracebackType
 from typing import Any
 
 from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-from huggingface_hub.utils import get_session, hf_raise_for_status, httpx, parse_ratelimit_headers
+from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import get_session, httpx
 
 from ..errors import Any2PointError, HubError
-
-CONNECT_SECONDS = 5.0  # to make a connection
-FIRST_ANSWER_SECONDS = 6.0  # for an answer, as long as the Hub has not answered any call
-ANSWER_SECONDS = 30.0  # afterwards, for an answer or its next part
-TRIES = 3  # for one call
-LONGEST_RETRY_AFTER = 10.0  # seconds that a Hub may ask for before the same call is tried again
+from .hooks import BROKEN_OFF, Hooks, current, retry_after
+from .limits import GaveUpError
 
 # hf_xet makes its own calls and reads these variables when it sends its first file; without them it tries for minutes.
 _XET_LIMITS = {
@@ -48,8 +43,13 @@ _SERVER_TROUBLE = "The Hub has a fault of its own: do the same again later; http
 _UNREACHABLE = (
     "Check the network, the proxy (HTTPS_PROXY) and HF_ENDPOINT; what is in the cache can be used with HF_HUB_OFFLINE=1"
 )
-_BROKEN_OFF = "Nothing is half written: do the same again, and what has arrived is not sent twice"
 _OFFLINE = "Unset HF_HUB_OFFLINE, or leave out local_files_only"
+
+
+# What a Hub never sends: pages instead of data, data without what the client needs, redirects to nowhere.
+_NO_HUB = (KeyError, JSONDecodeError, UnicodeDecodeError, FileMetadataError, httpx.InvalidURL)
+_NO_HUB += (httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.DecodingError)
+_STUMBLED = (TypeError, AssertionError, AttributeError, IndexError, RecursionError)
 
 
 class _XetLimits:
@@ -79,19 +79,20 @@ _xet_limits = _XetLimits()
 
 
 @contextmanager
-def hub_calls(doing: str) -> Iterator[None]:
+def hub_calls(doing: str, largest: Mapping[str, int] | None = None) -> Iterator[None]:
     """Bounds the Hub calls made inside, and turns their failures into `HubError`.
 
     Args:
         doing: what the calls are for, as in "to push to user/name".
+        largest: the most bytes of a file, by the ending of its name; of those that this thread asks for.
 
     Raises:
-        HubError: the Hub does not answer, refuses, or breaks off.
+        HubError: the Hub does not answer, refuses, breaks off, or sends what no Hub sends.
     """
-    limits = _Limits()
-    hooks = get_session().event_hooks
-    hooks["request"].append(limits.before_call)
-    hooks["response"].append(limits.after_answer)
+    ours, hooks = Hooks(largest or {}), get_session().event_hooks
+    hooks["request"].append(ours.before_call)
+    hooks["response"].append(ours.after_answer)
+    before = current.set(ours)
     try:
         with _xet_limits():
             yield
@@ -99,12 +100,15 @@ def hub_calls(doing: str) -> Iterator[None]:
         raise
     except Exception as error:
         translated = hub_error(doing, error)
+        if translated is None and ours.answered and _is_of_client(error):
+            translated = _no_hub(_rule(doing), error)
         if translated is None:
             raise
         raise translated from error
     finally:
-        hooks["request"].remove(limits.before_call)
-        hooks["response"].remove(limits.after_answer)
+        current.reset(before)
+        hooks["request"].remove(ours.before_call)
+        hooks["response"].remove(ours.after_answer)
 
 
 def hub_trouble(repo_id: str, options: Mapping[str, Any]) -> HubError | None:
@@ -129,59 +133,10 @@ def hub_trouble(repo_id: str, options: Mapping[str, Any]) -> HubError | None:
     return None
 
 
-class _Limits:
-    """Hooks of the client's session: how long to wait for an answer, and how often to try the same call."""
-
-    def __init__(self) -> None:
-        self.answered = False
-        self.tries: Counter[tuple[str, ...]] = Counter()
-        self.began: dict[tuple[str, ...], float] = {}
-
-    def before_call(self, request: httpx.Request) -> None:
-        call, now = _call(request), time.monotonic()
-        patience = ANSWER_SECONDS if self.answered else FIRST_ANSWER_SECONDS
-        waited = now - self.began.get(call, now)
-        self.began[call] = now
-        if waited >= patience:
-            raise _GaveUpError(f"it does not answer. {_UNREACHABLE}")
-        if self.tries[call] >= TRIES:
-            raise _GaveUpError(f"the connection broke off {TRIES} times. {_BROKEN_OFF}")
-        self.tries[call] += 1
-        longest = {"connect": CONNECT_SECONDS, "read": patience, "write": patience, "pool": patience}
-        asked = request.extensions.get("timeout", {})
-        timeout = {name: min(seconds, asked.get(name) or seconds) for name, seconds in longest.items()}
-        request.extensions = {**request.extensions, "timeout": timeout}
-
-    def after_answer(self, response: httpx.Response) -> None:
-        self.answered = True
-        if response.status_code != 429 and response.status_code < 500:
-            return
-        if self.tries[_call(response.request)] >= TRIES or retry_after(response) > LONGEST_RETRY_AFTER:
-            response.read()
-            hf_raise_for_status(response)
-
-
-class _GaveUpError(Exception):
-    """A call failed too often without an answer; the client does not try again after this error."""
-
-
-def _call(request: httpx.Request) -> tuple[str, ...]:
-    return request.method, str(request.url), request.headers.get("range", "")
-
-
-def retry_after(response: httpx.Response) -> float:
-    """Seconds that a Hub asks to wait; 0 where it does not say."""
-    limit = parse_ratelimit_headers(response.headers)
-    if response.status_code == 429 and limit is not None and limit.remaining == 0:
-        return float(limit.reset_in_seconds)
-    text = response.headers.get("retry-after", "").strip()
-    return float(text) if text.isdigit() else 0.0
-
-
 def hub_error(doing: str, error: BaseException) -> HubError | None:
     """Returns the `HubError` for a failure of the client, or None if the Hub has no part in it."""
     causes = list(_causes(error))
-    rule = f"the Hub ({constants.ENDPOINT}) must allow us {doing}"
+    rule = _rule(doing)
     for cause in causes:
         if isinstance(cause, HfHubHTTPError) and cause.response is not None:
             said = cause.server_message or cause.response.reason_phrase
@@ -197,18 +152,38 @@ def hub_error(doing: str, error: BaseException) -> HubError | None:
             status = re.search(r"HTTP status \w+ error \((\d{3}) ([^)]*)", str(cause))
             if status:
                 return _refusal(rule, int(status[1]), status[2])
+        if isinstance(cause, _NO_HUB):
+            return _no_hub(rule, cause)
         if isinstance(cause, (httpx.TransportError, ConnectionError)):
-            return HubError(f"{rule}, and the connection broke off ({cause}). {_BROKEN_OFF}.")
+            return HubError(f"{rule}, and the connection broke off ({cause}). {BROKEN_OFF}.")
     for cause in causes:
-        if isinstance(cause, _GaveUpError):
+        if isinstance(cause, GaveUpError):
             return HubError(f"{rule}, and {cause}.")
-        if isinstance(cause, (KeyError, JSONDecodeError)):
-            return HubError(
-                f"{rule}, and its answer is not that of a Hub ({cause!r}). Check HF_ENDPOINT and the proxy."
-            )
         if "Consistency check failed" in str(cause):
-            return HubError(f"{rule}, and a file arrived in part. {_BROKEN_OFF}.")
+            return HubError(f"{rule}, and a file arrived in part. {BROKEN_OFF}.")
     return None
+
+
+def _rule(doing: str) -> str:
+    return f"the Hub ({constants.ENDPOINT}) must allow us {doing}"
+
+
+def _no_hub(rule: str, error: BaseException) -> HubError:
+    said = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    return HubError(f"{rule}, and its answer is not that of a Hub ({said}). Check HF_ENDPOINT and the proxy.")
+
+
+def _is_of_client(error: Exception) -> bool:
+    """Whether the client stumbled over an answer of another form than it expects."""
+    frames: list[TracebackType] = []
+    step = error.__traceback__
+    while step is not None:
+        frames.append(step)
+        step = step.tb_next
+    package = frames[-1].tb_frame.f_globals.get("__name__", "").split(".")[0]
+    if isinstance(error, ValueError):
+        return package == "urllib"  # an address; otherwise it is about what the client was asked
+    return isinstance(error, _STUMBLED) and package in ("huggingface_hub", "json", httpx.__name__)
 
 
 def _refusal(rule: str, status: int, said: str, wait: float = 0) -> HubError:

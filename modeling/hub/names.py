@@ -28,6 +28,9 @@ from ..files import finish_saving
 from .calls import hub_calls
 
 NAMESPACE_VARIABLE = "ANY2POINT_NAMESPACE"
+LARGEST_FILES = {".json": 2**20, ".safetensors": 2**31}
+"""The most bytes of an adapter's files, by the ending of their names."""
+
 PULL_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
 logger = logging.get_logger(__name__)
@@ -101,7 +104,7 @@ def pulled_folder(
         return folder
     options = {"revision": revision, "token": token, "cache_dir": cache_dir}
     try:
-        with hub_calls(f"to pull {name!r}"):
+        with hub_calls(f"to pull {name!r}", LARGEST_FILES):
             for repo_id in _repo_ids(name, token, tried):
                 folder = _download(repo_id, files, force_download, options, tried)
                 if folder is not None:
@@ -180,7 +183,13 @@ def _download(
             raise
         reason = "401: not there, or private, or a wrong token"
     else:
-        return _root(paths[0], files[0])
+        folder = _root(paths[0], files[0])
+        if any(_root(path, file) != folder for path, file in zip(paths, files, strict=True)):
+            raise HubError(
+                f"the Hub must send the files of one commit of {repo_id}, and sent those of several. Check"
+                " HF_ENDPOINT and the proxy."
+            )
+        return folder
     tried.append(f"{repo_id} on the Hub ({reason})")
     return None
 

@@ -28,6 +28,10 @@ class Fault:
         headers: of that answer.
         cut: break the connection off after so many bytes of the answer's body, or of the request's for an upload.
         hang: never answer.
+        body: of the answer, instead of the right one; with the right one's headers, if there is no status.
+        pause: seconds before each byte of the answer's body.
+        pause_head: seconds before each byte of what precedes it.
+        endless: send chunks without end, one in so many seconds.
         times: of how many calls; afterwards all is well.
     """
 
@@ -37,6 +41,10 @@ class Fault:
     headers: dict = field(default_factory=dict)
     cut: int | None = None
     hang: bool = False
+    body: bytes | None = None
+    pause: float = 0
+    pause_head: float = 0
+    endless: float | None = None
     times: int = 10**6
 
 
@@ -81,6 +89,25 @@ class Hub(ThreadingHTTPServer):
         self.closing.set()
         self.shutdown()
         self.server_close()
+
+
+class _Slow:
+    """A file that writes a byte at a time."""
+
+    def __init__(self, file, pause, closing):
+        self.file, self.pause, self.closing, self.closed = file, pause, closing, False
+
+    def write(self, data):
+        for byte in data:
+            self.closing.wait(self.pause)
+            self.file.write(bytes([byte]))
+            self.file.flush()
+
+    def flush(self):
+        self.file.flush()
+
+    def close(self):
+        self.file.close()
 
 
 class _Answer(Answers, BaseHTTPRequestHandler):
@@ -131,13 +158,22 @@ class _Answer(Answers, BaseHTTPRequestHandler):
         self.send(result[0], result[1], **result[2])
 
     def send(self, status, body, **headers):
+        fault, file = self.fault, self.wfile
+        body = body if fault.body is None else fault.body
+        length = {"Content-Length": len(body)} if fault.endless is None else {"Transfer-Encoding": "chunked"}
+        if fault.pause_head:
+            self.wfile = _Slow(file, fault.pause_head, self.server.closing)
         self.send_response(status)
-        for name, value in ({"Content-Length": len(body)} | headers).items():
+        for name, value in (length | headers).items():
             self.send_header(name.replace("_", "-"), str(value))
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body if self.fault.cut is None else body[: self.fault.cut])
         self.close_connection = True
+        self.wfile = _Slow(file, fault.pause, self.server.closing) if fault.pause else file
+        if self.command == "HEAD":
+            return
+        while fault.endless is not None and not self.server.closing.wait(fault.endless):
+            self.wfile.write(b"1000\r\n" + 4096 * b" " + b"\r\n")
+        self.wfile.write(body if fault.cut is None else body[: fault.cut])
 
     def read_body(self):
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):

@@ -249,7 +249,7 @@ def test_the_cache_offline(hub, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("fault", [{"status": 500}, {"status": 429}, {"hang": True}, {"cut": 10}, "dead"])
 def test_the_cache_helps_while_the_hub_fails(hub, hub_waits, monkeypatch, fault, tmp_path, caplog):
-    monkeypatch.setattr("any2point_hf.modeling.hub.calls.FIRST_ANSWER_SECONDS", 0.4)
+    monkeypatch.setattr("any2point_hf.modeling.hub.hooks.FIRST_ANSWER_SECONDS", 0.4)
     make_splits().push_to_hub("me/clouds")
     load_point_cloud_dataset("me/clouds")
     forget_prepared(tmp_path)
@@ -274,7 +274,7 @@ def test_the_cache_helps_while_the_hub_fails(hub, hub_waits, monkeypatch, fault,
 @pytest.mark.parametrize("call", ["GET clouds$", "GET /tree/", "GET resolve/.*README", "GET resolve/.*parquet"])
 def test_a_failing_hub_is_told_within_seconds(hub, hub_waits, monkeypatch, call, fault, reason):
     for limit in ("FIRST_ANSWER_SECONDS", "ANSWER_SECONDS"):
-        monkeypatch.setattr(f"any2point_hf.modeling.hub.calls.{limit}", 0.4)
+        monkeypatch.setattr(f"any2point_hf.modeling.hub.hooks.{limit}", 0.4)
     make_splits().push_to_hub("me/clouds")
     if fault == "dead":
         monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")

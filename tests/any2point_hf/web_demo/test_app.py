@@ -40,6 +40,8 @@ CHROMIUM_ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
+MARKUP = "<img src=x onerror=window.sprung=1>"
+ODD_NAME = "<i onclick=x>odd"
 PATIENCE = 120_000  # milliseconds, for a machine that does much else
 FIGURE = 'document.querySelector("#cloud .js-plotly-plot")'
 VISIBLE = f"() => JSON.stringify({FIGURE}.data.map((trace) => trace.visible))"
@@ -54,11 +56,14 @@ def server(adapter, tmp_path_factory, subprocess_environment):
     config = json.loads((other / "config.json").read_text(encoding="utf-8"))
     config |= {"id2label": {"0": "globe", "1": "plate"}, "label2id": {"globe": 0, "plate": 1}}
     (other / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    odd = shutil.copytree(other, other.parent / ODD_NAME)
+    config |= {"id2label": {"0": MARKUP, "1": f"1{MARKUP}"}, "label2id": {MARKUP: 0, f"1{MARKUP}": 1}}
+    (odd / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "any2point_hf", "demo", "--share", "no", "--port", str(port)]
-    command += ["--model", str(adapter), "--model", str(other), "--max-megabytes", "1"]
+    command += ["--model", str(adapter), "--model", str(other), "--model", str(odd), "--max-megabytes", "1"]
     process = subprocess.Popen(
         command, env=subprocess_environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -122,7 +127,7 @@ def expect_class(page, name, file):
 
 
 def test_an_example_is_classified_and_nothing_leaves_the_machine(visit, adapter, server):
-    assert f"{adapter.name}, renamed on {server.url}" in server.line
+    assert f"{adapter.name}, renamed, {ODD_NAME} on {server.url}" in server.line
     page = visit()
     expect(page.locator("#cloud canvas").first).to_be_visible(timeout=PATIENCE)
     hosts = {urlsplit(url).netloc for url in page.requests if urlsplit(url).scheme not in ("data", "blob")}
@@ -135,6 +140,7 @@ def test_an_upload_gets_its_classes_from_the_chosen_adapter(visit, adapter, clou
     upload(page, clouds / "disc.npy")
     expect_class(page, "disc", f"{adapter.name}: disc.npy, 80 points of which the model sees 64")
     (expected,) = commands.predict(str(adapter), [str(clouds / "disc.npy")])
+    assert not page.locator("#upload a:visible").count()  # nothing is sent back
     shown = page.locator("#classes").inner_text()
     for entry in expected["classes"]:
         assert f"{entry['label']}\n{round(100 * entry['probability'])}%" in shown
@@ -169,6 +175,20 @@ def test_a_file_that_is_too_large_is_refused(visit, server, tmp_path):
     assert status == 413
 
 
+def test_names_are_text_and_never_markup(visit, clouds, tmp_path):
+    page = visit()
+    page.get_by_label("Adapter").fill(ODD_NAME)
+    page.get_by_label("Adapter").press("Enter")
+    expect(page.locator("#message [role=status]")).to_contain_text(f"{ODD_NAME}: built-in chair", timeout=PATIENCE)
+    expect(page.locator("#classes h2")).to_contain_text(MARKUP, timeout=PATIENCE)
+    file = shutil.copy(clouds / "disc.npy", tmp_path / f"{MARKUP}.npy")
+    upload(page, file)
+    expect(page.locator("#message [role=status]")).to_contain_text("80 points", timeout=PATIENCE)
+    page.wait_for_timeout(500)
+    assert page.evaluate("() => window.sprung") is None
+    assert not page.locator("img[src=x], i[onclick]").count()
+
+
 def test_two_visitors_at_once_get_their_own_answers(visit, clouds):
     first, second = visit(), visit()
     upload(first, clouds / "ball.npy")
@@ -198,11 +218,12 @@ def test_the_slider_shows_another_block_of_the_cloud_as_it_was_turned(visit):
     page.wait_for_function(f"() => ({VISIBLE})() == '[true,false]'", timeout=PATIENCE)
 
 
-def send_upload(server, content, name="a.xyz"):
+def send_upload(server, content, name="a.xyz", headers=None):
     boundary = uuid.uuid4().hex
     head = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
     body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
-    return ask(server, "/gradio_api/upload", body, {"Content-Type": f"multipart/form-data; boundary={boundary}"})
+    kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    return ask(server, "/gradio_api/upload", body, kind | (headers or {}))
 
 
 def ask(server, path, body=None, headers=None):
@@ -244,6 +265,26 @@ def test_no_file_of_the_server_is_reachable(server, adapter, path):
     status, answer = ask(server, filled)
     assert status in (403, 404)
     assert len(answer) < 200
+
+
+def test_who_may_ask(server):
+    own, other = f"127.0.0.1:{server.port}", "evil.example"
+    for headers, expected in (({}, 200), ({"Host": other}, 403), ({"Origin": f"http://{other}"}, 403)):
+        assert ask(server, "/config", headers=headers)[0] == expected
+    assert ask(server, "/config", headers={"Origin": f"http://{own}", "Host": own})[0] == 200
+    status, _ = send_upload(server, b"0 0 0\n", headers={"Origin": f"http://{other}"})
+    assert status == 403
+    with urllib.request.urlopen(server.url, timeout=PATIENCE / 1000) as answer:
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_files_that_are_too_large_together_are_refused(server):
+    name = b'Content-Disposition: form-data; name="files"; filename="a.xyz"'
+    part = b"--b\r\n" + name + b"\r\n\r\n" + b"0 0 0\n" * 100_000 + b"\r\n"
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    assert ask(server, "/gradio_api/upload", part + b"--b--\r\n", kind)[0] == 200
+    assert ask(server, "/gradio_api/upload", 3 * part + b"--b--\r\n", kind)[0] == 413
 
 
 def predict_past_the_page(server, path):

@@ -18,12 +18,17 @@ from any2point_hf import Any2PointConfig, Any2PointForPointCloudClassification, 
 from any2point_hf import trained_adapter as commands
 from any2point_hf.modeling.errors import Any2PointError, CheckpointError, PointCloudError
 from any2point_hf.point_clouds.invalid import DroppedPoints
-from any2point_hf.web_demo import inference, server
-from any2point_hf.web_demo.inference import classify, example_cloud, load_adapters, read_upload
+from any2point_hf.web_demo import inference, server, upload_reader
+from any2point_hf.web_demo.inference import classify, example_cloud, load_adapters
+from any2point_hf.web_demo.reader_process import Readers
 
 PROCESSOR = Any2PointProcessor(num_points=64)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def read_upload(path, processor, dropped=None):
+    return upload_reader.read_upload(path, processor.point_feature_names, processor.seed, dropped)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +100,11 @@ def test_invalid_points_are_refused_or_dropped_as_the_processor_says(loaded, two
     assert prediction.probabilities == classify(loaded, clean).probabilities
     assert len(prediction.points) == len(clean)
     app = pytest.importorskip("any2point_hf.web_demo.app", reason="the page needs the extra demo")
-    *_, message = app._results(dropping, "disc", "chair", 0, str(tmp_path / "depth.npy"), 1)
+    readers = Readers(number=1)
+    try:
+        *_, message = app._results(dropping, "disc", "chair", 0, str(tmp_path / "depth.npy"), 1, readers)
+    finally:
+        readers.close()
     assert "80 points of which the model sees 64" in message
     assert message.endswith(" 40 invalid points were dropped.</p>")
 
@@ -199,7 +208,7 @@ def test_nothing_is_unpickled(tmp_path):
 
 
 def test_too_many_points_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(inference, "MAX_POINTS", 100)
+    monkeypatch.setattr(upload_reader, "MAX_POINTS", 100)
     np.save(tmp_path / "scan.npy", np.random.default_rng(0).normal(size=(250, 3)))
     with pytest.raises(PointCloudError, match=r"at most 100 points, scan\.npy has 250\. Keep one point in 3"):
         read_upload(tmp_path / "scan.npy", PROCESSOR)
@@ -211,7 +220,7 @@ def test_too_many_points_are_refused(tmp_path, monkeypatch):
 def test_archives_are_measured_before_they_are_unpacked(tmp_path, name, monkeypatch):
     path = zipped(tmp_path / name, 5_000_000)
     assert path.stat().st_size < 1_000_000  # unpacked it has 120
-    monkeypatch.setattr(inference, "read_cloud", pytest.fail)
+    monkeypatch.setattr(upload_reader, "read_cloud", pytest.fail)
     with pytest.raises(PointCloudError, match=rf"unpacks to at most 100,000,000 bytes, {name} to 120,000"):
         read_upload(path, PROCESSOR)
 

@@ -295,8 +295,8 @@ def test_connections_that_break_off(hub, push_fails, monkeypatch, transport, cal
 @pytest.mark.parametrize(("transport", "call"), HANGS)
 def test_a_hub_that_does_not_answer(hub, push_fails, monkeypatch, transport, call):
     use_transport(transport, hub, monkeypatch)
-    monkeypatch.setattr("any2point_hf.modeling.hub.calls.FIRST_ANSWER_SECONDS", 0.3)
-    monkeypatch.setattr("any2point_hf.modeling.hub.calls.ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr("any2point_hf.modeling.hub.hooks.FIRST_ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr("any2point_hf.modeling.hub.hooks.ANSWER_SECONDS", 0.3)
     push_fails(call, "does not answer.*Check the network", hang=True)
 
 
