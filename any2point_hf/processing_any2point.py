@@ -16,7 +16,7 @@ from transformers import SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
 from any2point_hf.modeling.configuration_any2point import SMALLEST_CLOUD
-from any2point_hf.modeling.errors import Any2PointError, DatasetError, PointCloudError
+from any2point_hf.modeling.errors import Any2PointError, CheckpointError, DatasetError, PointCloudError
 from any2point_hf.modeling.files import write_whole
 from any2point_hf.modeling.hub.names import pull_options, pulled_folder
 from any2point_hf.modeling.publishing.push import push_files
@@ -215,13 +215,22 @@ class Any2PointProcessor(SequenceFeatureExtractor):
             kwargs: of `FeatureExtractionMixin.from_pretrained`, such as `revision` or `token`.
 
         Raises:
-            CheckpointError: the name exists nowhere.
+            CheckpointError: the name exists nowhere, or the file is damaged.
             HubError: the Hub does not answer, refuses or breaks off, and the file is not in the cache.
         """
         if not os.path.isfile(pretrained_model_name_or_path):
             options = pull_options(kwargs)
             pretrained_model_name_or_path = pulled_folder(pretrained_model_name_or_path, [PROCESSOR_FILE], **options)
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except Any2PointError:
+            raise
+        except Exception as error:
+            raise CheckpointError(
+                f"{PROCESSOR_FILE} must hold the settings of an Any2PointProcessor, and that of "
+                f"{str(pretrained_model_name_or_path)!r} does not. Save the processor anew. The loader said: "
+                f"{str(error)[:200]}"
+            ) from error
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Writes `preprocessor_config.json`, and a `.gitignore` for pickles if there is none.

@@ -11,6 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from .errors import ConfigurationError, UnsupportedBackboneError, did_you_mean, require
 from .hub.names import pull_options, pulled_folder
 from .presets import find_preset
+from .pulled_config import check_fields, check_num_labels, checked_values
 
 SMALLEST_CLOUD = 64  # points; the tokenizer halves them three times
 LARGEST_CLOUD = 65536  # points, which give 8192 tokens; attention and cells compare every pair of tokens
@@ -139,6 +140,7 @@ class Any2PointConfig(PreTrainedConfig):
         self.checksums: Any = kwargs.pop("checksums", None)  # of a config.json; the model's loading compares them
         if kwargs.get("model_type") in (None, self.model_type):  # else it is another model's, which loading refuses
             _refuse_unknown(kwargs)
+        check_num_labels(kwargs.get("num_labels"))
         if self.backbone is not None:
             self.backbone = recorded_path(self.backbone)
         if isinstance(self.backbone_config, dict):
@@ -203,8 +205,9 @@ class Any2PointConfig(PreTrainedConfig):
         With `return_unused_kwargs` it is returned as unused, for the model; otherwise the config records its name.
 
         Raises:
-            ConfigurationError: a field is unknown.
+            Any2PointError: a field is unknown, or a value out of range (`pulled_config.py`).
         """
+        config_dict = checked_values(config_dict)
         if not kwargs.get("return_unused_kwargs"):
             _refuse_unknown(kwargs.keys() - vars(cls()).keys() - _OF_LOADING)
         if not kwargs.get("return_unused_kwargs") or "backbone" not in kwargs:
@@ -225,6 +228,7 @@ class Any2PointConfig(PreTrainedConfig):
         for name, value in vars(self).items():
             if isinstance(value, float):
                 require(math.isfinite(value), f"{name} must be finite", value)
+        check_fields(self, METHOD_FIELDS)
         positive = ("num_points", "num_neighbors", "adapter_dim", "voxel_size", "local_attention_dim")
         for name in (*positive, "cell_size", "line_length", "layer_norm_eps", "final_norm_eps"):
             value = getattr(self, name)
@@ -239,7 +243,6 @@ class Any2PointConfig(PreTrainedConfig):
             names,
         )
         require(self.unfrozen_blocks >= 0, "unfrozen_blocks must not be negative", self.unfrozen_blocks)
-        require(not (self.lora and self.unfrozen_blocks), "lora needs unfrozen_blocks=0", self.unfrozen_blocks)
         require(1 <= self.num_views <= 10, "num_views must lie in 1…10 (the views there are)", self.num_views)
         require(
             self.local_attention_heads > 0 and self.local_attention_dim % self.local_attention_heads == 0,

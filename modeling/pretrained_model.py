@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import CommitInfo
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -21,13 +20,14 @@ from .backbones.loading import DOWNLOAD_OPTIONS, load_backbone
 from .backbones.unfrozen import UnfrozenBlocks, check_stored, is_unfrozen, load_unfrozen, stored_tensors
 from .checkpoint_integrity import check_checksum, check_loaded, record_checksums
 from .configuration_any2point import Any2PointConfig, recorded_path
-from .errors import CheckpointError, UnsupportedBackboneError
+from .errors import Any2PointError, CheckpointError, UnsupportedBackboneError
 from .files import folder_written_whole
 from .hub.names import pull_options, pulled_folder
 from .numerics.initialization import StartValues
 from .publishing.model_card import model_card
 from .publishing.model_description import describe
 from .publishing.push import push_files, pushed_files
+from .pulled_config import check_header, weight_files
 from .several_adapters.lora import (
     LORA_FILES,
     LORA_FOLDER,
@@ -261,7 +261,10 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, UnfrozenBlocks, Pre
         folder = pulled_folder(pretrained_model_name_or_path, _FILES, **pulling)
         kwargs.pop("revision", None)  # the adapter's, not its backbone's
         commit = None if os.path.isdir(pretrained_model_name_or_path) else folder.name
+        place = folder / pulling.get("subfolder", "")
         try:
+            config = kwargs.get("config") or cls.config_class.from_pretrained(place)
+            check_header(config, place, kwargs)
             loaded: Any = super().from_pretrained(
                 folder,
                 *model_args,
@@ -270,16 +273,18 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, UnfrozenBlocks, Pre
                 use_safetensors=True,
                 **kwargs,
             )
-        except (OSError, TypeError, SafetensorError, StrictDataclassError, UnsupportedBackboneError) as error:
+        except Exception as error:
+            if isinstance(error, Any2PointError) and not isinstance(error, UnsupportedBackboneError):
+                raise
             raise CheckpointError(
                 "an adapter must be a folder or Hub repository with config.json and a whole model.safetensors, and "
                 f"{str(pretrained_model_name_or_path)!r} could not be loaded. Check the spelling, whether the file "
-                f"was copied whole, and the network. The loader said: {error}"
+                f"was copied whole, and the network. The loader said: {str(error)[:250]}"
             ) from error
         model, info = loaded
         check_loaded(pretrained_model_name_or_path, info, strict)
         checksums, model.config.checksums = model.config.checksums, None
-        files = sorted((folder / pulling.get("subfolder", "")).glob("model*.safetensors"))
+        files = weight_files(place)
         for file in files:
             check_checksum(file.parent, file.name, checksums)
         unfrozen = stored_tensors(files)

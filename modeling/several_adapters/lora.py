@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -208,11 +208,33 @@ def read_lora_config(folder: Path) -> Any:
     try:
         config = LoraConfig.from_pretrained(str(folder))
         _check_config(config, LoraConfig)
-    except (OSError, TypeError, ValueError, KeyError) as error:
+        _check_ranks(config, folder / LORA_FILES[1])
+    except CheckpointError:
+        raise
+    except Exception as error:
         raise CheckpointError(
             f"{folder / LORA_FILES[0]} must be PEFT's config of a LoRA. peft said: {error}"
         ) from error
     return config
+
+
+def _check_ranks(config: Any, file: Path) -> None:
+    """Compares LoRA's ranks with the tensors' shapes, before layers of these ranks are made.
+
+    Raises:
+        CheckpointError: they are not the tensors' ranks, or the config would import a module by name.
+    """
+    try:
+        with safe_open(file, "pt") as opened:
+            stored = {min(opened.get_slice(name).get_shape(), default=0) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} could not be read; was it copied whole? The loader said: {error}") from error
+    claimed = {config.r, *config.rank_pattern.values()}
+    if not claimed & stored or max(claimed) > max(stored) or config.megatron_config is not None:
+        raise CheckpointError(
+            f"{file.with_name(LORA_FILES[0])} must describe the tensors beside it, and claims the ranks "
+            f"{sorted(claimed)} where they have {sorted(stored)}. It is damaged or of another adapter: pull it again."
+        )
 
 
 def load_lora_weights(backbone: Any, folder: Path) -> None:

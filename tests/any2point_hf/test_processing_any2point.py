@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from any2point_hf.modeling.errors import Any2PointError, PointCloudError
+from any2point_hf.modeling.errors import Any2PointError, CheckpointError, PointCloudError
 from any2point_hf.processing_any2point import Any2PointProcessor
 
 
@@ -358,5 +358,5 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_a_folder_without_settings_is_refused(tmp_path):
-    with pytest.raises(OSError, match=r"preprocessor_config\.json"):
+    with pytest.raises(CheckpointError, match=r"preprocessor_config\.json"):
         Any2PointProcessor.from_pretrained(tmp_path)

@@ -47,6 +47,7 @@ CHANGED = {
     "token_scale": "embedding",
     "released_compatibility": True,
     "lora": True,
+    "unfrozen_blocks": 1,
 }
 
 
