@@ -16,7 +16,7 @@ from transformers import SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
 from any2point_hf.modeling.configuration_any2point import SMALLEST_CLOUD
-from any2point_hf.modeling.errors import Any2PointError, DatasetError, PointCloudError
+from any2point_hf.modeling.errors import Any2PointError, DatasetError, PointCloudError, listed
 from any2point_hf.modeling.files import write_whole
 from any2point_hf.modeling.hub.names import pull_options, pulled_folder
 from any2point_hf.modeling.publishing.push import push_files
@@ -162,12 +162,12 @@ class Any2PointProcessor(SequenceFeatureExtractor):
             if "points" not in row:
                 raise PointCloudError(
                     "a row must have the points [N, 3] under the name 'points', got the names "
-                    f"{', '.join(map(str, row))}. Call dataset.rename_column(…, 'points')."
+                    f"{listed(row)}. Call dataset.rename_column(…, 'points')."
                 )
             known = {name for key in row for name in features_of(key)}
             if "point_features" not in row and (missing := [n for n in self.point_feature_names if n not in known]):
                 raise PointCloudError(
-                    f"a row must have columns for the features {', '.join(missing)}, got {', '.join(map(str, row))}. "
+                    f"a row must have columns for the features {listed(missing)}, got {listed(row)}. "
                     "The Trainer leaves out columns that no argument of the model is named by: pass "
                     "remove_unused_columns=False to TrainingArguments."
                 )

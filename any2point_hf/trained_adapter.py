@@ -11,7 +11,7 @@ from .data import load_point_cloud_dataset
 from .data.sources import DataSource
 from .modeling.backbones.loading import build_backbone
 from .modeling.configuration_any2point import Any2PointConfig
-from .modeling.errors import Any2PointError, CheckpointError, DatasetError, HubError
+from .modeling.errors import Any2PointError, CheckpointError, DatasetError, HubError, listed
 from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from .modeling.several_adapters.lora import LORA_TENSORS
 from .modeling.tokenizer.point_ops import split_features
@@ -85,7 +85,7 @@ def evaluate(
     drop_invalid = drop_invalid or known_processor.drop_invalid
     dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid, features=known_processor.point_feature_names)
     if split not in dataset:
-        raise DatasetError(f"--split must be one of {', '.join(dataset)}, got {split!r}.")
+        raise DatasetError(f"--split must be one of {listed(dataset)}, got {split!r}.")
     loaded, processor = load(model, backbone)
     processor.drop_invalid = drop_invalid  # of official data sets, it alone drops
     class_names = dataset[split].features["label"].names
@@ -94,7 +94,7 @@ def evaluate(
     unknown = [name for name in class_names if name not in known]
     if unknown:
         raise DatasetError(
-            f"the dataset's classes must be among the model's ({', '.join(known)}), got also {', '.join(unknown)}. "
+            f"the dataset's classes must be among the model's ({listed(known)}), got also {listed(unknown)}. "
             "Evaluate on the dataset it was trained for, or train a new adapter."
         )
     clouds = process_split(dataset[split], processor, processor.num_points)

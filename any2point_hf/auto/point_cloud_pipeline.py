@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.pipelines.base import Pipeline
 
-from ..modeling.errors import CheckpointError, ConfigurationError, PointCloudError
+from ..modeling.errors import CheckpointError, ConfigurationError, PointCloudError, listed
 from ..modeling.tokenizer.point_ops import split_features
 from ..point_clouds.files import PointCloud
 from ..point_clouds.forms import depth
@@ -193,7 +193,7 @@ def _cloud(row: Any, name: str, feature_names: Sequence[str]) -> Any:
         return row
     if "points" not in row:
         raise PointCloudError(
-            f"{name} must have the points [N, 3] under the name 'points', got the names {', '.join(map(str, row))}. "
+            f"{name} must have the points [N, 3] under the name 'points', got the names {listed(row)}. "
             "Choose a split, or another column by transformers.pipelines.pt_utils.KeyDataset(dataset, column)."
         )
     if isinstance(row["points"], Mapping):  # a mesh

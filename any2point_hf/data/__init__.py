@@ -16,7 +16,7 @@ from any2point_hf.data.shapenetpart import is_shapenetpart, load_shapenetpart
 from any2point_hf.data.shapes import SHAPE_NAMES, make_shapes
 from any2point_hf.data.sources import IN_MEMORY, DataSource, find_place, open_tables
 from any2point_hf.data.splits import with_own_splits, with_test_split
-from any2point_hf.modeling.errors import DatasetError
+from any2point_hf.modeling.errors import DatasetError, listed
 from any2point_hf.point_clouds.checks import local_float32
 from any2point_hf.point_clouds.features import FEATURE_GROUPS, feature_names, features_of, grouped_features
 from any2point_hf.point_clouds.files import PointCloud
@@ -112,8 +112,8 @@ def _reported(dataset: DatasetDict, reader: CloudReader) -> DatasetDict:
         found = {name for column in part.column_names for name in features_of(column)}
         if missing := [name for name in reader.feature_names if name not in found]:
             raise DatasetError(
-                f"the split {split!r} must have columns for the features {', '.join(missing)}, its columns are "
-                f"{', '.join(part.column_names)}. Rename the ones they are (docs/data.md), or leave the features out."
+                f"the split {split!r} must have columns for the features {listed(missing)}, its columns are "
+                f"{listed(part.column_names)}. Rename the ones they are (docs/data.md), or leave the features out."
             )
     if reader.dropped is not None:
         reader.dropped.warn(sum(dataset.num_rows.values()))

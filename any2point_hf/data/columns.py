@@ -15,7 +15,7 @@ from datasets import (
     Value,
 )
 
-from ..modeling.errors import DatasetError
+from ..modeling.errors import DatasetError, listed
 from ..point_clouds.features import FEATURE_GROUPS, features_of
 
 POINTS_NAMES = (
@@ -102,8 +102,8 @@ def _points_column(dataset: Dataset | IterableDataset, source: str) -> str:
         return found[0]
     rule = f"{source} must have a column 'points', or another of numbers [N, 3] or of meshes"
     if found:
-        raise DatasetError(f"{rule}; several may be it: {', '.join(found)}. Rename the one it is to 'points'.")
-    columns = ", ".join(f"{name} ({type_name(feature)})" for name, feature in list(features.items())[:8])
+        raise DatasetError(f"{rule}; several may be it: {listed(found)}. Rename the one it is to 'points'.")
+    columns = listed(f"{name} ({type_name(feature)})" for name, feature in features.items())
     raise DatasetError(f"{rule}, its columns are {columns}. Rename the one it is.")
 
 

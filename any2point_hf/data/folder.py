@@ -11,7 +11,7 @@ from pathlib import Path
 from any2point_hf.data.folder_metadata import find_tables, read_tables
 from any2point_hf.data.sources import walk
 from any2point_hf.data.splits import usual_split
-from any2point_hf.modeling.errors import DatasetError
+from any2point_hf.modeling.errors import DatasetError, listed
 from any2point_hf.point_clouds.files import POINT_CLOUD_EXTENSIONS, PointCloud
 from any2point_hf.point_clouds.folders import is_cloud_file, warn_of_left_out
 from any2point_hf.point_clouds.reading import CloudReader
@@ -50,7 +50,7 @@ def read_folder(root: Path, reader: CloudReader) -> tuple[dict[str, tuple[Iterab
         found = sorted({path.suffix or path.name for path in root.rglob("*") if path.is_file()})
         raise DatasetError(
             f"No point clouds in {root}: its class folders hold no file ending in {_extensions()}; file "
-            f"endings found: {_listed(found)}. Convert the files, or check the path."
+            f"endings found: {listed(found)}. Convert the files, or check the path."
         )
     class_names = sorted({class_name for _, class_name in files})
     splits: dict[str, tuple[Iterable[PointCloud], list[int]]] = {}
@@ -63,11 +63,11 @@ def read_folder(root: Path, reader: CloudReader) -> tuple[dict[str, tuple[Iterab
             raise DatasetError(f"No point clouds in split {split!r} of {root}. Layouts: {_LAYOUTS}.")
         if empty and split == "train":
             raise DatasetError(
-                f"Empty class in split 'train' of {root}: {_listed(empty)} without any file ending in "
+                f"Empty class in split 'train' of {root}: {listed(empty)} without any file ending in "
                 f"{_extensions()}. Every class needs clouds to train on: add some, or remove its folders."
             )
         if empty:
-            warnings.warn(f"Empty class in split {split!r} of {root}: {_listed(empty)}.", stacklevel=3)
+            warnings.warn(f"Empty class in split {split!r} of {root}: {listed(empty)}.", stacklevel=3)
         labels = [label for label, paths in enumerate(of_class) for _ in paths]
         splits[split] = (map(reader.read, [path for paths in of_class for path in paths]), labels)
     return splits, class_names
@@ -100,7 +100,7 @@ def _find_files(root: Path, left_out: Counter[str]) -> dict[tuple[str, str], lis
     if not files:
         found = [str(inner.relative_to(root)) for folder in folders for inner in (folder, *_folders(folder))]
         raise DatasetError(
-            f"{root} is not laid out as a data set: {_LAYOUTS}; folders found: {_listed(found)}. Give the "
+            f"{root} is not laid out as a data set: {_LAYOUTS}; folders found: {listed(found)}. Give the "
             "folder directly above the classes or splits, or move the files."
         )
     return files
@@ -140,10 +140,3 @@ def _name(path: Path) -> str:
 
 def _extensions() -> str:
     return ", ".join(sorted(POINT_CLOUD_EXTENSIONS))
-
-
-def _listed(names: list[str]) -> str:
-    """Joins names for a message, no more than ten of them."""
-    if not names:
-        return "none"
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

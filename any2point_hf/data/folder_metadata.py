@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet
 from pyarrow import ArrowException
 
-from ..modeling.errors import DatasetError
+from ..modeling.errors import DatasetError, listed
 from ..point_clouds.files import POINT_CLOUD_EXTENSIONS
 from ..point_clouds.folders import LISTS_OF_FILES
 from .columns import LABEL_NAMES
@@ -53,10 +53,10 @@ def read_tables(root: Path, tables: Sequence[Path]) -> dict[tuple[str, str], lis
             where = f"{table}, line {line}"
             name = row.get("file_name")
             if not isinstance(name, str) or not name:
-                raise DatasetError(f"{where}: a row must have file_name, it has {', '.join(row) or 'nothing'}.")
+                raise DatasetError(f"{where}: a row must have file_name, it has {listed(row)}.")
             label = next((str(row[key]) for key in LABEL_NAMES if row.get(key) not in (None, "")), None)
             if label is None:
-                raise DatasetError(f"{where}: a row must have a label, it has {', '.join(row)}. Add the cloud's class.")
+                raise DatasetError(f"{where}: a row must have a label, it has {listed(row)}. Add the cloud's class.")
             file = PurePosixPath(name.replace("\\", "/"))
             path = table.parent / file
             if file.is_absolute() or ".." in file.parts or not path.is_file():

@@ -23,6 +23,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import (
     CachedRepoTreeNotFoundError,
     GatedRepoError,
+    HFValidationError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
     RevisionResolutionError,
@@ -31,7 +32,7 @@ from huggingface_hub.hf_api import RepoFile
 from transformers.utils import logging
 from yaml import YAMLError
 
-from ..modeling.errors import DatasetError, HubError, did_you_mean
+from ..modeling.errors import DatasetError, HubError, did_you_mean, listed
 from ..modeling.hub.calls import hub_calls
 from ..point_clouds.files import POINT_CLOUD_EXTENSIONS
 
@@ -136,6 +137,8 @@ def _pull(name: HubDataset, *, local_files_only: bool = False) -> tuple[Path, Hu
         raise _missing(name, "it is gated: ask for access on its page, and log in by `hf auth login`") from error
     except RepositoryNotFoundError as error:
         raise _missing(name, "the Hub has no such data set, or it is private and needs a login") from error
+    except HFValidationError as error:
+        raise _missing(name, f"no data set can have this name ({' '.join(str(error).split())[:150]})") from error
     except RevisionNotFoundError as error:
         raise _missing(name, f"it has no revision {name.revision!r}") from error
     except (OSError, RevisionResolutionError, CachedRepoTreeNotFoundError) as error:
@@ -187,7 +190,7 @@ def _config_in_card(card: str | Path | None, name: HubDataset) -> tuple[str, dic
     except (ValueError, TypeError, AttributeError, YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DatasetError(f"{name}: its card ({_CARD}) must be valid: {reason}. Correct its metadata.") from error
-    names = ", ".join(map(str, configs))
+    names = listed(configs)
     if not configs:
         return None
     if chosen is None:
@@ -216,10 +219,11 @@ def _patterns(config: tuple[str, dict[str, Any]] | None) -> list[str]:
 
 
 def _no_data(files: list[str]) -> str:
-    found = Counter(PurePosixPath(file).suffix for file in files).most_common(8)
+    found = Counter(PurePosixPath(file).suffix for file in files).most_common()
+    endings = listed(ending or "nothing" for ending, _ in found)
     return (
         f"it has no data files that are read ({', '.join(TABLE_EXTENSIONS)} or point clouds; pickles and scripts never "
-        f"are), but files ending in {', '.join(ending or 'nothing' for ending, _ in found)}"
+        f"are), but {'files ending in ' + endings if files else 'no files at all'}"
     )
 
 

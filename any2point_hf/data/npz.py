@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from any2point_hf.modeling.errors import DatasetError
+from any2point_hf.modeling.errors import DatasetError, listed
 from any2point_hf.point_clouds.checks import DROP_THEM
 from any2point_hf.point_clouds.features import features_of, scaled_features, spread_groups
 from any2point_hf.point_clouds.files import PointCloud
@@ -97,14 +97,14 @@ def _load_arrays(path: Path, feature_names: Sequence[str] = ()) -> dict[str, np.
             if missing:
                 raise DatasetError(
                     f"{path}: missing {', '.join(missing)}; needed are {', '.join(_KEYS)}, the file has "
-                    f"{', '.join(archive.files) or 'nothing'}. Save them with np.savez under these names."
+                    f"{listed(archive.files)}. Save them with np.savez under these names."
                 )
             wanted = {key: set(features_of(key)) & set(feature_names) for key in archive.files if key not in _KEYS}
             absent = set(feature_names).difference(*wanted.values())
             if absent:
                 raise DatasetError(
                     f"{path}: missing arrays for the features {', '.join(sorted(absent))}; the file has "
-                    f"{', '.join(archive.files)}. Save them under the names of docs/data.md, such as rgb [M, N, 3]."
+                    f"{listed(archive.files)}. Save them under the names of docs/data.md, such as rgb [M, N, 3]."
                 )
             arrays = {key: archive[key] for key in (*_KEYS, *(key for key, names in wanted.items() if names))}
             for key in arrays.keys() - set(_KEYS):

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import Array2D, ClassLabel, Dataset, Features, List, Value, concatenate_datasets
 
-from ..modeling.errors import DatasetError
+from ..modeling.errors import DatasetError, listed
 from ..point_clouds.checks import local_float32
 from ..point_clouds.features import features_of, grouped_features, scaled_features
 from ..point_clouds.reading import PLAIN_READER, CloudReader
@@ -53,7 +53,7 @@ def with_class_labels(splits: Mapping[str, Dataset], source: str) -> dict[str, D
     """Brings `label` to a ClassLabel of all splits' classes, as `with_own_types` says; leaves `points` alone."""
     for split, dataset in splits.items():
         if "label" not in dataset.features:
-            columns = ", ".join(dataset.column_names)
+            columns = listed(dataset.column_names)
             raise DatasetError(
                 f"{source} must have a column 'label' in its split {split!r}, its columns are {columns}. Rename the "
                 "one with the classes."
@@ -74,7 +74,7 @@ def with_class_labels(splits: Mapping[str, Dataset], source: str) -> dict[str, D
         return splits
     found = set().union(*(values[split] for split in splits))
     if "int" in first.dtype and found != set(range(len(found))):
-        shown = ", ".join(map(str, sorted(found)[:10]))
+        shown = listed(sorted(found))
         raise DatasetError(
             f"{source}: integers in the column 'label' must be 0, 1, 2, … without gaps, got {shown}. Number the "
             "classes from 0, or store their names as text."

@@ -2,15 +2,19 @@
 
 import glob
 import os
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
+from pyarrow.dataset import ParquetFragmentScanOptions
 
 from ..modeling.errors import Any2PointError, DatasetError
 from ..point_clouds.files import POINT_CLOUD_EXTENSIONS
+from ..point_clouds.folders import LISTS_OF_FILES
 from .hub_dataset import TABLE_EXTENSIONS, config_arguments, parse_hub_name, pull_dataset
 
 DataSource: TypeAlias = str | os.PathLike[str] | Dataset | Mapping[str, Dataset]
@@ -19,6 +23,7 @@ DataSource: TypeAlias = str | os.PathLike[str] | Dataset | Mapping[str, Dataset]
 IN_MEMORY = "a data set in memory"
 
 _MAYBE_TABLES = (".csv", ".txt")  # beside data files they are no clouds
+_IN_PARTS = {"fragment_scan_options": ParquetFragmentScanOptions(pre_buffer=False)}  # else a file is read whole
 _LONGEST_REASON = 250  # of another library, in characters
 
 
@@ -71,20 +76,32 @@ def open_tables(place: Place) -> Dataset | DatasetDict | None:
     path = Path(os.path.abspath(place.path))
     if path.is_file() and path.suffix.lower() in TABLE_EXTENSIONS:
         # the folder's name and the file's: the name of a format would be reported to a server
-        return _ask_datasets(place.name, load_dataset, str(path.parent), data_files=[glob.escape(str(path))])
+        options = _IN_PARTS if path.suffix == ".parquet" else {}
+        files = [glob.escape(str(path))]
+        return _ask_datasets(place.name, load_dataset, str(path.parent), data_files=files, **options)
     if not path.is_dir():
         return None
     if is_saved(path):
         return _ask_datasets(place.name, load_from_disk, str(path))
-    has_tables, has_clouds = _kinds_of_files(path)
-    if not has_tables:
+    kinds = _kinds_of_files(path)
+    tables = {*TABLE_EXTENSIONS} & kinds.keys()
+    if not tables:
         return None
     chosen = config_arguments(path, place.variant)
-    if chosen is None and has_clouds:
+    if chosen is None and ({*POINT_CLOUD_EXTENSIONS} - {*_MAYBE_TABLES}) & kinds.keys():
         return None
     if place.variant and chosen is None:
         raise DatasetError(f"{place.name} has no configs, got {place.variant!r} after #. Leave it out.")
+    others = tables | ({*_MAYBE_TABLES} & kinds.keys())
+    if chosen is None and len(others) > 1:
+        shown = ", ".join(f"{kinds[ending]} {ending}" for ending in sorted(others))
+        warnings.warn(
+            f"{place.name} has data files of several kinds ({shown}); `datasets` reads those of one kind alone.",
+            stacklevel=3,
+        )
     folder, options = chosen or (path, {})
+    if {*kinds} <= {".parquet", ".md"}:
+        options |= _IN_PARTS
     return _ask_datasets(place.name, load_dataset, str(folder), **options)
 
 
@@ -93,11 +110,10 @@ def is_saved(path: Path) -> bool:
     return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
-def _kinds_of_files(folder: Path) -> tuple[bool, bool]:
-    """Whether a folder has data files of `datasets`, and whether it has point clouds (.csv and .txt may be either)."""
-    endings = {Path(name).suffix.lower() for _, names in walk(folder) for name in names if name != "metadata.jsonl"}
-    clouds = {*POINT_CLOUD_EXTENSIONS} - {*_MAYBE_TABLES}
-    return bool(endings & {*TABLE_EXTENSIONS}), bool(endings & clouds)
+def _kinds_of_files(folder: Path) -> Counter[str]:
+    """How many files of a folder have each ending; lists of clouds do not count."""
+    names = (name for _, names in walk(folder) for name in names)
+    return Counter(Path(name).suffix.lower() for name in names if name not in LISTS_OF_FILES)
 
 
 def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -119,8 +135,8 @@ def _ask_datasets(
         return load(*arguments, **options)
     except Any2PointError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, NotImplementedError, DatasetsError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())[:_LONGEST_REASON]
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, StopIteration, DatasetsError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:_LONGEST_REASON].rstrip(".") or "it holds no rows"
         raise DatasetError(
             f"{source} cannot be loaded by `datasets`: {reason}. Check the spelling of the path or Hub id, the split, "
             "and whether the files were copied whole."

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from datasets import Dataset, DatasetDict, IterableDataset
 
-from ..modeling.errors import DatasetError
+from ..modeling.errors import DatasetError, listed
 from ..point_clouds.reading import PLAIN_READER, CloudReader
 from .columns import with_own_names
 from .own_types import with_own_types
@@ -71,10 +71,10 @@ def named_splits(dataset: Dataset | Mapping[str, Dataset], source: str) -> dict[
     for name, part in splits.items():
         usual = usual_split(str(name)) or ("train" if len(splits) == 1 else str(name))
         if usual in named:
-            raise DatasetError(f"{source} has two splits for {usual!r}: {', '.join(splits)}. Leave one out.")
+            raise DatasetError(f"{source} has two splits for {usual!r}: {listed(splits)}. Leave one out.")
         named[usual] = part
     if not {"train", "test", "validation"} & {*named}:
-        names = ", ".join(splits) or "none"
+        names = listed(splits)
         raise DatasetError(f"{source} must have a split 'train', or 'test' alone, got {names}. Rename the one it is.")
     if not len(named.get("train", "absent")):
         raise DatasetError(f"{source} has no clouds in its split 'train'. Check the path.")
@@ -89,7 +89,7 @@ def check_trains(dataset: Mapping[str, Dataset]) -> None:
     """
     if "train" not in dataset:
         raise DatasetError(
-            f"training needs a split 'train' with labels, got {', '.join(dataset)}. Rename the one it is, by "
+            f"training needs a split 'train' with labels, got {listed(dataset)}. Rename the one it is, by "
             "DatasetDict(train=…, test=…)."
         )
 

@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict
 
 from ..data import build_dataset_dict, load_point_cloud_dataset
 from ..data.sources import DataSource
-from ..modeling.errors import DatasetError
+from ..modeling.errors import DatasetError, listed
 from .published_folds import is_published_folds, read_published_fold
 
 NUM_QUERIES = 20
@@ -41,7 +41,7 @@ def open_folds(data: DataSource, drop_invalid: bool = False) -> DrawFold:
         return partial(read_published_fold, Path(data))
     dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid)
     if "train" not in dataset:
-        raise DatasetError(f"folds are drawn from the split train, and the dataset has {', '.join(dataset)}.")
+        raise DatasetError(f"folds are drawn from the split train, and the dataset has {listed(dataset)}.")
     return partial(draw_fold, dataset["train"])
 
 

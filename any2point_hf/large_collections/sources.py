@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from ..data.modelnet import is_modelnet
 from ..data.scanobjectnn import is_scanobjectnn
 from ..data.shapenetpart import is_shapenetpart
 from ..data.sources import IN_MEMORY, DataSource, find_place, open_tables, walk
-from ..modeling.errors import DatasetError
+from ..modeling.errors import DatasetError, listed
 from ..point_clouds.files import POINT_CLOUD_EXTENSIONS
 from ..point_clouds.folders import is_cloud_file, warn_of_left_out
 from .clouds import CloudCollection, DatasetOfClouds, FolderOfClouds
@@ -83,7 +84,7 @@ def _open_dataset(
     drop_invalid: bool = False,
 ) -> DatasetOfClouds:
     splits = {str(loaded.split or split or "train"): loaded} if isinstance(loaded, Dataset) else loaded
-    choices = ", ".join(map(str, splits))
+    choices = listed(splits)
     if split is None and len(splits) > 1 and "test" not in splits:
         raise DatasetError(f"{source} has the splits {choices}, got none of them. Choose one with --split.")
     chosen = split or ("test" if "test" in splits else next(iter(splits)))
@@ -115,10 +116,11 @@ def _find_clouds(root: Path, left_out: Counter[str]) -> Iterator[pa.Array]:
 
 
 def _files(path: Path) -> Iterator[Path]:
+    """A file, or those of a folder without what `datasets` caches in a saved data set."""
     if path.is_file():
         yield path
     for folder, names in walk(path) if path.is_dir() else ():
-        yield from (folder / name for name in names)
+        yield from (folder / name for name in names if not fnmatch(name, "cache-*.arrow"))
 
 
 def _fingerprint(root: Path, files: Iterable[Path]) -> str:

@@ -24,7 +24,7 @@ from ..data import load_point_cloud_dataset
 from ..data.columns import feature_columns
 from ..data.sources import DataSource
 from ..data.splits import check_trains
-from ..modeling.errors import Any2PointError, ConfigurationError, DatasetError
+from ..modeling.errors import Any2PointError, ConfigurationError, DatasetError, listed
 from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
 from ..processing_any2point import Any2PointProcessor
 from .batches import BatchAugmentation, TrainingClouds
@@ -258,8 +258,8 @@ def _check(model: PreTrainedModel, dataset: DatasetDict, recipe: Recipe, loggers
     of_model = [id2label[index] for index in range(len(names))]
     if of_model != names and sorted(of_model) == sorted(names):
         raise DatasetError(
-            f"the model must have the dataset's classes in their order ({', '.join(names)}), and its config has "
-            f"{', '.join(of_model)}. Set id2label=dict(enumerate(names)) in Any2PointConfig."
+            f"the model must have the dataset's classes in their order ({listed(names)}), and its config has "
+            f"{listed(of_model)}. Set id2label=dict(enumerate(names)) in Any2PointConfig."
         )
     if recipe.precision == "float16" and not torch.cuda.is_available():
         raise ConfigurationError("float16 needs a GPU, and torch finds none here. Use bfloat16 or float32.")

@@ -222,6 +222,28 @@ def test_what_is_not_there(hub, monkeypatch):
             load_point_cloud_dataset("me/nothing")
 
 
+@pytest.mark.parametrize("name", ["me/a..b", "me/-a", "me/" + "a" * 100])
+def test_names_that_cannot_be(hub, name):
+    with pytest.raises(DatasetError, match=r"no such path here.*no data set can have this name"):
+        load_point_cloud_dataset(name)
+
+
+def test_an_empty_repository(hub):
+    hub.store("me/empty", {})
+    with pytest.raises(DatasetError, match=r"no data files that are read .*, but no files at all"):
+        load_point_cloud_dataset("me/empty")
+
+
+def test_of_many_configs_a_few_are_shown(hub):
+    names = [f"a_config_with_a_long_name_{number}" for number in range(50)]
+    configs = "".join(f"- config_name: {name}\n  data_files: a.parquet\n" for name in names)
+    hub.store("me/clouds", {"README.md": f"---\nconfigs:\n{configs}---\n".encode(), "a.parquet": b""})
+    for source in ("me/clouds", "me/clouds#b"):
+        with pytest.raises(DatasetError, match=r"a_config_with_a_long_name_7 and 42 more") as told:
+            load_point_cloud_dataset(source)
+        assert len(str(told.value)) < 500
+
+
 def test_private_data_sets_need_a_login(hub, monkeypatch):
     make_splits().push_to_hub("me/clouds", private=True)
     assert_equal(load_point_cloud_dataset("me/clouds"), make_splits())

@@ -9,6 +9,7 @@ import pytest
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 
 from any2point_hf.data import load_point_cloud_dataset
+from any2point_hf.data.sources import find_place, open_tables
 from any2point_hf.modeling.errors import DatasetError
 
 FEATURES = Features(points=Array2D((None, 3), "float32"), label=ClassLabel(names=["ball", "disc"]))
@@ -141,3 +142,37 @@ def test_nothing_is_told_to_a_server(tmp_path, monkeypatch):
     assert len(load_point_cloud_dataset(tmp_path)["test"]) == 10
     with pytest.warns(UserWarning, match="has no test split"):
         load_point_cloud_dataset(tmp_path / "train.parquet")
+
+
+@pytest.mark.parametrize("name", ["clouds", "clouds/train.parquet"])
+def test_a_parquet_file_is_never_read_whole(tmp_path, monkeypatch, name):
+    """pyarrow's buffer before it reads would take as much memory as the file has."""
+    (tmp_path / "clouds").mkdir()
+    make_split(6).to_parquet(tmp_path / "clouds" / "train.parquet")
+    given = {}
+    monkeypatch.setattr("any2point_hf.data.sources.load_dataset", lambda *_, **options: given.update(options))
+    open_tables(find_place(tmp_path / name))
+    assert not given["fragment_scan_options"].pre_buffer
+
+
+@pytest.mark.parametrize(("content", "reason"), [("", "it holds no rows"), ('{"points": [1', "JSON parse error")])
+def test_json_lines_that_cannot_be_read(tmp_path, content, reason):
+    (tmp_path / "clouds.jsonl").write_text(content)
+    with pytest.raises(DatasetError, match=rf"clouds\.jsonl cannot be loaded by `datasets`: {reason}"):
+        load_point_cloud_dataset(tmp_path / "clouds.jsonl")
+
+
+def test_a_script_beside_the_files_is_not_run(tmp_path):
+    make_split(6).to_parquet(tmp_path / "clouds.parquet")
+    (tmp_path / f"{tmp_path.name}.py").write_text("raise SystemExit")
+    with pytest.raises(DatasetError, match="scripts are no longer supported"):
+        load_point_cloud_dataset(tmp_path)
+
+
+def test_files_of_another_kind_are_told(tmp_path):
+    for number in range(2):
+        make_split(6, number).to_parquet(tmp_path / f"{number}.parquet")
+    make_split(6).to_json(tmp_path / "more.jsonl")
+    with pytest.warns(UserWarning, match=r"several kinds \(1 \.jsonl, 2 \.parquet\)"):
+        dataset = load_point_cloud_dataset(tmp_path)
+    assert sum(dataset.num_rows.values()) == 12

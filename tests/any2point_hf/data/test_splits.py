@@ -97,3 +97,10 @@ def test_what_is_no_data_set(kind):
     source = {"streamed": {"train": make_split([0]).to_iterable_dataset()}, "list": {"train": [1]}, "number": 3}[kind]
     with pytest.raises(DatasetError, match="must be a Dataset of `datasets`, or a DatasetDict, got"):
         with_own_splits(source, "the set")
+
+
+def test_messages_stay_short():
+    many = {f"a_split_with_a_long_name_{number}": make_split([0, 1]) for number in range(60)}
+    with pytest.raises(DatasetError, match=r"must have a split 'train', .* and 52 more") as told:
+        with_own_splits(many, "the set")
+    assert len(str(told.value)) < 500

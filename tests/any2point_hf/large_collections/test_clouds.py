@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, Value
 
+from any2point_hf.data import load_point_cloud_dataset
 from any2point_hf.large_collections.clouds import DatasetOfClouds
 from any2point_hf.large_collections.sources import open_collection
 from any2point_hf.modeling.errors import DatasetError, PointCloudError
@@ -269,3 +270,13 @@ def test_points_of_an_npz_are_dropped_as_it_is_opened(tmp_path, two_classes):
         collection = open_collection(tmp_path / "a.npz", drop_invalid=True)
     assert not collection.drop_invalid
     assert np.array_equal(collection.read(len(collection) - 1), arrays["points"][-1, 30:])
+
+
+def test_what_a_training_caches_in_a_saved_data_set_does_not_count(tmp_path):
+    generator = np.random.default_rng(0)
+    rows = {"points": [generator.normal(size=(9, 3)).tolist() for _ in range(4)], "label": [0, 1, 0, 1]}
+    DatasetDict(test=Dataset.from_dict(rows)).save_to_disk(tmp_path / "saved")
+    before = open_collection(tmp_path / "saved").fingerprint
+    load_point_cloud_dataset(tmp_path / "saved")
+    assert list((tmp_path / "saved").rglob("cache-*.arrow"))
+    assert open_collection(tmp_path / "saved").fingerprint == before
