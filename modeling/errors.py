@@ -53,3 +53,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A sentence with the known word that was probably meant, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" Did you mean {close[0]}?" if close else ""
+
+
+def listed(names: Iterable[object], most: int = 8) -> str:
+    """Names for a message: no more than `most` of them, each on one line and not longer than 30 characters."""
+    shown = [" ".join(str(name).split()) for name in names]
+    short = [name if len(name) <= 30 else name[:29] + "…" for name in shown[:most]]
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return (", ".join(short) or "none") + more

@@ -61,7 +61,11 @@ def with_class_labels(splits: Mapping[str, Dataset], source: str) -> dict[str, D
     features = {split: dataset.features["label"] for split, dataset in splits.items()}
     first = next(iter(features.values()))
     if any(feature != first for feature in features.values()):
-        raise DatasetError(f"{source}: the column 'label' must have the same type and class names in all splits.")
+        found = "; ".join(f"{split}: {_shown_type(feature)}" for split, feature in list(features.items())[:4])
+        raise DatasetError(
+            f"{source}: the column 'label' must have the same type and class names in all splits, got {found}. "
+            "Make them alike by Dataset.cast_column."
+        )
     is_class = isinstance(first, (ClassLabel, Value)) and ("int" in first.dtype or first.dtype in _NAMES_OF_CLASSES)
     if not is_class:
         raise DatasetError(
@@ -81,6 +85,11 @@ def with_class_labels(splits: Mapping[str, Dataset], source: str) -> dict[str, D
         )
     names = [str(value) for value in sorted(found)]
     return {split: _with_column(dataset, "label", _as_classes(dataset, names)) for split, dataset in splits.items()}
+
+
+def _shown_type(feature: Any) -> str:
+    kind = type_name(feature)
+    return f"{kind} classes {listed(feature.names, 3)}" if isinstance(feature, ClassLabel) else kind
 
 
 def _as_classes(dataset: Dataset, names: list[str]) -> Dataset:

@@ -23,7 +23,8 @@ DataSource: TypeAlias = str | os.PathLike[str] | Dataset | Mapping[str, Dataset]
 IN_MEMORY = "a data set in memory"
 
 _MAYBE_TABLES = (".csv", ".txt")  # beside data files they are no clouds
-_IN_PARTS = {"fragment_scan_options": ParquetFragmentScanOptions(pre_buffer=False)}  # else a file is read whole
+_IN_PARTS: dict[str, Any] = {"writer_batch_size": 16}  # rows; else a thousand large clouds are held at once
+_PARQUET_IN_PARTS = _IN_PARTS | {"fragment_scan_options": ParquetFragmentScanOptions(pre_buffer=False)}
 _LONGEST_REASON = 250  # of another library, in characters
 
 
@@ -76,7 +77,7 @@ def open_tables(place: Place) -> Dataset | DatasetDict | None:
     path = Path(os.path.abspath(place.path))
     if path.is_file() and path.suffix.lower() in TABLE_EXTENSIONS:
         # the folder's name and the file's: the name of a format would be reported to a server
-        options = _IN_PARTS if path.suffix == ".parquet" else {}
+        options = _PARQUET_IN_PARTS if path.suffix == ".parquet" else _IN_PARTS
         files = [glob.escape(str(path))]
         return _ask_datasets(place.name, load_dataset, str(path.parent), data_files=files, **options)
     if not path.is_dir():
@@ -100,8 +101,7 @@ def open_tables(place: Place) -> Dataset | DatasetDict | None:
             stacklevel=3,
         )
     folder, options = chosen or (path, {})
-    if {*kinds} <= {".parquet", ".md"}:
-        options |= _IN_PARTS
+    options |= _PARQUET_IN_PARTS if {*kinds} <= {".parquet", ".md"} else _IN_PARTS
     return _ask_datasets(place.name, load_dataset, str(folder), **options)
 
 

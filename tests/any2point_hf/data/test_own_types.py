@@ -98,11 +98,18 @@ def test_no_label_at_all():
         converted({"points": nested(), "height": [1.0, 2.0, 3.0, 4.0]})
 
 
-@pytest.mark.parametrize("other", [ClassLabel(names=["b", "a"]), Value("int64"), Value("string")])
-def test_splits_must_agree_on_classes(other):
+@pytest.mark.parametrize(
+    ("other", "shown"),
+    [
+        (ClassLabel(names=["b", "a"]), "int64 classes b, a"),
+        (Value("int64"), "int64"),
+        (Value("string"), "string"),
+    ],
+)
+def test_splits_must_agree_on_classes(other, shown):
     features = [Features(points=OWN, label=label) for label in (ClassLabel(names=["a", "b"]), other)]
     parts = [Dataset.from_dict({"points": clouds(2), "label": [0, 1]}, features=feature) for feature in features]
-    with pytest.raises(DatasetError, match="same type and class names in all splits"):
+    with pytest.raises(DatasetError, match=rf"in all splits, got train: int64 classes a, b; test: {shown}\. Make"):
         with_own_types({"train": parts[0], "test": parts[1]}, "the set")
 
 

@@ -146,13 +146,14 @@ def test_nothing_is_told_to_a_server(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["clouds", "clouds/train.parquet"])
 def test_a_parquet_file_is_never_read_whole(tmp_path, monkeypatch, name):
-    """pyarrow's buffer before it reads would take as much memory as the file has."""
+    """The buffers of pyarrow before it reads, and of `datasets` before it writes, would hold the whole file."""
     (tmp_path / "clouds").mkdir()
     make_split(6).to_parquet(tmp_path / "clouds" / "train.parquet")
     given = {}
     monkeypatch.setattr("any2point_hf.data.sources.load_dataset", lambda *_, **options: given.update(options))
     open_tables(find_place(tmp_path / name))
     assert not given["fragment_scan_options"].pre_buffer
+    assert given["writer_batch_size"] == 16
 
 
 @pytest.mark.parametrize(("content", "reason"), [("", "it holds no rows"), ('{"points": [1', "JSON parse error")])
