@@ -117,7 +117,8 @@ def train(
     output.mkdir(parents=True, exist_ok=True)  # if it cannot be made, this fails before the training
     model = Any2PointForPointCloudClassification(config)
     description = describe(model) if PartialState().is_main_process else None  # before the model is sharded
-    processor = Any2PointProcessor(config.num_points, recipe.scale_to_unit_sphere, seed, drop_invalid, features)
+    settings: Any = (recipe.scale_to_unit_sphere, seed, drop_invalid, features, config.sampling_start)
+    processor = Any2PointProcessor(config.num_points, *settings)
     trainer = make_trainer(model, processor, dataset, output, recipe, seed=seed, workers=workers, loggers=loggers)
     if trainer.is_world_process_zero():
         write_whole(output / RUN_FILE, json.dumps({"data": name_of(data), "recipe": chosen} | run, indent=2) + "\n")
