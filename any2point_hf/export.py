@@ -83,7 +83,7 @@ def export_program(
         Any2PointError: the model cannot be exported, or what was exported computes other logits.
         OSError: the file cannot be written; a file that was there before stays whole.
     """
-    processor = processor or Any2PointProcessor(num_points=model.config.num_points)
+    processor = processor or _default_processor(model)
     with _on_cpu_in_eval(model):
         program = _trace(model, processor.num_points)
         check_logits(model, program.module(), processor.num_points)
@@ -110,7 +110,7 @@ def export_onnx(
         OSError: the files cannot be written.
     """
     _require(ONNX_PACKAGES)
-    path, processor = Path(path), processor or Any2PointProcessor(num_points=model.config.num_points)
+    path, processor = Path(path), processor or _default_processor(model)
     with _on_cpu_in_eval(model):
         program = _to_onnx(_trace(model, processor.num_points))
         program.model.metadata_props.update(metadata(model, processor))
@@ -171,6 +171,11 @@ def metadata(model: Any2PointForPointCloudClassification, processor: Any2PointPr
         "any2point_version": __version__,
     }
     return {name: json.dumps(value) for name, value in values.items()}
+
+
+def _default_processor(model: Any2PointForPointCloudClassification) -> Any2PointProcessor:
+    start: Any = model.config.sampling_start
+    return Any2PointProcessor(model.config.num_points, sampling_start=start)
 
 
 def _trace(model: Any2PointForPointCloudClassification, num_points: int) -> ExportedProgram:

@@ -20,7 +20,7 @@ from any2point_hf.modeling.errors import Any2PointError, CheckpointError, Datase
 from any2point_hf.modeling.files import write_whole
 from any2point_hf.modeling.hub.names import pull_options, pulled_folder
 from any2point_hf.modeling.publishing.push import push_files
-from any2point_hf.modeling.tokenizer.point_ops import farthest_point_sampling
+from any2point_hf.modeling.tokenizer.point_ops import SAMPLING_STARTS, farthest_point_sampling
 from any2point_hf.point_clouds.checks import check_cloud
 from any2point_hf.point_clouds.features import feature_names, features_of, missing_features, scaled_features
 from any2point_hf.point_clouds.forms import list_of_clouds, take_apart
@@ -50,10 +50,12 @@ class Any2PointProcessor(SequenceFeatureExtractor):
             place, with one warning a call that counts them; else such a cloud is an error.
         point_feature_names: what the model takes of each point besides its place, in order: the config's
             `point_feature_names`, or groups such as `["rgb", "normal"]` (`point_clouds/features.py`).
+        sampling_start: where farthest point sampling starts: at a cloud's `"first"` point, or at the point `"farthest"`
+            from its centroid (ties by coordinates), so that the result does not depend on the order of its points.
         **kwargs: further entries of `preprocessor_config.json`, kept as attributes.
 
     Raises:
-        Any2PointError: num_points or seed is out of range.
+        Any2PointError: num_points, seed or sampling_start is out of range.
     """
 
     model_input_names = ["points"]  # noqa: RUF012 - transformers reads a plain list
@@ -65,6 +67,7 @@ class Any2PointProcessor(SequenceFeatureExtractor):
         seed: int = 0,
         drop_invalid: bool = False,
         point_feature_names: Sequence[str] = (),
+        sampling_start: str = "farthest",
         **kwargs: Any,
     ) -> None:
         """Checks and keeps the settings."""
@@ -74,6 +77,9 @@ class Any2PointProcessor(SequenceFeatureExtractor):
         self.seed = _integer(seed, "seed", 0)
         self.drop_invalid = bool(drop_invalid)
         self.point_feature_names = feature_names(point_feature_names)
+        if sampling_start not in SAMPLING_STARTS:
+            raise Any2PointError(f"sampling_start must be one of {', '.join(SAMPLING_STARTS)}, got {sampling_start!r}.")
+        self.sampling_start = sampling_start
 
     def __call__(
         self, point_clouds: Any, return_tensors: str | None = "pt", names: Sequence[str] | None = None
@@ -81,8 +87,9 @@ class Any2PointProcessor(SequenceFeatureExtractor):
         """Prepares one cloud or a list of clouds.
 
         The mean of a cloud's points is moved to the origin. A cloud of more than `num_points` points is
-        reduced by farthest point sampling from its first point; one of fewer has its points repeated in
-        order, with a warning.
+        reduced by farthest point sampling; one of fewer has its points repeated in order, with a warning.
+        With `sampling_start="farthest"` that order is the point farthest from the mean, then the others by x, y
+        and z; the same points in any order give the same result, to the last bit.
 
         Args:
             point_clouds: a cloud, a list of clouds (of any sizes and kinds), or an array or nested list
@@ -183,9 +190,18 @@ class Any2PointProcessor(SequenceFeatureExtractor):
         points, found = take_apart(cloud, name, self.point_feature_names, self.seed, dropped)
         exact = check_cloud(points, name, dropped).astype(np.float64)
         found = found if dropped is None else dropped.along(found)
-        exact -= exact.mean(axis=0)
-        unit = (exact / np.linalg.norm(exact, axis=1).max()).astype(np.float32)
         features = self._features(found, len(exact), name)
+        by_themselves = self.sampling_start == "farthest"
+        if by_themselves:  # before the mean, whose rounding depends on the order
+            order = np.lexsort((*features.T[::-1], *exact.T[::-1]))
+            exact, features = exact[order], features[order]
+        exact -= exact.mean(axis=0)
+        distance = np.linalg.norm(exact, axis=1)
+        if by_themselves:
+            start = int(distance.astype(np.float32).argmax())
+            order = np.r_[start, :start, start + 1 : len(exact)]
+            exact, features = exact[order], features[order]
+        unit = (exact / distance.max()).astype(np.float32)
         return _Cloud(row, unit if self.scale_to_unit_sphere else exact.astype(np.float32), unit, features)
 
     def _features(self, found: Mapping[str, np.ndarray], num_points: int, name: str) -> np.ndarray:
@@ -203,6 +219,11 @@ class Any2PointProcessor(SequenceFeatureExtractor):
         chosen = farthest_point_sampling(planes.transpose(1, 2), self.num_points).numpy()
         for cloud, indices in zip(group, chosen, strict=True):
             points[cloud.row], features[cloud.row] = cloud.points[indices], cloud.features[indices]
+
+    @classmethod
+    def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; a dict without `sampling_start` is of a version that knew the first point alone."""
+        return super().from_dict({"sampling_start": "first", **feature_extractor_dict}, **kwargs)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

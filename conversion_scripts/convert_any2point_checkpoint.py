@@ -73,7 +73,10 @@ def convert(checkpoint: Path, backbone: str, output: Path, setting: str | None =
     report = _report(checkpoint, found, original, frozen, difference)
     with whole_folder(output) as folder:
         model.save_pretrained(folder)
-        Any2PointProcessor(config.num_points, PRESETS[found].dataset.scale_to_unit_sphere).save_pretrained(folder)
+        processor = Any2PointProcessor(
+            config.num_points, PRESETS[found].dataset.scale_to_unit_sphere, sampling_start=str(config.sampling_start)
+        )
+        processor.save_pretrained(folder)
         card = converted_model_card(found, model, output.resolve().name)
         (folder / "README.md").write_text(card, encoding="utf-8")
         (folder / REPORT_FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

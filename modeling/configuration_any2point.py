@@ -35,6 +35,10 @@ class Any2PointConfig(PreTrainedConfig):
             model. By default as many as there are names.
         point_feature_names: what they are, in order, such as `["red", "green", "blue"]`; by default `feature_0` and so
             on. Names of `point_clouds/features.py` are read from files.
+        sampling_start: where the tokenizer's farthest point sampling starts: at the `"first"` point, as released, or at
+            the one `"farthest"` from the centroid (ties by coordinates), so that no answer depends on the order of the
+            points. `None` is `"farthest"`, and `"first"` with `released_compatibility`; a `config.json` without this
+            field, of an earlier version, is `"first"`.
         num_views: number of lines or planes that the cloud is projected on, at most 10. Six is the paper's choice.
         num_neighbors: K, points in each of the tokenizer's neighbourhoods. More is slower and smoother; 64 or 81 are
             published.
@@ -102,6 +106,7 @@ class Any2PointConfig(PreTrainedConfig):
     num_points: int = 1024
     num_point_features: int = 0
     point_feature_names: list[str] | tuple[str, ...] = ()
+    sampling_start: Literal["first", "farthest"] | None = None
     num_views: int = 6
     num_neighbors: int = 64
     neighborhood_norm: Literal["extent", "deviation"] = "extent"
@@ -147,6 +152,8 @@ class Any2PointConfig(PreTrainedConfig):
             self.backbone_config = _config_from_dict(self.backbone_config)
         self.line_direction, self.pooling = list(self.line_direction), list(self.pooling)
         self.plane = None if self.plane is None else list(self.plane)
+        if self.sampling_start is None:
+            self.sampling_start = "first" if self.released_compatibility else "farthest"
         self.point_feature_names = list(self.point_feature_names)
         self.num_point_features = self.num_point_features or len(self.point_feature_names)
         if not self.point_feature_names:
@@ -202,12 +209,13 @@ class Any2PointConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers, but the argument `backbone`, as an Auto class or a pipeline passes it, may be a module.
 
-        With `return_unused_kwargs` it is returned as unused, for the model; otherwise the config records its name.
+        With `return_unused_kwargs` it is returned as unused, for the model; otherwise the config records its name. A
+        dict without `sampling_start` is of a version that knew the first point alone.
 
         Raises:
             Any2PointError: a field is unknown, or a value out of range (`pulled_config.py`).
         """
-        config_dict = checked_values(config_dict)
+        config_dict = checked_values({"sampling_start": "first", **config_dict})
         if not kwargs.get("return_unused_kwargs"):
             _refuse_unknown(kwargs.keys() - vars(cls()).keys() - _OF_LOADING)
         if not kwargs.get("return_unused_kwargs") or "backbone" not in kwargs:

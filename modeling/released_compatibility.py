@@ -45,8 +45,8 @@ _NORMALIZATIONS = {"extent": unguarded_extent_normalization, "deviation": batch_
 class ReleasedPointTokenizer(PointTokenizer):
     """The point tokenizer with the released sampling and normalisation."""
 
-    def __init__(self, hidden_size: int, num_neighbors: int, normalization: str, num_point_features: int = 0) -> None:
-        super().__init__(hidden_size, num_neighbors, normalization, num_point_features)
+    def __init__(self, hidden_size: int, num_neighbors: int, normalization: str, *others: Any) -> None:
+        super().__init__(hidden_size, num_neighbors, normalization, *others)
         stage: Any
         for stage in self.stages:
             stage.normalize = _NORMALIZATIONS[normalization]

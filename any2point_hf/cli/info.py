@@ -112,7 +112,8 @@ def _diagnose(options: argparse.Namespace, fields: dict[str, Any]) -> dict[str, 
         set_seed(0)
         model = Any2PointForPointCloudClassification(Any2PointConfig(backbone=named, **fields))
         scale = recipe.scale_to_unit_sphere
-        processor = Any2PointProcessor(model.config.num_points, scale, point_feature_names=features)
+        settings: dict[str, Any] = {"point_feature_names": features, "sampling_start": model.config.sampling_start}
+        processor = Any2PointProcessor(model.config.num_points, scale, **settings)
     return diagnose(model, choose_clouds(dataset["train"], processor).to(model.device))
 
 

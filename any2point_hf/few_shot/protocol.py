@@ -22,7 +22,7 @@ from ..data.fingerprint import data_fingerprint
 from ..data.hub_dataset import pinned
 from ..data.sources import DataSource, name_of
 from ..modeling.backbones.loading import load_backbone
-from ..modeling.configuration_any2point import recorded_path
+from ..modeling.configuration_any2point import Any2PointConfig, recorded_path
 from ..modeling.errors import Any2PointError
 from ..modeling.files import read_record, write_whole
 from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
@@ -97,6 +97,7 @@ def few_shot(
         for way, shot in settings:
             shared = {"ways": way, "shots": shot, "fold": fold, "data": data_fingerprint(draw(way, shot, fold))}
             shared |= {"backbone": backbone, "steps": NUM_STEPS, "config": dict(recipe.config)} | recipe.settings()
+            shared["sampling_start"] = Any2PointConfig(**recipe.config).sampling_start  # of earlier ones "first"
             wanted |= {(row, way, shot, fold): json.loads(json.dumps({"row": row} | shared)) for row in ROWS}
     for key, asked in wanted.items():
         _check_record(_record_file(output, key), asked)

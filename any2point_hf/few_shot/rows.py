@@ -44,7 +44,9 @@ def row_accuracy(row: str, fold: DatasetDict, backbone: PreTrainedModel, name: s
         recipe: of the rows that train; its `epochs` give way to `NUM_STEPS`.
         seed: of start values, order, dropout, points, augmentation and of the control backbones.
     """
-    processor = Any2PointProcessor(_num_points(recipe), recipe.scale_to_unit_sphere, seed)
+    config = Any2PointConfig(**recipe.config)
+    sampling_start: Any = config.sampling_start
+    processor = Any2PointProcessor(config.num_points, recipe.scale_to_unit_sphere, seed, sampling_start=sampling_start)
     clouds = _clouds(fold, processor)
     if row == POINT_NN:
         return point_nn_accuracy(*clouds, fold["train"].features["label"].num_classes)
@@ -61,10 +63,6 @@ def row_accuracy(row: str, fold: DatasetDict, backbone: PreTrainedModel, name: s
         trainer.args.save_strategy = trainer.args.eval_strategy = "no"  # the queries are classified once, at the end
         trainer.train()
         return trainer.evaluate()["eval_accuracy"]
-
-
-def _num_points(recipe: Recipe) -> int:
-    return recipe.config.get("num_points", Any2PointConfig.num_points)
 
 
 def _model(

@@ -164,6 +164,7 @@ class Runs:
             "recipe": self.recipe.settings(),
             "seed": seed,
             "start": "by name",  # earlier runs drew start values otherwise and do not pair with these
+            "sampling_start": config.sampling_start,  # of earlier ones "first", without a word
         }
         if row.weights != "pretrained":
             settings["weights"] = row.weights
@@ -186,7 +187,9 @@ class Runs:
         model = Any2PointForPointCloudClassification(run.config, backbone=backbone)
         apply_method(model, run.settings["method"])
         trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
-        processor = Any2PointProcessor(run.config.num_points, self.recipe.scale_to_unit_sphere, seed)
+        of_model: Any = run.config
+        scale, sampling_start = self.recipe.scale_to_unit_sphere, of_model.sampling_start
+        processor = Any2PointProcessor(of_model.num_points, scale, seed, sampling_start=sampling_start)
         with tempfile.TemporaryDirectory() as folder:
             trainer = make_trainer(model, processor, self.dataset, folder, self.recipe, seed=seed)
             trainer.args.save_strategy = trainer.args.eval_strategy = "no"  # only the last epoch's figures are kept

@@ -162,7 +162,8 @@ def prepare(processor: Any2PointProcessor, cloud: Cloud) -> PreparedCloud:
     num_shown = min(len(places), SHOWN_POINTS)
     if num_shown <= processor.num_points:
         return PreparedCloud(points, points[:, :3])
-    denser = Any2PointProcessor(num_shown, processor.scale_to_unit_sphere, processor.seed)
+    settings = (processor.scale_to_unit_sphere, processor.seed)
+    denser = Any2PointProcessor(num_shown, *settings, sampling_start=processor.sampling_start)
     return PreparedCloud(points, denser([places], return_tensors="np")["points"][0])
 
 

@@ -130,7 +130,7 @@ def local_float32(points: np.ndarray) -> np.ndarray:
     return (
         points.astype(np.float32, copy=False)
         if fits_float32(points)
-        else (points - points.mean(axis=0)).astype(np.float32)
+        else (points - np.sort(points, axis=0).mean(axis=0)).astype(np.float32)  # a mean in any order of the points
     )
 
 

@@ -79,9 +79,11 @@ def training_code(
     if config.backbone_revision:
         settings["backbone_revision"] = config.backbone_revision
     settings |= {"id2label": _Code("dict(enumerate(names))"), **config.unlike_defaults()}
-    drop = {"drop_invalid": True} if drop_invalid else {}
+    drop: dict[str, Any] = {"drop_invalid": True} if drop_invalid else {}
     of_processor: dict[str, Any] = {"scale_to_unit_sphere": recipe.scale_to_unit_sphere, "seed": seed, **drop}
     features = {"features": config.point_feature_names} if config.point_feature_names else {}
+    if "sampling_start" in settings:
+        of_processor["sampling_start"] = _Code("config.sampling_start")
     if features:
         of_processor["point_feature_names"] = _Code("config.point_feature_names")
     shown_data = _Code("dataset") if data == IN_MEMORY else shown_path(data)

@@ -121,7 +121,8 @@ def train(
             checkpoint, damaged = None, cut_off_checkpoints(output)
         model = Any2PointForPointCloudClassification(config)
         description = describe(model) if PartialState().is_main_process else None  # before the model is sharded
-        processor = Any2PointProcessor(config.num_points, recipe.scale_to_unit_sphere, seed, drop_invalid, features)
+        settings: Any = (recipe.scale_to_unit_sphere, seed, drop_invalid, features, config.sampling_start)
+        processor = Any2PointProcessor(config.num_points, *settings)
         trainer = make_trainer(model, processor, dataset, output, recipe, seed=seed, workers=workers, loggers=loggers)
         trainer.add_callback(CheckpointRecords())
         if trainer.is_world_process_zero():

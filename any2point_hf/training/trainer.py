@@ -57,7 +57,7 @@ def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int
         tensors.
     """
     names = processor.point_feature_names
-    settings = (processor.scale_to_unit_sphere, processor.seed, processor.drop_invalid, names)
+    settings = (processor.scale_to_unit_sphere, processor.seed, processor.drop_invalid, names, processor.sampling_start)
     sampler = Any2PointProcessor(num_points, *settings)
     others = feature_columns(split, names)
     arrays = split.select_columns(["points", *others, "label"]).with_format("numpy")

@@ -154,6 +154,7 @@ def classify(adapter: Adapter, cloud: PointCloud | np.ndarray) -> Prediction:
 
 def _shown(processor: Any2PointProcessor, points: np.ndarray) -> np.ndarray:
     """Every n-th of the cloud's points, at most `SHOWN_POINTS`, in the frame of those that the model sees."""
-    whole = Any2PointProcessor(max(len(points), processor.num_points), processor.scale_to_unit_sphere)
+    num_points = max(len(points), processor.num_points)
+    whole = Any2PointProcessor(num_points, processor.scale_to_unit_sphere, sampling_start="first")  # in their order
     step = -(-len(points) // SHOWN_POINTS)
     return whole(points, return_tensors="np")["points"][0][: len(points) : step]

@@ -18,7 +18,53 @@ from .fast.leaf_search import search_leaves
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 LARGEST_KERNEL_CLOUD = 16384  # the most points whose distances fit into the registers of one program on a GPU
 
+SAMPLING_STARTS = ("first", "farthest")
+"""Where farthest point sampling starts: at a cloud's first point, or as `farthest_first` says."""
+
 LARGE_CLOUD = 1024  # from this many points on, a CPU searches a tree (leaf_search.py) instead of every point
+
+
+def farthest_first(points: Tensor, features: Tensor | None = None) -> Tensor:
+    """Orders points by themselves, so that what is computed of them does not depend on the order in which they came.
+
+    The point farthest from the centroid comes first, then the others by x, y, z and features. Of points equally far
+    (in their own dtype) the first one by x, y, z and features is taken, so points that share a place and differ in
+    features have one order too. Nearest neighbours at equal distance, which go by index, then go by coordinates.
+
+    Args:
+        points: [B, N, 3] floating point.
+        features: [B, N, F] of these points, or None.
+
+    Returns:
+        [B, N] int64, the indices of the points in this order.
+    """
+    columns = [*points.detach().unbind(-1), *(() if features is None else features.detach().unbind(-1))]
+    order = _stable_argsort(columns[-1])
+    for column in reversed(columns[:-1]):
+        order = order.gather(1, _stable_argsort(column.gather(1, order)))
+    # Sums in float64 of numbers in one order are the same on every device, once they are rounded to float32.
+    wide = widest_dtype(points.device)
+    distance: Tensor | float = 0.0
+    for plane in columns[:3]:
+        plane = plane.gather(1, order)
+        distance = distance + (plane - plane.to(wide).mean(dim=1, keepdim=True).to(plane.dtype)).to(wide).square()
+    assert isinstance(distance, Tensor)
+    start = distance.to(points.dtype).argmax(dim=1, keepdim=True)
+    place = torch.arange(points.shape[1], device=points.device).expand_as(order)
+    return order.gather(1, torch.where(place == 0, start, place - (place <= start).long()))
+
+
+def _stable_argsort(values: Tensor) -> Tensor:
+    """Indices that sort values [B, N] along N; of equal values the lowest index comes first."""
+    if not _is_exporting() or values.dtype != torch.float32:
+        return values.argsort(dim=1, stable=True)
+    # ONNX knows no stable sort, so the index is mixed into float64, as in _without_ties
+    index, wide = torch.arange(values.shape[1], device=values.device).double(), values.double()
+    return (wide + wide.abs() * (index * 2.0**-48) + index * 1e-80).argsort(dim=1)
+
+
+def _is_exporting() -> bool:
+    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()  # torch 2.6 knows no is_exporting
 
 
 def farthest_point_sampling(points: Tensor, num_samples: int, excluded: Tensor | None = None) -> Tensor:
@@ -69,7 +115,7 @@ def _kernel_takes(x: Tensor) -> bool:
     """
     if x.device.type != "cuda" or x.dtype != torch.float32 or x.shape[1] > LARGEST_KERNEL_CLOUD or not _HAS_TRITON:
         return False
-    if getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)():  # torch 2.6 knows no is_exporting
+    if _is_exporting():
         return False
     from .fast.sampling_kernel import works_on
 

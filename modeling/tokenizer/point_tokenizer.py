@@ -19,7 +19,7 @@ from ..numerics.untouched import is_untouched
 from .fast.neighbor_rows import NeighborRows
 from .fast.stage_inference import infer_stage
 from .fast.stage_training import train_stage
-from .point_ops import farthest_point_sampling, gather_points, nearest_neighbors
+from .point_ops import farthest_first, farthest_point_sampling, gather_points, nearest_neighbors
 from .residual_bottleneck import LAYERS, ResidualBottleneck, fold_batch_norm
 
 if TYPE_CHECKING:
@@ -114,15 +114,24 @@ class PointTokenizer(nn.Module):
     """The point tokenizer of section 3.1 and 4.1 (method.md 1).
 
     Features of points, such as colours, enter the stem beside the coordinates, and nothing else: neighbourhoods and
-    positions are of the coordinates alone.
+    positions are of the coordinates alone. With the sampling start "farthest" the points are put into an order of their
+    own first, so that tokens do not depend on the order in which they come; with "first" they do.
 
     Shapes:
         points [B, N, 3], point_features [B, N, F] or None, float -> tokens [B, G, D], centers [B, G, 3], G = N // 8, in
         farthest-point order.
     """
 
-    def __init__(self, hidden_size: int, num_neighbors: int, normalization: str, num_point_features: int = 0) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        num_neighbors: int,
+        normalization: str,
+        num_point_features: int = 0,
+        sampling_start: str = "first",
+    ) -> None:
         super().__init__()
+        self.sampling_start = sampling_start
         channels = max(3, 3 * round(hidden_size / 24))  # the multiple of 3 nearest D / 8
         self.stem_width = channels
         self.stem = nn.Linear(3 + num_point_features, channels, bias=False)
@@ -137,7 +146,8 @@ class PointTokenizer(nn.Module):
     @classmethod
     def of(cls, config: "Any2PointConfig", hidden_size: int) -> "PointTokenizer":
         """Makes the tokenizer that a config asks for."""
-        return cls(hidden_size, config.num_neighbors, config.neighborhood_norm, config.num_point_features)
+        settings: Any = (config.neighborhood_norm, config.num_point_features, config.sampling_start)
+        return cls(hidden_size, config.num_neighbors, *settings)
 
     def draw_parameters(self, start: StartValues) -> None:
         """Draws the start values of method.md 5.
@@ -172,6 +182,10 @@ class PointTokenizer(nn.Module):
     def forward(self, points: Tensor, point_features: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns tokens [B, G, D] and centres [B, G, 3]."""
         num_centers = points.shape[1] // 2
+        if self.sampling_start == "farthest":
+            order = farthest_first(points, point_features)
+            points = gather_points(points, order)
+            point_features = None if point_features is None else gather_points(point_features, order)
         order = farthest_point_sampling(points, num_centers, self.excluded_from_sampling(points))
         features = self._embed(points if point_features is None else torch.cat([points, point_features], dim=-1))
         centers, center_features = gather_points(points, order), gather_points(features, order)

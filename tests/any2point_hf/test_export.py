@@ -85,6 +85,12 @@ def test_onnx_runtime_gives_the_models_logits(model, onnx_file):
     assert_same_logits(model, lambda points: run_onnx(onnx_file, points))
 
 
+def test_an_onnx_file_does_not_see_the_order_of_the_points(onnx_file):
+    for points in clouds().values():
+        permuted = points[:, torch.randperm(64, generator=torch.Generator().manual_seed(0))]
+        torch.testing.assert_close(run_onnx(onnx_file, permuted), run_onnx(onnx_file, points), atol=1e-5, rtol=0)
+
+
 def test_an_onnx_file_says_what_it_is(model, onnx_file):
     session = onnxruntime.InferenceSession(onnx_file)
     (points,), (logits,) = session.get_inputs(), session.get_outputs()
@@ -92,7 +98,7 @@ def test_an_onnx_file_says_what_it_is(model, onnx_file):
     assert (logits.name, logits.shape) == ("logits", ["batch", 3])
     said = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
     assert said["id2label"] == {str(index): name for index, name in model.config.id2label.items()}
-    processor = Any2PointProcessor(**said["processor"])
+    processor = Any2PointProcessor.from_dict(said["processor"])
     assert (processor.num_points, processor.scale_to_unit_sphere) == (said["num_points"], False) == (64, False)
 
 

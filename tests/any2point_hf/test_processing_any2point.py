@@ -27,7 +27,8 @@ def points_of(processor, cloud):
     return processor(cloud, return_tensors="np")["points"]
 
 
-def test_output_is_a_float32_batch_centred_and_in_the_unit_sphere(processor):
+def test_output_is_a_float32_batch_centred_and_in_the_unit_sphere():
+    processor = Any2PointProcessor(64, sampling_start="first")
     cloud = 7 + 3 * random_cloud(0, 64)
     batch = processor(cloud)
     assert list(batch) == processor.model_input_names == ["points"]
@@ -42,17 +43,43 @@ def test_output_is_a_float32_batch_centred_and_in_the_unit_sphere(processor):
 
 def test_without_scaling_the_unit_stays():
     cloud = 100 + 3 * random_cloud(0, 64)
-    points = points_of(Any2PointProcessor(64, scale_to_unit_sphere=False), cloud)
+    points = points_of(Any2PointProcessor(64, scale_to_unit_sphere=False, sampling_start="first"), cloud)
     np.testing.assert_allclose(points[0], cloud - cloud.mean(axis=0, dtype=np.float64), atol=1e-5)
 
 
-def test_more_points_are_reduced_by_farthest_point_sampling_from_the_first(processor):
+def test_more_points_are_reduced_by_farthest_point_sampling_from_the_first():
     # a grid of 64 corners 1 apart, each with a second point beside it: one of each pair is chosen
     grid = np.stack(np.meshgrid(*[np.arange(4.0)] * 3), axis=-1).reshape(-1, 3)
-    points = points_of(Any2PointProcessor(64, scale_to_unit_sphere=False), np.concatenate([grid, grid + 0.01]))[0]
+    processor = Any2PointProcessor(64, scale_to_unit_sphere=False, sampling_start="first")
+    points = points_of(processor, np.concatenate([grid, grid + 0.01]))[0]
     assert points[0].tolist() == pytest.approx([-1.505] * 3, abs=1e-6)
     assert points[1].tolist() == pytest.approx([1.505] * 3, abs=1e-6)
     assert len(np.unique(np.round(points + 1.5).astype(int), axis=0)) == 64
+
+
+def test_sampling_starts_at_the_point_farthest_from_the_mean():
+    cloud = np.concatenate([random_cloud(0, 200), [[3, -9, 1]]])
+    points = points_of(Any2PointProcessor(64), cloud)[0]
+    np.testing.assert_allclose(np.linalg.norm(points[0]), 1, atol=1e-6)
+    assert points[0, 1] < -0.9
+    with pytest.raises(Any2PointError, match="sampling_start must be one of first, farthest, got 'nearest'"):
+        Any2PointProcessor(64, sampling_start="nearest")
+
+
+@given(st.integers(8, 90), st.integers(2, 30), st.floats(-1e6, 1e6), st.integers(0, 2**32), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_from_the_farthest_point_the_result_does_not_depend_on_the_order_of_the_points(
+    size, steps, offset, seed, scaled
+):
+    generator = np.random.default_rng(seed)
+    corners = np.stack(np.meshgrid(*[[0.0, 1.0]] * 3), axis=-1).reshape(-1, 3)
+    points = np.concatenate([corners, generator.integers(0, steps, size=(size, 3)) / steps]) + offset
+    rows = np.column_stack([points, generator.integers(0, 2, size=len(points))])
+    processor = Any2PointProcessor(64, scaled, point_feature_names=["intensity"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected, found = processor.rows(rows), processor.rows(generator.permutation(rows))
+    assert torch.equal(found, expected)
 
 
 def test_fewer_points_are_repeated_in_order_with_one_warning_a_cloud(processor, tmp_path):
@@ -281,6 +308,7 @@ def test_saved_settings_load_again(tmp_path):
         "scale_to_unit_sphere": False,
         "seed": 3,
         "drop_invalid": False,
+        "sampling_start": "farthest",
     }
     loaded = Any2PointProcessor.from_pretrained(folder)
     assert loaded.to_dict() == saved.to_dict()
@@ -294,7 +322,10 @@ def test_saved_settings_load_again(tmp_path):
 def test_a_file_of_before_there_was_drop_invalid_is_loaded(tmp_path):
     old = {"feature_extractor_type": "Any2PointProcessor", "num_points": 128, "scale_to_unit_sphere": False, "seed": 3}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(old))
-    assert Any2PointProcessor.from_pretrained(tmp_path).to_dict() == Any2PointProcessor(128, False, 3).to_dict()
+    assert (
+        Any2PointProcessor.from_pretrained(tmp_path).to_dict()
+        == Any2PointProcessor(128, False, 3, sampling_start="first").to_dict()
+    )
     Any2PointProcessor(128, drop_invalid=True).save_pretrained(tmp_path)
     assert Any2PointProcessor.from_pretrained(tmp_path).drop_invalid is True
 

@@ -1,6 +1,7 @@
 """train, evaluate, predict and info as functions."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -89,6 +90,31 @@ def test_files_predicted_together_as_one_by_one(adapter, two_classes, tmp_path):
         assert [entry["label"] for entry in alone["classes"]] == [entry["label"] for entry in result["classes"]]
         for one, other in zip(alone["classes"], result["classes"], strict=True):
             assert one["probability"] == pytest.approx(other["probability"], abs=2e-6)
+
+
+def test_the_order_of_a_files_points_changes_no_answer_but_from_the_first_point(adapter, two_classes, tmp_path):
+    """Converted adapters, and those of earlier versions, start at the first point."""
+    generator = np.random.default_rng(0)
+    copies = {"farthest": adapter, "first": tmp_path / "first"}
+    shutil.copytree(adapter, copies["first"])
+    for name in ("config.json", "preprocessor_config.json"):
+        settings = json.loads((copies["first"] / name).read_text(encoding="utf-8"))
+        assert settings.pop("sampling_start") == "farthest"
+        (copies["first"] / name).write_text(json.dumps(settings), encoding="utf-8")
+    files = []
+    for index in range(6):
+        cloud = np.round(two_classes.cloud(index % 2, generator), 1)
+        for order in ("given", "other"):
+            files.append(str(tmp_path / f"{index}_{order}.npy"))
+            np.save(files[-1], cloud if order == "given" else generator.permutation(cloud))
+    largest = {}
+    for start, folder in copies.items():
+        model, processor = commands.load(str(folder))
+        with torch.no_grad():
+            logits = model.cpu()(**processor(files)).logits
+        largest[start] = float((logits[::2] - logits[1::2]).abs().max())
+    assert largest["farthest"] == 0
+    assert largest["first"] > 1e-4
 
 
 def test_probabilities_are_the_softmax_in_falling_order(adapter, two_classes, tmp_path):

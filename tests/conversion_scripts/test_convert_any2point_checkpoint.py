@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from any2point_hf.conversion_scripts.convert_any2point_checkpoint import REPORT_FILE, convert, main
 from any2point_hf.conversion_scripts.original_layouts import SETTINGS, layout_of
-from any2point_hf.modeling import Any2PointForPointCloudClassification
+from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification
 from any2point_hf.modeling.presets import PRESETS
 from any2point_hf.processing_any2point import Any2PointProcessor
 
@@ -49,6 +49,7 @@ def test_what_is_written(convert_recipe, setting):
     processor = Any2PointProcessor.from_pretrained(folder)
     assert processor.scale_to_unit_sphere == setting.endswith("modelnet")
     assert processor.num_points == 1024
+    assert processor.sampling_start == Any2PointConfig.from_pretrained(folder).sampling_start == "first"
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from any2point_hf.modeling.tokenizer.point_ops import farthest_point_sampling, nearest_neighbors
+from any2point_hf.modeling.tokenizer.point_ops import farthest_first, farthest_point_sampling, nearest_neighbors
 
 
 def cloud(*shape):
@@ -38,3 +38,9 @@ def test_they_are_those_of_the_cpu_and_of_float64(case, device):
     smallest = distances.topk(num_neighbors, largest=False).values
     own = distances.gather(-1, found[:, some]).sort(dim=-1).values
     torch.testing.assert_close(own, smallest, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_points_own_order_is_that_of_the_cpu(case, device):
+    points = CASES[case][0]
+    assert torch.equal(farthest_first(points.to(device)).cpu(), farthest_first(points))

@@ -33,6 +33,15 @@ def farthest_points(points, num_samples, excluded=()):
     return chosen
 
 
+def in_own_order(points):
+    """One cloud [N, 3], the point farthest from the centroid first, then by x, y, z."""
+    rest = sorted(points.tolist())
+    centroid = [sum(axis) / len(rest) for axis in zip(*rest, strict=True)]
+    distances = [sum((a - b) ** 2 for a, b in zip(point, centroid, strict=True)) for point in rest]
+    start = rest.pop(distances.index(max(distances)))
+    return np.array([start, *rest])
+
+
 def nearest_points(points, center, num_neighbors):
     distances = [sum((a - b) ** 2 for a, b in zip(point, center, strict=True)) for point in points]
     return sorted(range(len(points)), key=distances.__getitem__)[:num_neighbors]

@@ -15,6 +15,7 @@ CHANGED = {
     "num_points": 512,
     "num_point_features": 4,
     "point_feature_names": ["red", "green", "blue", "intensity"],
+    "sampling_start": "first",
     "num_views": 8,
     "num_neighbors": 81,
     "neighborhood_norm": "deviation",
@@ -75,6 +76,27 @@ def test_every_field_survives_a_round_trip(tmp_path):
         assert loaded.num_labels == 4
         loaded.name_or_path = config.name_or_path  # where it was loaded from is no setting
         assert loaded.to_dict() == config.to_dict()
+
+
+def test_sampling_starts_at_the_farthest_point_but_in_the_released_code():
+    assert Any2PointConfig().sampling_start == "farthest"
+    assert Any2PointConfig(released_compatibility=True).sampling_start == "first"
+    assert Any2PointConfig(released_compatibility=True, sampling_start="farthest").sampling_start == "farthest"
+    with pytest.raises(StrictDataclassError, match="sampling_start"):
+        Any2PointConfig(sampling_start="nearest")
+
+
+@pytest.mark.parametrize("start", ["first", "farthest"])
+def test_a_config_of_before_there_was_a_start_samples_from_the_first_point(tmp_path, start):
+    Any2PointConfig(sampling_start=start).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    assert saved.pop("sampling_start") == start
+    assert Any2PointConfig.from_pretrained(tmp_path).sampling_start == start
+    file.write_text(json.dumps(saved), encoding="utf-8")
+    for loaded in (Any2PointConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+        assert loaded.sampling_start == "first"
+    assert Any2PointConfig.from_pretrained(tmp_path, sampling_start="farthest").sampling_start == "farthest"
 
 
 def test_fields_under_test_are_all_fields():

@@ -94,9 +94,10 @@ def adapted_block(naive, family, block, hidden, adapter):
 def naive_forward(naive, make, model, backbone, points):
     """Hidden states before and after each block, last hidden state and feature."""
     config, state, family = model.config, make.arrays(model), model.config.backbone_config.model_type
-    tokens, centers = naive.tokenize(
-        points.numpy(), state, config.num_neighbors, config.neighborhood_norm, "tokenizer."
-    )
+    clouds = points.numpy()
+    if config.sampling_start == "farthest":
+        clouds = np.stack([naive.in_own_order(cloud) for cloud in clouds])
+    tokens, centers = naive.tokenize(clouds, state, config.num_neighbors, config.neighborhood_norm, "tokenizer.")
     found = [
         positions_and_cells(naive, model, cloud, config.position_encoding, config.aggregation) for cloud in centers
     ]
@@ -177,7 +178,8 @@ def test_output_contract(make, family, variant):
     assert type(output) is Any2PointModelOutput
     assert output.last_hidden_state.shape == (2, 17, 48)
     assert output.point_centers.shape == (2, 16, 3)
-    assert torch.equal(output.point_centers[:, 0], points[:, 0])
+    farthest = (points - points.mean(dim=1, keepdim=True)).norm(dim=-1).argmax(dim=1)
+    assert torch.equal(output.point_centers[:, 0], points[torch.arange(len(points)), farthest])
     cls, largest = output.last_hidden_state[:, 0], output.last_hidden_state[:, 1:].amax(dim=1)
     expected = [cls, largest] if variant.get("pooling") else [largest, cls]
     assert torch.equal(output.pooler_output, torch.cat(expected, dim=-1))

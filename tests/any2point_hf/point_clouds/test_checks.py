@@ -33,6 +33,8 @@ def test_map_coordinates_do_not_fit_float32_and_are_moved():
     assert moved.dtype == np.float32
     np.testing.assert_allclose(moved, points - points.mean(axis=0), atol=1e-6)
     assert np.array_equal(local_float32(cloud()), cloud().astype(np.float32))
+    order = np.random.default_rng(1).permutation(len(points))
+    assert np.array_equal(local_float32(points[order]), moved[order])
 
 
 def test_a_far_point():

@@ -113,7 +113,7 @@ def test_a_last_batch_of_one_cloud_names_the_option(make_trainer, two_classes):
 
 
 def test_the_processor_is_saved_and_loaded_as_before(tmp_path):
-    names = {"num_points", "scale_to_unit_sphere", "seed", "drop_invalid", "point_feature_names"}
+    names = {"num_points", "sampling_start", "scale_to_unit_sphere", "seed", "drop_invalid", "point_feature_names"}
     assert {*PROCESSOR.to_dict()} == names | {"feature_extractor_type"}
     PROCESSOR.save_pretrained(tmp_path)
     assert Any2PointProcessor.from_pretrained(tmp_path).to_dict() == PROCESSOR.to_dict()

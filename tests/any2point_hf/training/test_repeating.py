@@ -54,6 +54,12 @@ def test_what_is_shown_of_a_path(machine, value, shown):
     assert shown_path(value) == shown
 
 
+def test_code_starts_sampling_where_the_training_did():
+    for start, shown in (("first", 1), ("farthest", 0)):
+        code = training_code("scans", Any2PointConfig(sampling_start=start), "out", Recipe(), 0, None)
+        assert code.count("sampling_start='first'") == code.count("sampling_start=config.sampling_start") == shown
+
+
 def test_code_drops_invalid_points_where_the_training_did():
     config = Any2PointConfig(backbone="org/name")
     plain = training_code("scans", config, "out", Recipe(), 0, None)

@@ -434,6 +434,14 @@ def test_processed_splits(clouds):
     assert unscaled[:]["points"].norm(dim=-1).max() > 1.5
 
 
+def test_processed_clouds_start_where_the_processor_says(clouds):
+    points = list(clouds["train"].with_format("numpy")["points"])
+    for start in ("first", "farthest"):
+        processed = process_split(clouds["train"], Any2PointProcessor(64, sampling_start=start), 70)
+        expected = Any2PointProcessor(70, sampling_start=start)(points)["points"]
+        assert torch.equal(processed[:]["points"], expected)
+
+
 def test_a_processor_that_drops_invalid_points_does_so_before_training(two_classes):
     clouds = [two_classes.cloud(label, np.random.default_rng(label)) for label in (0, 1)]
     spoiled = [clouds[0], np.concatenate([np.zeros((40, 3), np.float32), clouds[1]])]

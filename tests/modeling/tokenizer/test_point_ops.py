@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -5,6 +6,7 @@ from hypothesis import strategies as st
 
 from any2point_hf.modeling.tokenizer.fast import block_size
 from any2point_hf.modeling.tokenizer.point_ops import (
+    farthest_first,
     farthest_point_sampling,
     gather_points,
     nearest_neighbors,
@@ -40,6 +42,39 @@ def test_ties_go_to_the_lowest_index():
     square = torch.tensor([[[0, 0, 0], [1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]]]).float()
     assert farthest_point_sampling(square, 5).tolist() == [[0, 1, 2, 3, 4]]
     assert farthest_point_sampling(torch.zeros(1, 4, 3), 3).tolist() == [[0, 0, 0]]
+
+
+def test_the_farthest_point_comes_first_and_then_the_others_by_coordinates(naive):
+    points = torch.randn(3, 50, 3)
+    ordered = gather_points(points, farthest_first(points))
+    for cloud, found in zip(points, ordered, strict=True):
+        np.testing.assert_array_equal(found, naive.in_own_order(cloud).astype(np.float32))
+
+
+def test_of_points_equally_far_the_first_by_coordinates_starts():
+    corners = torch.cartesian_prod(*[torch.tensor([1.0, -1.0])] * 3) + torch.tensor([0.3, 0.7, 5.0])
+    ordered = gather_points(corners[None], farthest_first(corners[None]))[0]
+    assert ordered.tolist() == sorted(corners.tolist())
+
+
+@given(clouds, st.randoms(use_true_random=False))
+def test_the_order_of_points_by_themselves_does_not_depend_on_their_order(batch, random):
+    points = torch.tensor(batch, dtype=torch.float32) / 3
+    features = points.roll(1, dims=1)[..., :2]
+    rows = torch.cat([points, features], dim=-1)
+    order = farthest_first(points, features)
+    assert all(sorted(row) == list(range(points.shape[1])) for row in order.tolist())
+    permutation = random.sample(range(points.shape[1]), points.shape[1])
+    permuted = rows[:, permutation]
+    again = farthest_first(permuted[..., :3], permuted[..., 3:])
+    assert torch.equal(gather_points(permuted, again), gather_points(rows, order))
+
+
+def test_compiled_code_finds_the_same_order():
+    points = torch.randint(-3, 4, (4, 40, 3)) / 3
+    compiled = torch.compile(farthest_first, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(points), farthest_first(points))
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

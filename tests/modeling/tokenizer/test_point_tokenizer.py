@@ -197,3 +197,29 @@ def test_a_cloud_of_one_repeated_point_gives_finite_tokens(make):
     for normalization in ("extent", "deviation"):
         tokens, _ = make.randomize(PointTokenizer(48, 5, normalization)).eval()(torch.ones(1, 64, 3))
         assert tokens.isfinite().all()
+
+
+CLOUDS_WITH_TIES = {
+    "a grid": (torch.cartesian_prod(*[torch.arange(5.0)] * 3)[None] / 4, 0),
+    "of a depth camera, searched in leaves": (torch.randint(0, 12, (2, 1024, 3)) / 12, 0),
+    "repeated": (torch.randint(0, 40, (2, 24, 3)).repeat(1, 4, 1) / 40, 0),
+    "coloured": (torch.randint(0, 4, (2, 96, 3)) / 4, 2),
+}
+
+
+@pytest.mark.parametrize("case", CLOUDS_WITH_TIES)
+@pytest.mark.parametrize("mode", ["train", "evaluate"])
+def test_from_the_farthest_point_tokens_do_not_depend_on_the_order_of_the_points(make, case, mode):
+    points, num_features = CLOUDS_WITH_TIES[case]
+    features = torch.randint(0, 3, (*points.shape[:2], num_features)) / 3 if num_features else None
+    permutation = torch.randperm(points.shape[1])
+    permuted = None if features is None else features[:, permutation]
+    different = {}
+    for start in ("first", "farthest"):
+        torch.manual_seed(0)
+        tokenizer = make.randomize(PointTokenizer(24, 6, "extent", num_features, start)).train(mode == "train")
+        with torch.no_grad():
+            tokens, centers = tokenizer(points, features)
+            again, centers_again = tokenizer(points[:, permutation], permuted)
+        different[start] = not (torch.equal(tokens, again) and torch.equal(centers, centers_again))
+    assert different == {"first": True, "farthest": False}
