@@ -11,7 +11,7 @@ from any2point_hf.cli import COMMANDS, command_name, make_parser
 
 PAGE = Path(__file__).with_name("command_line.md")
 BEGIN, END = "<!-- commands: docs/make_command_line_page.py -->\n", "<!-- end of commands -->\n"
-MARKDOWN = str.maketrans({"|": "\\|", "<": "&lt;", ">": "&gt;", "*": "\\*"})
+MARKDOWN = str.maketrans({"|": "\\|", "<": "&lt;", ">": "&gt;", "*": "\\*", "[": "\\["})
 
 
 def section(command: ModuleType, parser: argparse.ArgumentParser) -> str:

@@ -2,16 +2,15 @@
 
 import math
 import os
-from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-from .errors import ConfigurationError, UnsupportedBackboneError, did_you_mean, require
+from .errors import ConfigurationError, UnsupportedBackboneError, require
 from .hub.names import pull_options, pulled_folder
 from .presets import find_preset
-from .pulled_config import check_fields, check_num_labels, checked_values
+from .pulled_config import check_fields, check_num_labels, checked_values, meant_name, refuse_unknown
 
 SMALLEST_CLOUD = 64  # points; the tokenizer halves them three times
 LARGEST_CLOUD = 65536  # points, which give 8192 tokens; attention and cells compare every pair of tokens
@@ -144,7 +143,7 @@ class Any2PointConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self.checksums: Any = kwargs.pop("checksums", None)  # of a config.json; the model's loading compares them
         if kwargs.get("model_type") in (None, self.model_type):  # else it is another model's, which loading refuses
-            _refuse_unknown(kwargs)
+            refuse_unknown(kwargs, self.__dataclass_fields__, METHOD_FIELDS)
         check_num_labels(kwargs.get("num_labels"))
         if self.backbone is not None:
             self.backbone = recorded_path(self.backbone)
@@ -217,7 +216,7 @@ class Any2PointConfig(PreTrainedConfig):
         """
         config_dict = checked_values({"sampling_start": "first", **config_dict})
         if not kwargs.get("return_unused_kwargs"):
-            _refuse_unknown(kwargs.keys() - vars(cls()).keys() - _OF_LOADING)
+            refuse_unknown(kwargs.keys() - vars(cls()).keys(), cls.__dataclass_fields__, METHOD_FIELDS)
         if not kwargs.get("return_unused_kwargs") or "backbone" not in kwargs:
             module_config = getattr(kwargs.get("backbone"), "config", None)
             if module_config is not None:
@@ -320,21 +319,9 @@ def recorded_path(backbone: str | os.PathLike) -> str:
     return os.path.abspath(backbone) if os.path.isdir(backbone) else str(backbone)
 
 
-def _refuse_unknown(names: Iterable[str]) -> None:
-    """Raises a `ConfigurationError` if a name is neither a field nor one that transformers itself writes."""
-    fields = Any2PointConfig.__dataclass_fields__
-    unknown = sorted(name for name in set(names) - _OF_TRANSFORMERS - fields.keys() if not name.startswith("_"))
-    if unknown:
-        raise ConfigurationError(
-            f"Any2PointConfig takes the fields of its documentation, got {unknown[0]!r}, which is none."
-            f"{meant_field(unknown[0])} A config.json that a newer version wrote needs that version."
-        )
-
-
 def meant_field(name: str) -> str:
     """A sentence with the field that was probably meant by an unknown name, or an empty string."""
-    meant = _OTHER_NAMES.get(name)
-    return f" Did you mean {meant}?" if meant else did_you_mean(name, METHOD_FIELDS)
+    return meant_name(name, METHOD_FIELDS)
 
 
 def _config_from_dict(values: dict[str, Any]) -> PreTrainedConfig:
@@ -349,12 +336,6 @@ def _config_from_dict(values: dict[str, Any]) -> PreTrainedConfig:
         ) from error
 
 
-# What transformers writes into a config.json, or passes on when it loads one, besides the fields of its dataclass.
-_OF_TRANSFORMERS = {"attn_implementation", "auto_map", "custom_pipelines", "experts_implementation", "is_heterogeneous"}
-_OF_TRANSFORMERS |= {"model_type", "name_or_path", "num_labels", "output_attentions", "per_layer_config"}
-_OF_TRANSFORMERS |= {"quantization_config", "torch_dtype", "use_cache"}
-_OF_LOADING = {"return_unused_kwargs", "trust_remote_code", "code_revision"}
-_OTHER_NAMES = dict.fromkeys(("num_channels", "in_channels", "input_channels", "num_features"), "num_point_features")
 _OF_BACKBONE = ("backbone", "backbone_revision", "backbone_config")  # which one, not what is done with it
 METHOD_FIELDS = tuple(name for name in Any2PointConfig.__annotations__ if name not in _OF_BACKBONE)
 

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from transformers.utils import logging
 
 from .backbones.spec import num_blocks
-from .errors import CheckpointError, require
+from .errors import CheckpointError, ConfigurationError, did_you_mean, require
 
 MOST_LABELS = 100_000
 MOST_BLOCKS = 2048
@@ -23,6 +23,11 @@ _SMALL_ADAPTER = 2**24  # parameters; a tiny backbone may have a larger adapter
 _FETCH_CODE = ("auto_map", "trust_remote_code", "code_revision", "custom_pipelines")
 _IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")  # may name a kernel on the Hub
 _OWN_IMPLEMENTATIONS = (None, "eager", "sdpa", "flex_attention", "flash_attention_2", "grouped_mm", "batched_mm")
+# What transformers writes into a config.json, or passes on when it loads one, besides the fields of its dataclass.
+_OF_TRANSFORMERS = {*_FETCH_CODE, *_IMPLEMENTATIONS, "is_heterogeneous", "model_type", "name_or_path", "num_labels"}
+_OF_TRANSFORMERS |= {"output_attentions", "per_layer_config", "quantization_config", "return_unused_kwargs"}
+_OF_TRANSFORMERS |= {"torch_dtype", "use_cache"}
+_OTHER_NAMES = dict.fromkeys(("num_channels", "in_channels", "input_channels", "num_features"), "num_point_features")
 
 logger = logging.get_logger(__name__)
 
@@ -46,6 +51,32 @@ def checked_values(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in _numbers(cleaned):
         _check(abs(value) <= _bound(name), f"{name} must be at most {_bound(name)}", value)
     return cleaned
+
+
+def refuse_unknown(names: Iterable[str], fields: Iterable[str], described: Iterable[str]) -> None:
+    """Refuses names of a config that are neither its fields nor written or passed on by transformers itself.
+
+    Args:
+        names: that were given.
+        fields: of the config's class.
+        described: those among which the meant one is looked for.
+
+    Raises:
+        ConfigurationError: a name is unknown.
+    """
+    known = _OF_TRANSFORMERS | {*fields}
+    unknown = sorted(name for name in names if name not in known and not name.startswith("_"))
+    if unknown:
+        raise ConfigurationError(
+            f"Any2PointConfig takes the fields of its documentation, got {unknown[0]!r}, which is none."
+            f"{meant_name(unknown[0], described)} A config.json that a newer version wrote needs that version."
+        )
+
+
+def meant_name(name: str, described: Iterable[str]) -> str:
+    """A sentence with the field that was probably meant by an unknown name, or an empty string."""
+    meant = _OTHER_NAMES.get(name)
+    return f" Did you mean {meant}?" if meant else did_you_mean(name, described)
 
 
 def check_num_labels(num_labels: int | None) -> None:
