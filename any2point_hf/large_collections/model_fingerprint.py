@@ -81,8 +81,8 @@ def _hash_of(files: Iterable[Path]) -> str:
 def _backbone_fingerprint(name: str, revision: str | None) -> str:
     if not os.path.isdir(name):
         load_backbone_config(name, revision)  # pulls it, or says what is wrong
-        file = cached_file(name, "config.json", revision=revision, local_files_only=True)
-        return str(extract_commit_hash(file, None))
+        config = cached_file(name, "config.json", revision=revision, local_files_only=True)
+        return str(extract_commit_hash(config, None))
     digest = hashlib.sha256()
     for file in sorted({file for pattern in _BACKBONE_FILES for file in Path(name).glob(pattern)}):
         state = file.stat()

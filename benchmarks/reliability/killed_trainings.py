@@ -32,7 +32,7 @@ LIMIT = 120  # seconds, after which a process counts as hung
 SAVES = 12  # calls of torch.save in three epochs
 
 
-def in_a_process(work: Callable[[], None]) -> int:
+def in_a_process(work: Callable[[], object]) -> int:
     """Runs in a fork; 0, 2 for an error of the user, 1 for another one, or minus the signal that ended it."""
     child = os.fork()
     if child == 0:
@@ -105,7 +105,9 @@ def main() -> None:
     counts: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        data, backbone = make_inputs(folder)
+        # in a process of its own: a fork of one that has threads may hang
+        assert in_a_process(lambda: make_inputs(folder)) == 0
+        data, backbone = str(folder / "clouds.npz"), str(folder / "bert")
 
         def run(output: Path, resume: bool = False) -> None:
             fields = {"num_points": 64, "num_neighbors": 8}
