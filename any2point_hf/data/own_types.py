@@ -25,7 +25,7 @@ OWN_POINTS = Array2D((None, 3), "float32")
 _NUMBERS = List(Value("float32"))  # of a feature, one for each point
 
 _NAMES_OF_CLASSES = ("string", "large_string", "bool", "null")  # types of values; null: nothing but empty ones
-_ROWS = 64  # converted together
+_ROWS = 16  # converted together
 
 
 def with_own_types(
@@ -61,9 +61,9 @@ def with_class_labels(splits: Mapping[str, Dataset], source: str) -> dict[str, D
     features = {split: dataset.features["label"] for split, dataset in splits.items()}
     first = next(iter(features.values()))
     if any(feature != first for feature in features.values()):
-        found = "; ".join(f"{split}: {_shown_type(feature)}" for split, feature in list(features.items())[:4])
+        shown = "; ".join(f"{split}: {_shown_type(feature)}" for split, feature in list(features.items())[:4])
         raise DatasetError(
-            f"{source}: the column 'label' must have the same type and class names in all splits, got {found}. "
+            f"{source}: the column 'label' must have the same type and class names in all splits, got {shown}. "
             "Make them alike by Dataset.cast_column."
         )
     is_class = isinstance(first, (ClassLabel, Value)) and ("int" in first.dtype or first.dtype in _NAMES_OF_CLASSES)
