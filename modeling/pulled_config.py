@@ -12,7 +12,6 @@ from typing import Any
 from safetensors import safe_open
 from transformers.utils import logging
 
-from .backbones.spec import num_blocks
 from .errors import CheckpointError, ConfigurationError, did_you_mean, require
 
 MOST_LABELS = 100_000
@@ -161,6 +160,8 @@ def check_header(config: Any, folder: Path, overridden: Iterable[str] = ()) -> N
         CheckpointError: a large size is not that of the tensors, the adapter is larger than its backbone, or an index
             names other files than safetensors of this folder.
     """
+    from .backbones.spec import num_blocks  # it imports models, and those our config, to register it
+
     shapes: dict[str, list[int]] = {}
     for file in weight_files(folder):
         with safe_open(file, "pt") as opened:

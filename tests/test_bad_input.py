@@ -589,7 +589,7 @@ def test_ctrl_c_in_other_commands(run_command, monkeypatch, command, tmp_path):
     monkeypatch.setattr("any2point_hf.trained_adapter.info", interrupt)
     monkeypatch.setattr("any2point_hf.conversion_scripts.convert_any2point_checkpoint.convert", interrupt)
     arguments = {
-        "evaluate": ["--model", "m", "--data", "shapes"],
+        "evaluate": ["--model", tmp_path, "--data", "shapes"],
         "predict": ["f", "--model", "m"],
         "info": ["--model", "m"],
         "convert": ["--checkpoint", "c", "--backbone", "b", "--output", tmp_path / "o"],

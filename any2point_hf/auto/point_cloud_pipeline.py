@@ -64,7 +64,8 @@ class PointCloudPipeline(Pipeline, ABC):
         chosen: Any = processor or feature_extractor
         if not isinstance(chosen, Any2PointProcessor):
             commit = None if chosen else getattr(model.config, "_commit_hash", None)
-            chosen = _load_processor(chosen or model.config.name_or_path, commit)
+            named: Any = chosen or model.config.name_or_path
+            chosen = _load_processor(named, commit)
         super().__init__(model, feature_extractor=chosen, **kwargs)
 
     def __call__(  # type: ignore[override]
