@@ -28,6 +28,8 @@ def read_numpy(path: Path, wanted: Wanted = ()) -> Geometry:
             others = {name: archive[name] for name in archive.files if name != key and _is_wanted(name, wanted)}
     else:
         array = np.load(path, allow_pickle=False, mmap_mode="r")  # which looks how long the file is
+    if not array.dtype.itemsize:  # a copy would take a byte for each of as many as the header claims
+        raise ValueError(f"its numbers have no bytes (dtype {array.dtype})")
     if array.dtype.names:
         names = {name.lower(): name for name in array.dtype.names}
         if missing := [axis for axis in "xyz" if axis not in names]:
@@ -70,5 +72,5 @@ def _check_archive(path: Path) -> None:
                 version = np.lib.format.read_magic(file)
                 read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 shape, _, dtype = read(file)
-            if int(np.prod(shape, dtype=object)) * dtype.itemsize > member.file_size:
+            if int(np.prod(shape, dtype=object)) * max(dtype.itemsize, 1) > member.file_size:
                 raise ValueError(f"{member.filename} says the shape {list(shape)}, but has {member.file_size} bytes")

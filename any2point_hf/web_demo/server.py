@@ -106,7 +106,7 @@ def _launch(
     from .request_guard import THIS_MACHINE, RequestGuard
 
     guard = Middleware(
-        RequestGuard,  # type: ignore[arg-type]
+        RequestGuard,
         is_local=host in THIS_MACHINE,
         is_shared=share,
         is_framed="SPACE_ID" in os.environ,

@@ -47,7 +47,13 @@ _OFFLINE = "Unset HF_HUB_OFFLINE, or leave out local_files_only"
 
 
 # What a Hub never sends: pages instead of data, data without what the client needs, redirects to nowhere.
-_NO_HUB = (KeyError, JSONDecodeError, UnicodeDecodeError, FileMetadataError, httpx.InvalidURL)
+_NO_HUB: tuple[type[Exception], ...] = (
+    KeyError,
+    JSONDecodeError,
+    UnicodeDecodeError,
+    FileMetadataError,
+    httpx.InvalidURL,
+)
 _NO_HUB += (httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.DecodingError)
 _STUMBLED = (TypeError, AssertionError, AttributeError, IndexError, RecursionError)
 

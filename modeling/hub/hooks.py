@@ -120,7 +120,7 @@ class Hooks:
             GaveUpError: it is too large.
         """
         headers, target = response.headers, response.headers.get("location")
-        text = headers.get("x-linked-size") or ("" if target else headers.get("content-length", ""))
+        text: str = headers.get("x-linked-size") or ("" if target else headers.get("content-length", "")) or ""
         if not text.isdigit():
             return
         size, url = int(text), response.request.url

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from huggingface_hub.utils import httpx
 
@@ -147,7 +148,7 @@ class CountedStream(httpx.SyncByteStream):
     """The body of a request or an answer, whose bytes a flow counts.
 
     Args:
-        body: what it reads.
+        body: what it reads, a stream of httpx.
         flow: that counts.
         largest: bytes of the whole.
         name: of the file or the answer, for the error.
@@ -156,7 +157,7 @@ class CountedStream(httpx.SyncByteStream):
 
     def __init__(
         self,
-        body: httpx.SyncByteStream,
+        body: Any,
         flow: Flow,
         largest: float = math.inf,
         name: str = "",

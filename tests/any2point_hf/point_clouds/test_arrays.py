@@ -38,6 +38,20 @@ def test_a_shape_larger_than_the_file_allocates_nothing(tmp_path):
         read_point_cloud(tmp_path / "a.npz")
 
 
+@pytest.mark.parametrize("extension", [".npy", ".npz"])
+@pytest.mark.parametrize("dtype", ["|S0", "<U0", "|V0"])
+def test_numbers_of_no_bytes_allocate_nothing(tmp_path, extension, dtype):
+    claimed = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': (1000000000000, 3), }}"
+    content = b"\x93NUMPY\x01\x00\x76\x00" + claimed.ljust(117).encode() + b"\n" + bytes(40)
+    path = tmp_path / f"a{extension}"
+    path.write_bytes(content)
+    if extension == ".npz":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("points.npy", content)
+    with pytest.raises(PointCloudError, match=r"have no bytes|says the shape \[1000000000000, 3\]"):
+        read_point_cloud(path)
+
+
 def test_an_archive_that_unpacks_to_far_more_than_it_is(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.npy", "w") as file:
         file.write(b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + header((25 * 2**20, 3)))
