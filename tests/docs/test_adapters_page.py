@@ -33,9 +33,9 @@ def test_the_snippets_run(tmp_path, monkeypatch, bert, one_thread, capsys):
         )
         Path(f"{name}.ply").write_text(f"{header}\n{lines}\n")
     snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(snippets) == 5
+    assert len(snippets) == 6
     names = {}
-    for snippet in snippets:
+    for snippet in snippets[:5]:
         exec(snippet, names)
     printed = capsys.readouterr().out
     assert printed.startswith("cad ['default', 'cad'] [")
@@ -45,3 +45,6 @@ def test_the_snippets_run(tmp_path, monkeypatch, bert, one_thread, capsys):
     assert names["model"].base_model.lora.lora_alpha == 16
     assert {path.name for path in Path("scan-adapter-lora").iterdir()} == {"config.json", "model.safetensors", "lora"}
     assert {path.name for path in Path("mean-adapter").iterdir()} == {"config.json", "model.safetensors"}
+    exec(snippets[5], names)
+    assert names["model"].config.unfrozen_blocks == 2
+    assert Path("scan-adapter-tuned", "model.safetensors").stat().st_size > names["model"].any2point.num_parameters()
