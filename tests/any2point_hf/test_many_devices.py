@@ -137,7 +137,8 @@ def run_sharded(folder, rank):
         accelerator = SimpleNamespace(state=state, mixed_precision="no", is_main_process=rank == 0, device="cpu")
         model = fsdp2_prepare_model(accelerator, make_model(family))
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-        loss = model(*make_batch(torch.float64, rank)).loss
+        points, labels = make_batch(torch.float64, rank)
+        loss = model(points, labels=labels).loss
         loss.backward()
         gradients = {name: p.grad.full_tensor() for name, p in model.named_parameters() if p.requires_grad}
         optimizer.step()
@@ -241,7 +242,8 @@ def test_two_processes_learn_what_one_does(both):
 def test_every_trained_parameter_gets_a_gradient(fields):
     """So that no process has to look for those that do not (`ddp_find_unused_parameters`)."""
     model = make_model(**fields)
-    model(*make_batch(torch.float64)).loss.backward()
+    points, labels = make_batch(torch.float64)
+    model(points, labels=labels).loss.backward()
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
