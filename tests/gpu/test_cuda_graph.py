@@ -30,7 +30,7 @@ def test_a_training_step(family, tools, device, report):
 
     def step():
         model.zero_grad(set_to_none=True)
-        loss = model(points, labels).loss
+        loss = model(points, labels=labels).loss
         loss.backward()
         return loss.detach()
 

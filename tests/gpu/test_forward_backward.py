@@ -44,7 +44,7 @@ def train(model):
 
 def test_a_training_step(pair, tools, device, report):
     name, on_cpu, on_device, points, labels = pair
-    expected, found = train(on_cpu)(points, labels), train(on_device)(points.to(device), labels.to(device))
+    expected, found = train(on_cpu)(points, labels=labels), train(on_device)(points.to(device), labels=labels.to(device))
     value, where = tools.worst(named(found), named(expected))
     expected.loss.backward()
     found.loss.backward()
@@ -62,7 +62,7 @@ def test_a_training_step(pair, tools, device, report):
 
 def test_the_head_in_training(pair, tools, device):
     _, on_cpu, on_device, points, labels = pair
-    expected, found = on_cpu.train()(points, labels), on_device.train()(points.to(device), labels.to(device))
+    expected, found = on_cpu.train()(points, labels=labels), on_device.train()(points.to(device), labels=labels.to(device))
     found.loss.backward()
     assert found.loss.item() == pytest.approx(expected.loss.item(), rel=1e-3)
     wrong = [name for name, gradient in tools.gradients(on_device).items() if not gradient.isfinite().all()]
@@ -78,9 +78,9 @@ def test_autocast_is_near(pair, tools, device, report, dtype):
         with torch.autocast(device.type, dtype):
             found = rounded.eval()(points)
     value, where = tools.worst(named(found), named(expected))
-    train(exact)(points, labels).loss.backward()
+    train(exact)(points, labels=labels).loss.backward()
     with torch.autocast(device.type, dtype):
-        loss = train(rounded)(points, labels).loss
+        loss = train(rounded)(points, labels=labels).loss
     loss.backward()
     apart = tools.gradients_apart(rounded, exact)
     report(f"{name}: {dtype} differs by {value:.1e} ({where}); gradients by {apart}")

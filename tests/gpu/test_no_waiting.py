@@ -10,7 +10,7 @@ def prepared(request, needs_cuda, tools, device):
     model = tools.model(request.param).to(device)
     points, labels = (tensor.to(device) for tensor in tools.batch())
     for training in (True, False):
-        model.train(training)(points, labels).loss.backward()
+        model.train(training)(points, labels=labels).loss.backward()
     model.zero_grad()
     torch.cuda.synchronize()
     return model, points, labels
@@ -33,10 +33,10 @@ class TestNoWaiting:
     @pytest.mark.parametrize("training", [True, False])
     def test_forward_and_backward(self, prepared, training):
         model, points, labels = prepared
-        model.train(training)(points, labels).loss.backward()
+        model.train(training)(points, labels=labels).loss.backward()
 
     def test_under_autocast(self, prepared):
         model, points, labels = prepared
         with torch.autocast("cuda", torch.bfloat16):
-            loss = model.train()(points, labels).loss
+            loss = model.train()(points, labels=labels).loss
         loss.backward()

@@ -12,7 +12,7 @@ def train(model, tools, device, num_steps=5):
     for step in range(num_steps):
         points, labels = (tensor.to(device) for tensor in tools.batch(seed=step, batch_size=8))
         optimizer.zero_grad()
-        loss = model(points, labels).loss
+        loss = model(points, labels=labels).loss
         loss.backward()
         if first is None:
             first = {name: gradient.clone() for name, gradient in tools.gradients(model).items()}
