@@ -40,7 +40,9 @@ def record_checksums(folder: Path) -> None:
         checksums[name] = _checksum(file)
         if file.suffix == ".safetensors":
             beside = file.with_name(f".{file.name}.tmp")
-            save_file(load_file(file), beside, metadata={"format": "pt", _CHECKSUM: checksums[name]})
+            metadata = {_CHECKSUM: checksums[name], "format": "pt"}
+            save_file(load_file(file), beside, metadata=metadata)
+            _order_metadata(beside, metadata)
             os.replace(beside, file)
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     write_whole(folder / CONFIG_FILE, json.dumps(config | {CHECKSUMS: checksums}, indent=2, sort_keys=True) + "\n")
@@ -100,6 +102,18 @@ def check_loaded(source: str | os.PathLike, info: Mapping[str, Any], strict: boo
         f"an adapter must hold exactly the tensors its config describes, and {str(source)!r} does not. {listed}. It "
         f"may be another model's checkpoint or made with other settings.{advice}"
     )
+
+
+def _order_metadata(file: Path, metadata: Mapping[str, str]) -> None:
+    """Puts a file's two entries of metadata in order, which safetensors writes in any: equal adapters are equal files."""
+    ordered, reverse = (
+        json.dumps(dict(entries), separators=(",", ":")).encode()
+        for entries in (metadata.items(), reversed(metadata.items()))
+    )
+    with file.open("r+b") as opened:
+        header = opened.read(int.from_bytes(opened.read(8), "little"))
+        opened.seek(8)
+        opened.write(header.replace(reverse, ordered, 1))
 
 
 def _metadata(file: Path) -> dict[str, Any]:

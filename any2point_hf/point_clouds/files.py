@@ -57,7 +57,7 @@ POINT_CLOUD_EXTENSIONS: tuple[str, ...] = tuple(_READERS)
 class PointCloud(NamedTuple):
     """Points with features.
 
-    Args:
+    Attributes:
         points: [N, 3], as `read_point_cloud` returns them.
         features: [N] by name; read from a file, float32 on the scales of `FEATURE_GROUPS`.
     """

@@ -11,7 +11,7 @@ from any2point_hf.large_collections.clouds import DatasetOfClouds, FolderOfCloud
 from any2point_hf.large_collections.sources import open_collection
 from any2point_hf.pictures.kinds import prepare
 from any2point_hf.processing_any2point import Any2PointProcessor
-from any2point_hf.web_demo.inference import read_upload
+from any2point_hf.web_demo.upload_reader import read_upload
 
 SHIFT = np.array([1e6, -1e6, 1e6])
 
@@ -57,7 +57,7 @@ def test_files(clouds, processor, tmp_path, extension):
     else:
         np.savetxt(path, points, fmt="%.12f", delimiter="," if extension == ".csv" else " ")
     near = processor(clouds[0])["points"]
-    for given in (path, read_upload(path, processor)):
+    for given in (path, read_upload(path, (), processor.seed)):
         torch.testing.assert_close(processor(given)["points"], near, atol=1e-6, rtol=0)
     np.testing.assert_allclose(prepare(processor, path).shown, prepare(processor, clouds[0]).shown, atol=1e-6)
 

@@ -18,7 +18,8 @@ from any2point_hf import (
 from any2point_hf.diagnose import diagnose
 from any2point_hf.linear_probe import probe_accuracy
 from any2point_hf.pictures.kinds import draw_attention
-from any2point_hf.web_demo.inference import Adapter, classify, read_upload
+from any2point_hf.web_demo.inference import Adapter, classify
+from any2point_hf.web_demo.upload_reader import read_upload
 
 NAMES = ["red", "green", "blue", "intensity"]
 
@@ -175,7 +176,7 @@ def test_probe_diagnosis_pictures_and_web_page_see_them(model, processor, tmp_pa
     path = write_csv(tmp_path / "cloud.csv", clouds[0])
     panels = [draw_attention(model, processor, given, block=0).panels[0] for given in (path, clouds[0])]
     np.testing.assert_allclose(panels[0].values, panels[1].values, rtol=1e-3)
-    prediction = classify(Adapter(model, processor), read_upload(path, processor))
+    prediction = classify(Adapter(model, processor), read_upload(path, NAMES, processor.seed))
     with torch.no_grad():
         best = model(**processor(path)).logits.softmax(dim=-1)[0].max()
     assert max(prediction.probabilities.values()) == pytest.approx(float(best), abs=1e-5)

@@ -44,7 +44,10 @@ def train(model):
 
 def test_a_training_step(pair, tools, device, report):
     name, on_cpu, on_device, points, labels = pair
-    expected, found = train(on_cpu)(points, labels=labels), train(on_device)(points.to(device), labels=labels.to(device))
+    expected, found = (
+        train(on_cpu)(points, labels=labels),
+        train(on_device)(points.to(device), labels=labels.to(device)),
+    )
     value, where = tools.worst(named(found), named(expected))
     expected.loss.backward()
     found.loss.backward()
@@ -62,7 +65,10 @@ def test_a_training_step(pair, tools, device, report):
 
 def test_the_head_in_training(pair, tools, device):
     _, on_cpu, on_device, points, labels = pair
-    expected, found = on_cpu.train()(points, labels=labels), on_device.train()(points.to(device), labels=labels.to(device))
+    expected, found = (
+        on_cpu.train()(points, labels=labels),
+        on_device.train()(points.to(device), labels=labels.to(device)),
+    )
     found.loss.backward()
     assert found.loss.item() == pytest.approx(expected.loss.item(), rel=1e-3)
     wrong = [name for name, gradient in tools.gradients(on_device).items() if not gradient.isfinite().all()]
