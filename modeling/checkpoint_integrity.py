@@ -105,7 +105,7 @@ def check_loaded(source: str | os.PathLike, info: Mapping[str, Any], strict: boo
 
 
 def _order_metadata(file: Path, metadata: Mapping[str, str]) -> None:
-    """Puts a file's two entries of metadata in order, which safetensors writes in any: equal adapters are equal files."""
+    """Puts a file's two entries of metadata in order, which safetensors writes in any, so that files are repeatable."""
     ordered, reverse = (
         json.dumps(dict(entries), separators=(",", ":")).encode()
         for entries in (metadata.items(), reversed(metadata.items()))
