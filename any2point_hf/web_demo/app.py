@@ -22,6 +22,7 @@ from ..pictures.picture import Picture
 from ..pictures.picture_content import Panel
 from ..point_clouds.files import POINT_CLOUD_EXTENSIONS, PointCloud
 from .inference import Adapter, Prediction, classify, example_cloud
+from .memory import give_back
 from .reader_process import NUMBER, Readers
 from .upload_folder import delete_soon
 
@@ -66,10 +67,13 @@ def build_page(adapters: Mapping[str, Adapter], max_megabytes: int, readers: Rea
         results = _results(adapters[name], name, example, variation, upload, block, readers)
         if upload is not None and len(adapters) == 1:  # with a choice of adapters it may be needed again
             delete_soon(upload)
+        give_back()
         return results
 
     def show_example(name: str, example: str, variation: int, block: int) -> tuple:
-        return None, *_results(adapters[name], name, example, variation, None, block, readers)
+        results = _results(adapters[name], name, example, variation, None, block, readers)
+        give_back()
+        return None, *results
 
     names = list(adapters)
     last = max(adapters[names[0]].num_blocks, 2)  # a slider needs two ends

@@ -4,8 +4,6 @@ Unusual here: gradio reads the folder for uploads from the environment when it i
 and gradio is imported only where it is used.
 """
 
-import contextlib
-import ctypes
 import importlib.util
 import os
 import socket
@@ -47,8 +45,10 @@ def serve(
     if importlib.util.find_spec("gradio") is None:
         raise Any2PointError("the web demo needs gradio, which is not installed. Run: pip install any2point-hf[web]")
     _check_address(host, port)
-    _share_arenas()
     from .inference import load_adapters
+    from .memory import share_arenas
+
+    share_arenas()
 
     adapters = load_adapters(models, backbone)
     with tempfile.TemporaryDirectory(prefix="any2point-demo-", ignore_cleanup_errors=True) as folder:
@@ -70,12 +70,6 @@ def serve(
         finally:
             sweeper.stop()
             readers.close()
-
-
-def _share_arenas() -> None:
-    """Lets all threads take memory from two places (glibc); of one place for each, little is ever given back."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX
 
 
 def _check_address(host: str, port: int) -> None:
