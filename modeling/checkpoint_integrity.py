@@ -106,10 +106,8 @@ def check_loaded(source: str | os.PathLike, info: Mapping[str, Any], strict: boo
 
 def _order_metadata(file: Path, metadata: Mapping[str, str]) -> None:
     """Puts a file's two entries of metadata in order, which safetensors writes in any, so that files are repeatable."""
-    ordered, reverse = (
-        json.dumps(dict(entries), separators=(",", ":")).encode()
-        for entries in (metadata.items(), reversed(metadata.items()))
-    )
+    entries = list(metadata.items())
+    ordered, reverse = (json.dumps(dict(pairs), separators=(",", ":")).encode() for pairs in (entries, entries[::-1]))
     with file.open("r+b") as opened:
         header = opened.read(int.from_bytes(opened.read(8), "little"))
         opened.seek(8)
