@@ -246,7 +246,7 @@ class Any2PointProcessor(SequenceFeatureExtractor):
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         except Any2PointError:
             raise
-        except Exception as error:
+        except Exception as error:  # damaged settings fail in many ways, and each means the same
             raise CheckpointError(
                 f"{PROCESSOR_FILE} must hold the settings of an Any2PointProcessor, and that of "
                 f"{str(pretrained_model_name_or_path)!r} does not. Save the processor anew. The loader said: "

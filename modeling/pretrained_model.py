@@ -273,7 +273,7 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, UnfrozenBlocks, Pre
                 use_safetensors=True,
                 **kwargs,
             )
-        except Exception as error:
+        except Exception as error:  # of damaged files transformers raises many types
             if isinstance(error, Any2PointError) and not isinstance(error, UnsupportedBackboneError):
                 raise
             raise CheckpointError(
