@@ -8,9 +8,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: threads would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same draws every time: a run tells of the change at hand. To look further: --hypothesis-profile=default
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="module", autouse=True)

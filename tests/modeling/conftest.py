@@ -11,7 +11,7 @@ from any2point_hf.modeling.backbones.part_of_model import tower_config
 from any2point_hf.modeling.hub.names import pulled_folder
 from any2point_hf.modeling.publishing.push import push_files
 
-settings.register_profile("quick", deadline=None, max_examples=25)
+settings.register_profile("quick", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("quick")
 
 
