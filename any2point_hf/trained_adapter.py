@@ -1,10 +1,11 @@
 """What the command line does with a trained adapter, as plain functions: load, evaluate, predict, info."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from datasets import Dataset
 from transformers import PreTrainedModel
 
 from .data import load_point_cloud_dataset
@@ -59,6 +60,61 @@ def processor_of(model: str) -> Any2PointProcessor | None:
         return None
 
 
+class SplitOfAdapter(NamedTuple):
+    """A split of a data set beside the adapter that answers for it.
+
+    Args:
+        model: in eval mode.
+        processor: the adapter's.
+        clouds: columns `points`, `label` and those of the features that the model takes.
+        labels: [n] int, of the clouds in the model's numbering.
+        class_names: of the model, in the order of its numbering.
+    """
+
+    model: Any2PointForPointCloudClassification
+    processor: Any2PointProcessor
+    clouds: Dataset
+    labels: np.ndarray
+    class_names: list[str]
+
+
+def open_split(
+    model: str, data: DataSource, backbone: str | None = None, split: str = "test", drop_invalid: bool = False
+) -> SplitOfAdapter:
+    """Loads an adapter and a split whose classes it knows.
+
+    Args:
+        model: folder or Hub id of the adapter.
+        data: what `load_point_cloud_dataset` takes; its classes must be among the model's, in any order.
+        backbone: Hub id or folder instead of the recorded one.
+        split: of the dataset.
+        drop_invalid: as in `load_point_cloud_dataset`; so also if the adapter's processor says so.
+
+    Raises:
+        Any2PointError: something in the input does not fit, such as classes that the model does not know.
+    """
+    model = pinned_name(model)
+    known_processor = processor_of(model) or Any2PointProcessor()
+    drop_invalid = drop_invalid or known_processor.drop_invalid
+    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid, features=known_processor.point_feature_names)
+    if split not in dataset:
+        raise DatasetError(f"--split must be one of {listed(dataset)}, got {split!r}.")
+    loaded, processor = load(model, backbone)
+    processor.drop_invalid = drop_invalid  # of official data sets, it alone drops
+    clouds = dataset[split]
+    of_clouds = clouds.features["label"].names
+    id2label: Any = loaded.config.id2label
+    known = {name: index for index, name in id2label.items()}
+    unknown = [name for name in of_clouds if name not in known]
+    if unknown:
+        raise DatasetError(
+            f"the dataset's classes must be among the model's ({listed(known)}), got also {listed(unknown)}. "
+            "Evaluate on the dataset it was trained for, or train a new adapter."
+        )
+    labels = np.array([known[of_clouds[int(label)]] for label in clouds["label"]])
+    return SplitOfAdapter(loaded, processor, clouds, labels, [id2label[index] for index in range(len(known))])
+
+
 def evaluate(
     model: str,
     data: DataSource,
@@ -83,32 +139,15 @@ def evaluate(
     Raises:
         Any2PointError: something in the input does not fit, such as classes that the model does not know.
     """
-    model = pinned_name(model)
-    known_processor = processor_of(model) or Any2PointProcessor()
-    drop_invalid = drop_invalid or known_processor.drop_invalid
-    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid, features=known_processor.point_feature_names)
-    if split not in dataset:
-        raise DatasetError(f"--split must be one of {listed(dataset)}, got {split!r}.")
-    loaded, processor = load(model, backbone)
-    processor.drop_invalid = drop_invalid  # of official data sets, it alone drops
-    class_names = dataset[split].features["label"].names
-    id2label: Any = loaded.config.id2label
-    known = {name: index for index, name in id2label.items()}
-    unknown = [name for name in class_names if name not in known]
-    if unknown:
-        raise DatasetError(
-            f"the dataset's classes must be among the model's ({listed(known)}), got also {listed(unknown)}. "
-            "Evaluate on the dataset it was trained for, or train a new adapter."
-        )
-    clouds = process_split(dataset[split], processor, processor.num_points)
-    labels = np.array([known[class_names[int(label)]] for label in clouds["labels"]])
-    logits = [_logits(loaded, joined(rows)) for rows in clouds.iter(batch_size)]
-    predictions = torch.cat(logits).argmax(dim=-1).numpy()
-    result = accuracies(predictions, labels, len(known))
-    names = [id2label[index] for index in range(len(known))]
+    opened = open_split(model, data, backbone, split, drop_invalid)
+    labels, names = opened.labels, opened.class_names
+    rows = process_split(opened.clouds, opened.processor, opened.processor.num_points)
+    logits = torch.cat([logits_of(opened.model, joined(batch)) for batch in rows.iter(batch_size)])
+    predictions = logits.argmax(dim=-1).numpy()
+    result = accuracies(predictions, labels, len(names))
     return result | {
         "per_class": dict(zip(names, result["per_class"], strict=True)),
-        "confusion": confusion_matrix(predictions, labels, len(known)).tolist(),
+        "confusion": confusion_matrix(predictions, labels, len(names)).tolist(),
         "num_clouds": len(labels),
     }
 
@@ -139,7 +178,7 @@ def predict(
     rows = processor.rows(list(files))
     id2label: Any = loaded.config.id2label
     results = []
-    logits = torch.cat([_logits(loaded, batch) for batch in rows.split(batch_size)])
+    logits = torch.cat([logits_of(loaded, batch) for batch in rows.split(batch_size)])
     for file, probabilities in zip(files, logits.softmax(dim=-1), strict=True):
         best = probabilities.topk(min(top, len(probabilities)))
         classes = [
@@ -151,7 +190,7 @@ def predict(
 
 
 @torch.no_grad()
-def _logits(model: Any2PointForPointCloudClassification, rows: torch.Tensor) -> torch.Tensor:
+def logits_of(model: Any2PointForPointCloudClassification, rows: torch.Tensor) -> torch.Tensor:
     """Logits [B, classes] of points with their features, [B, N, 3 + F]."""
     return model(*split_features(rows.to(model.device))).logits.float().cpu()
 

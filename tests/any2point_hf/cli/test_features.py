@@ -62,6 +62,9 @@ def test_what_is_saved(colored):
 def test_evaluate_predict_and_embed(run_command, colored, folder, tmp_path):
     result = json.loads(run_command("evaluate", "--model", colored, "--data", folder, "--json").out)
     assert (result["accuracy"], result["num_clouds"]) == (1.0, 8)
+    refused = run_command("evaluate", "--model", colored, "--data", folder, "--corruptions")
+    assert refused.code == 2
+    assert "must not take features, got red, green, blue" in refused.err
     files = [write_ball(tmp_path / f"{color}.csv", color, 77) for color in CLASSES]
     predicted = json.loads(run_command("predict", *files, "--model", colored, "--json").out)
     assert [entry["classes"][0]["label"] for entry in predicted] == list(CLASSES)

@@ -1,0 +1,1 @@
+"""How good is an adapter, how sure of itself, and how robust?"""
