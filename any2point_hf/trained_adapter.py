@@ -1,15 +1,16 @@
 """What the command line does with a trained adapter, as plain functions: load, evaluate, predict, info."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel
 
 from .data import load_point_cloud_dataset
 from .data.sources import DataSource
+from .evaluation.calibration import expected_calibration_error
 from .modeling.backbones.loading import build_backbone
 from .modeling.configuration_any2point import Any2PointConfig
 from .modeling.errors import Any2PointError, CheckpointError, DatasetError, HubError, listed
@@ -66,16 +67,37 @@ class SplitOfAdapter(NamedTuple):
     Args:
         model: in eval mode.
         processor: the adapter's.
-        clouds: columns `points`, `label` and those of the features that the model takes.
-        labels: [n] int, of the clouds in the model's numbering.
-        class_names: of the model, in the order of its numbering.
+        dataset: all splits, with columns `points`, `label` and those of the features that the model takes.
+        split: the name of this one.
     """
 
     model: Any2PointForPointCloudClassification
     processor: Any2PointProcessor
-    clouds: Dataset
-    labels: np.ndarray
-    class_names: list[str]
+    dataset: DatasetDict
+    split: str
+
+    @property
+    def clouds(self) -> Dataset:
+        """The rows of the split."""
+        return self.dataset[self.split]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of the model, in the order of its numbering."""
+        id2label: Any = self.model.config.id2label
+        return [id2label[index] for index in range(len(id2label))]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Of the clouds in the model's numbering, [n] int."""
+        of_dataset, of_model = self.clouds.features["label"].names, self.class_names
+        return np.array([of_model.index(of_dataset[int(label)]) for label in self.clouds["label"]])
+
+    def batches(self, batch_size: int) -> Iterator[torch.Tensor]:
+        """The clouds as the model takes them, with their features: [B, N, 3 + F] float32, on the model's device."""
+        processed = process_split(self.clouds, self.processor, self.processor.num_points)
+        for rows in processed.iter(batch_size):
+            yield joined(rows).to(self.model.device)
 
 
 def open_split(
@@ -101,18 +123,15 @@ def open_split(
         raise DatasetError(f"--split must be one of {listed(dataset)}, got {split!r}.")
     loaded, processor = load(model, backbone)
     processor.drop_invalid = drop_invalid  # of official data sets, it alone drops
-    clouds = dataset[split]
-    of_clouds = clouds.features["label"].names
-    id2label: Any = loaded.config.id2label
-    known = {name: index for index, name in id2label.items()}
-    unknown = [name for name in of_clouds if name not in known]
+    opened = SplitOfAdapter(loaded, processor, dataset, split)
+    known = opened.class_names
+    unknown = [name for name in opened.clouds.features["label"].names if name not in known]
     if unknown:
         raise DatasetError(
             f"the dataset's classes must be among the model's ({listed(known)}), got also {listed(unknown)}. "
             "Evaluate on the dataset it was trained for, or train a new adapter."
         )
-    labels = np.array([known[of_clouds[int(label)]] for label in clouds["label"]])
-    return SplitOfAdapter(loaded, processor, clouds, labels, [id2label[index] for index in range(len(known))])
+    return opened
 
 
 def evaluate(
@@ -125,8 +144,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """`accuracy`, `mean_class_accuracy`, `per_class` (class name to accuracy) and `num_clouds` of a split.
 
-    There is also `confusion`, a matrix of counts: a row for each class in the order of `per_class`, a column for each
-    answer.
+    There are also `expected_calibration_error`, and `confusion`, a matrix of counts: a row for each class in the order
+    of `per_class`, a column for each answer.
 
     Args:
         model: folder or Hub id of the adapter.
@@ -141,14 +160,14 @@ def evaluate(
     """
     opened = open_split(model, data, backbone, split, drop_invalid)
     labels, names = opened.labels, opened.class_names
-    rows = process_split(opened.clouds, opened.processor, opened.processor.num_points)
-    logits = torch.cat([logits_of(opened.model, joined(batch)) for batch in rows.iter(batch_size)])
+    logits = torch.cat([logits_of(opened.model, batch) for batch in opened.batches(batch_size)])
     predictions = logits.argmax(dim=-1).numpy()
     result = accuracies(predictions, labels, len(names))
     return result | {
         "per_class": dict(zip(names, result["per_class"], strict=True)),
         "confusion": confusion_matrix(predictions, labels, len(names)).tolist(),
         "num_clouds": len(labels),
+        "expected_calibration_error": expected_calibration_error(logits.softmax(dim=-1).numpy(), labels),
     }
 
 

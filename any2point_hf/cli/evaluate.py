@@ -1,14 +1,18 @@
 """`any2point evaluate`."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .options import add_backbone, add_batch_size, add_data, add_json, add_model
 
+if TYPE_CHECKING:
+    from ..trained_adapter import SplitOfAdapter
+
 HELP = "accuracy of an adapter on a dataset's test split"
 DESCRIPTION = """
-Classifies all clouds of a split and prints the accuracy of each class, of all clouds, and the mean over classes. The
-dataset's classes must be among those that the adapter was trained for.
+Classifies all clouds of a split and prints the accuracy of each class, of all clouds, the mean over classes, and how
+far the probabilities are from the share of right answers (expected calibration error, 15 bins). The dataset's classes
+must be among those that the adapter was trained for.
 
 With --corruptions it prints instead the accuracy under the seven corruptions of PointCloud-C at five levels, and the
 errors relative to those of a published DGCNN on ModelNet40 (CE, and RCE of the loss of accuracy).
@@ -26,7 +30,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     add_backbone(parser)
     parser.add_argument("--split", default="test", metavar="NAME", help="split to evaluate (default test)")
-    parser.add_argument("--corruptions", action="store_true", help="accuracy under PointCloud-C's corruptions instead")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--corruptions", action="store_true", help="accuracy under PointCloud-C's corruptions instead")
+    instead.add_argument("--retrieval", action="store_true", help="how well clouds find others of their class instead")
+    instead.add_argument(
+        "--probe",
+        action="store_true",
+        help="accuracy of a linear probe and of the ten nearest neighbours on the features instead, fitted to the "
+        "split train",
+    )
     add_batch_size(parser)
     add_json(parser)
 
@@ -35,30 +47,29 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints what it returns, or returns it for `--json`."""
     from .. import trained_adapter
 
-    if options.corruptions:
-        return _corruptions(options)
-    result = trained_adapter.evaluate(
-        options.model, options.data, options.backbone, options.split, options.batch_size, options.drop_invalid
-    )
+    opening = (options.model, options.data, options.backbone, options.split)
+    if options.corruptions or options.retrieval or options.probe:
+        opened = trained_adapter.open_split(*opening, options.drop_invalid)
+        measure = _corruptions if options.corruptions else _retrieval if options.retrieval else _probe
+        return measure(opened, options)
+    result = trained_adapter.evaluate(*opening, options.batch_size, options.drop_invalid)
     if options.json:
         return result
-    for name, accuracy in result["per_class"].items():
-        print(f"{name:>16}  {'none' if accuracy is None else f'{accuracy:.4f}'}")
-    print(f"accuracy {result['accuracy']:.4f}, mean class accuracy {result['mean_class_accuracy']:.4f}")
+    _print_by_class(result["per_class"])
+    print(
+        f"accuracy {result['accuracy']:.4f}, mean class accuracy {result['mean_class_accuracy']:.4f}, "
+        f"expected calibration error {result['expected_calibration_error']:.4f}"
+    )
     return None
 
 
-def _corruptions(options: argparse.Namespace) -> dict[str, Any] | None:
-    from .. import trained_adapter
+def _corruptions(opened: "SplitOfAdapter", options: argparse.Namespace) -> dict[str, Any] | None:
     from ..evaluation.robustness import evaluate_corruptions
 
     def report(name: str, accuracies: list[float]) -> None:
         if not options.json:
             print(f"{name:>16}  {'  '.join(f'{value:.4f}' for value in accuracies)}", flush=True)
 
-    opened = trained_adapter.open_split(
-        options.model, options.data, options.backbone, options.split, options.drop_invalid
-    )
     result = evaluate_corruptions(opened, options.batch_size, report=report)
     if options.json:
         return result.as_dict()
@@ -69,3 +80,30 @@ def _corruptions(options: argparse.Namespace) -> dict[str, Any] | None:
         )
     print(f"mCE {result.mean_corruption_error:.3f}, RmCE {result.relative_mean_corruption_error:.3f}")
     return None
+
+
+def _retrieval(opened: "SplitOfAdapter", options: argparse.Namespace) -> dict[str, Any] | None:
+    from ..evaluation.frozen_features import evaluate_retrieval
+
+    result = evaluate_retrieval(opened, options.batch_size)
+    if options.json:
+        return result
+    _print_by_class(result["per_class"])
+    scores = (result["recall_at_1"], result["mean_average_precision"])
+    print("R@1 {}, mAP {}".format(*("none" if score is None else f"{score:.4f}" for score in scores)))
+    return None
+
+
+def _probe(opened: "SplitOfAdapter", options: argparse.Namespace) -> dict[str, Any] | None:
+    from ..evaluation.frozen_features import evaluate_probe
+
+    result = evaluate_probe(opened, batch_size=options.batch_size)
+    if options.json:
+        return result
+    print(f"linear probe {result['linear_probe']:.4f}, ten nearest neighbours {result['nearest_neighbors']:.4f}")
+    return None
+
+
+def _print_by_class(values: dict[str, float | None]) -> None:
+    for name, value in values.items():
+        print(f"{name:>16}  {'none' if value is None else f'{value:.4f}'}")

@@ -41,15 +41,16 @@ def evaluate_corruptions(
             "corruptions add points of coordinates alone, so the model must not take features, got "
             f"{', '.join(features)}. Evaluate an adapter trained without --features."
         )
+    labels = opened.labels
     clouds = [_in_unit_sphere(points, opened.processor) for points in opened.clouds.with_format("numpy")["points"]]
     levels: dict[str, list[float]] = {}
-    clean = _accuracy(opened, clouds, batch_size)
+    clean = _accuracy(opened, clouds, labels, batch_size)
     report("clean", [clean])
     for name in CORRUPTIONS:
         levels[name] = []
         for level in range(1, NUM_LEVELS + 1):
             corrupted = [corrupt(cloud, name, level, index, seed) for index, cloud in enumerate(clouds)]
-            levels[name].append(_accuracy(opened, corrupted, batch_size))
+            levels[name].append(_accuracy(opened, corrupted, labels, batch_size))
         report(name, levels[name])
     return Robustness(clean, levels)
 
@@ -61,7 +62,7 @@ def _in_unit_sphere(points: np.ndarray, processor: Any2PointProcessor) -> np.nda
     return sampler(points, return_tensors="np")["points"][0]
 
 
-def _accuracy(opened: SplitOfAdapter, clouds: list[np.ndarray], batch_size: int) -> float:
+def _accuracy(opened: SplitOfAdapter, clouds: list[np.ndarray], labels: np.ndarray, batch_size: int) -> float:
     correct = 0
     for start in range(0, len(clouds), batch_size):
         chosen = slice(start, start + batch_size)
@@ -69,5 +70,5 @@ def _accuracy(opened: SplitOfAdapter, clouds: list[np.ndarray], batch_size: int)
             warnings.filterwarnings("ignore", message=".*fewer than num_points")  # that is what losing points means
             rows = opened.processor.rows(clouds[chosen])
         predictions: Any = logits_of(opened.model, rows).argmax(dim=-1).numpy()
-        correct += int((predictions == opened.labels[chosen]).sum())
+        correct += int((predictions == labels[chosen]).sum())
     return correct / len(clouds)

@@ -26,7 +26,14 @@ def test_train_then_evaluate_then_predict_then_info(run_train, run_command, two_
     evaluated = run_command("evaluate", "--model", folder, "--data", two_classes.path, "--json")
     result = json.loads(evaluated.out)
     assert evaluated.out.count("\n") == 1
-    assert set(result) == {"accuracy", "mean_class_accuracy", "per_class", "num_clouds", "confusion"}
+    assert set(result) == {
+        "accuracy",
+        "mean_class_accuracy",
+        "per_class",
+        "num_clouds",
+        "confusion",
+        "expected_calibration_error",
+    }
     assert set(result["per_class"]) == {"ball", "disc"}
     assert trained.out.splitlines()[-1] == (
         f"accuracy {result['accuracy']:.4f} (last epoch, test split), adapter {megabytes:.2f} MB written to {folder}"
@@ -47,7 +54,8 @@ def test_what_people_read(run_command, adapter, two_classes, tmp_path):
     evaluated = run_command("evaluate", "--model", adapter, "--data", two_classes.path)
     lines = [line.split() for line in evaluated.out.splitlines()]
     assert lines[:2] == [["ball", "1.0000"], ["disc", "1.0000"]]
-    assert evaluated.out.splitlines()[-1] == "accuracy 1.0000, mean class accuracy 1.0000"
+    accuracies = "accuracy 1.0000, mean class accuracy 1.0000, expected calibration error 0."
+    assert evaluated.out.splitlines()[-1].startswith(accuracies)
     predicted = run_command("predict", tmp_path / "a.npy", "--model", adapter, "--top", "1").out
     file, _, (label, probability) = *predicted.rpartition(": ")[:2], predicted.rpartition(": ")[2].split()
     assert (file, label) == (str(tmp_path / "a.npy"), "disc")
