@@ -15,12 +15,30 @@ from types import ModuleType
 import shtab
 
 from .. import __version__
-from . import convert, demo, embed, evaluate, export, few_shot, info, predict, push, reproduce, train, visualize
+from . import (
+    convert,
+    demo,
+    embed,
+    evaluate,
+    export,
+    few_shot,
+    index,
+    info,
+    predict,
+    push,
+    reproduce,
+    search,
+    train,
+    visualize,
+)
 from .interrupts import noting
 from .parser import FAULT_OF_INPUT, Parser
 
 # in the order of --help
-COMMANDS = (train, evaluate, predict, embed, info, push, export, convert, reproduce, few_shot, visualize, demo)
+COMMANDS = (
+    *(train, evaluate, predict, embed, index, search, info),
+    *(push, export, convert, reproduce, few_shot, visualize, demo),
+)
 EPILOG = """
 examples:
   any2point train --data shapes --backbone google-bert/bert-base-uncased --output my-adapter

@@ -28,7 +28,7 @@ class BatchJob:
         task: "embed" (`pooler_output`) or "predict" (classes and their probabilities).
         model: folder or Hub id of the adapter.
         source: what `open_collection` takes; of a data set on the Hub, the commit that it has now is read to the end.
-        out: the .parquet file to make.
+        out: the .parquet file to make; the same of embeddings may be called .index.
         backbone: Hub id or folder instead of the recorded one.
         split: as in `open_collection`.
         top: classes to list with each prediction.
@@ -61,8 +61,10 @@ class BatchJob:
         for name, minimum in (("top", 1), ("shard_size", 1), ("batch_size", 1), ("workers", 0)):
             if getattr(self, name) < minimum:
                 raise Any2PointError(f"{name} must be at least {minimum}, got {getattr(self, name)}.")
-        if Path(self.out).suffix != ".parquet" or Path(self.out).is_dir():
-            raise Any2PointError(f"--out must be a file that ends in .parquet, got {os.fspath(self.out)!r}.")
+        endings = [".parquet", ".index"] if self.task == "embed" else [".parquet"]
+        if Path(self.out).suffix not in endings or Path(self.out).is_dir():
+            ending = " or ".join(endings)
+            raise Any2PointError(f"--out must be a file that ends in {ending}, got {os.fspath(self.out)!r}.")
         # processes of other machines may start in other folders
         object.__setattr__(self, "out", Path(os.path.abspath(self.out)))
         object.__setattr__(self, "model", recorded_path(self.model))

@@ -46,7 +46,7 @@ class ShardFiles:
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self.num_shards = num_shards
         if out.exists():
-            earlier = _read_settings(out)
+            earlier = read_settings(out, "Choose another file, or delete it.")
             self._check({**self._unrecorded(earlier), **earlier}, out)
         elif any(self.folder.glob("*.parquet")):
             earlier = read_record(self.folder / RUN_FILE, fix="Choose another file, or delete the folder.")
@@ -192,11 +192,17 @@ def _repeats(schema: pa.Schema) -> bool:
     return "embedding" not in schema.names
 
 
-def _read_settings(out: Path) -> dict[str, Any]:
-    """The settings that the output was made with."""
+def read_settings(out: Path, fix: str) -> dict[str, Any]:
+    """The settings that an output was made with.
+
+    Args:
+        out: a file that a run joined.
+        fix: the last sentence of the error.
+
+    Raises:
+        Any2PointError: the file is no output of a run.
+    """
     try:
         return dict(json.loads((pq.read_schema(out).metadata or {})[_METADATA]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Any2PointError(
-            f"{out} exists and is no output of such a run. Choose another file, or delete it."
-        ) from error
+        raise Any2PointError(f"{out} exists and is no output of such a run. {fix}") from error

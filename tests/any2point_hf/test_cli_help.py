@@ -14,7 +14,19 @@ import pytest
 from any2point_hf import __version__, cli
 
 NAMES = [cli.command_name(command) for command in cli.COMMANDS]
-PATHS = {"ADAPTER", "BACKBONE", "CLOUD", "DATA", "FILE", "FILE.parquet", "FILE.pth", "FOLDER", "PATH", "SOURCE"}
+PATHS = {
+    "ADAPTER",
+    "BACKBONE",
+    "CLOUD",
+    "DATA",
+    "FILE",
+    "FILE.index",
+    "FILE.parquet",
+    "FILE.pth",
+    "FOLDER",
+    "PATH",
+    "SOURCE",
+}
 
 
 def parser_of(name):

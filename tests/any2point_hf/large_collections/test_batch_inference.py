@@ -437,7 +437,7 @@ def test_two_processes_give_the_same_as_one(job, tmp_path, monkeypatch, subproce
         ({"shard_size": 0}, "shard_size must be at least 1"),
         ({"batch_size": -1}, "batch_size must be at least 1"),
         ({"workers": -1}, "workers must be at least 0"),
-        ({"out": Path("features.csv")}, r"--out must be a file that ends in \.parquet, got 'features\.csv'"),
+        ({"out": Path("features.csv")}, r"--out must be a file that ends in \.parquet or \.index, got 'features\.csv'"),
     ],
 )
 def test_settings_out_of_range(job, changes, message):

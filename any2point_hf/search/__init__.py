@@ -1,0 +1,1 @@
+"""Which clouds are like this one?"""
