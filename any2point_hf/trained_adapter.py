@@ -1,7 +1,8 @@
 """What the command line does with a trained adapter, as plain functions: load, evaluate, predict, info."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,8 @@ def processor_of(model: str) -> Any2PointProcessor | None:
         return None
 
 
-class SplitOfAdapter(NamedTuple):
+@dataclass(frozen=True)
+class SplitOfAdapter:
     """A split of a data set beside the adapter that answers for it.
 
     Args:

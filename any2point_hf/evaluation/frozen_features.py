@@ -1,5 +1,6 @@
 """What the pooled features alone are worth: retrieval, neighbours and a linear probe, without the adapter's head."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def evaluate_probe(opened: SplitOfAdapter, train_split: str = "train", batch_siz
             f"a probe is fitted to the split {train_split!r} and tried on another one, got --split {opened.split} "
             f"of a data set whose other splits are {listed(others) or 'none'}."
         )
-    train = opened._replace(split=train_split)
+    train = replace(opened, split=train_split)
     features = [pooled_features(part, batch_size) for part in (train, opened)]
     labels, num_classes = [part.labels for part in (train, opened)], len(opened.class_names)
     tensors = [torch.from_numpy(array) for array in (*features, *labels)]

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,8 +35,8 @@ def test_retrieval_and_probe_of_two_classes_that_are_easily_told(opened):
 
 def test_a_probe_needs_another_split(opened, two_classes, adapter):
     with pytest.raises(DatasetError, match=r"fitted to the split 'train'.*got --split train.*other splits are test"):
-        evaluate_probe(opened._replace(split="train"))
-    alone = opened._replace(dataset=type(opened.dataset)({"test": opened.clouds}))
+        evaluate_probe(replace(opened, split="train"))
+    alone = replace(opened, dataset=type(opened.dataset)({"test": opened.clouds}))
     with pytest.raises(DatasetError, match="other splits are none"):
         evaluate_probe(alone)
 
