@@ -12,6 +12,7 @@ from .auto import registration
 
 if TYPE_CHECKING:
     from .auto.auto_model import AutoModelForPointCloudClassification as AutoModelForPointCloudClassification
+    from .auto.auto_model import AutoModelForPointCloudSegmentation as AutoModelForPointCloudSegmentation
     from .auto.classification_pipeline import PointCloudClassificationPipeline as PointCloudClassificationPipeline
     from .auto.feature_extraction_pipeline import (
         PointCloudFeatureExtractionPipeline as PointCloudFeatureExtractionPipeline,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .modeling import Any2PointConfig as Any2PointConfig
     from .modeling import Any2PointError as Any2PointError
     from .modeling import Any2PointForPointCloudClassification as Any2PointForPointCloudClassification
+    from .modeling import Any2PointForPointCloudSegmentation as Any2PointForPointCloudSegmentation
     from .modeling import Any2PointModel as Any2PointModel
     from .modeling import Any2PointModelOutput as Any2PointModelOutput
     from .modeling import BackboneLoadError as BackboneLoadError
@@ -37,7 +39,9 @@ if TYPE_CHECKING:
     from .modeling import ImageBindAudioModel as ImageBindAudioModel
     from .modeling import PointCloudClassifierOutput as PointCloudClassifierOutput
     from .modeling import PointCloudError as PointCloudError
+    from .modeling import PointCloudSegmenterOutput as PointCloudSegmenterOutput
     from .modeling import UnsupportedBackboneError as UnsupportedBackboneError
+    from .modeling import label_large_cloud as label_large_cloud
     from .pictures.kinds import draw_attention as draw_attention
     from .pictures.kinds import draw_clusters as draw_clusters
     from .pictures.kinds import draw_similarity as draw_similarity
@@ -56,7 +60,7 @@ __version__ = "0.1.0"
 _HOME = {
     **dict.fromkeys(modeling.__all__, "modeling"),
     "Any2PointProcessor": "processing_any2point",
-    "AutoModelForPointCloudClassification": "auto.auto_model",
+    **dict.fromkeys(("AutoModelForPointCloudClassification", "AutoModelForPointCloudSegmentation"), "auto.auto_model"),
     "PointCloudClassificationPipeline": "auto.classification_pipeline",
     "PointCloudFeatureExtractionPipeline": "auto.feature_extraction_pipeline",
     **dict.fromkeys(("PointCloud", "read_point_cloud", "read_point_cloud_with_features"), "point_clouds.files"),

@@ -20,18 +20,26 @@ if TYPE_CHECKING:
     from .errors import PointCloudError as PointCloudError
     from .errors import UnsupportedBackboneError as UnsupportedBackboneError
     from .modeling_any2point import Any2PointModel as Any2PointModel
-    from .modeling_any2point import Any2PointModelOutput as Any2PointModelOutput
     from .modeling_any2point_classification import (
         Any2PointForPointCloudClassification as Any2PointForPointCloudClassification,
     )
-    from .modeling_any2point_classification import PointCloudClassifierOutput as PointCloudClassifierOutput
+    from .modeling_any2point_segmentation import (
+        Any2PointForPointCloudSegmentation as Any2PointForPointCloudSegmentation,
+    )
+    from .modeling_outputs import Any2PointModelOutput as Any2PointModelOutput
+    from .modeling_outputs import PointCloudClassifierOutput as PointCloudClassifierOutput
+    from .modeling_outputs import PointCloudSegmenterOutput as PointCloudSegmenterOutput
+    from .segmentation.large_clouds import label_large_cloud as label_large_cloud
 
 _HOME = {
     "Any2PointConfig": "configuration_any2point",
     "Any2PointModel": "modeling_any2point",
-    "Any2PointModelOutput": "modeling_any2point",
+    "Any2PointModelOutput": "modeling_outputs",
     "Any2PointForPointCloudClassification": "modeling_any2point_classification",
-    "PointCloudClassifierOutput": "modeling_any2point_classification",
+    "PointCloudClassifierOutput": "modeling_outputs",
+    "Any2PointForPointCloudSegmentation": "modeling_any2point_segmentation",
+    "PointCloudSegmenterOutput": "modeling_outputs",
+    "label_large_cloud": "segmentation.large_clouds",
     "ImageBindAudioConfig": "backbones.imagebind_audio.configuration_imagebind_audio",
     "ImageBindAudioModel": "backbones.imagebind_audio.modeling_imagebind_audio",
     "Any2PointError": "errors",

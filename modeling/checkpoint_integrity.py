@@ -7,7 +7,7 @@ with it. Adapters of earlier versions have neither, and are taken as they are.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from .files import write_whole
 CONFIG_FILE = "config.json"
 CHECKSUMS = "checksums"  # the entry of config.json
 _CHECKSUM = "checksum"  # the entry of a file's metadata
+
+HEADS = {"classifier": "classification", "segmenter": "segmentation"}
+"""By the name of its head in a model, what an adapter is for."""
 
 
 def record_checksums(folder: Path) -> None:
@@ -77,6 +80,27 @@ def check_checksum(folder: Path, name: str, checksums: Mapping[str, str] | None)
             "they are of two adapters, or one was changed. Copy or pull the folder whole; if the change was meant, "
             f'delete "{CHECKSUMS}" from {CONFIG_FILE}.'
         )
+
+
+def check_task(source: str | os.PathLike, files: Iterable[Path], head: str | None) -> None:
+    """Checks that an adapter's head is not that of another task.
+
+    Args:
+        source: how the adapter is called.
+        files: with its tensors, of which only the names are read.
+        head: of the model that is to load it, one of `HEADS`; None for a model without one, which takes every adapter.
+
+    Raises:
+        CheckpointError: it is.
+    """
+    for file in files if head is not None else ():
+        with safe_open(file, "pt") as opened:
+            stored = {name.partition(".")[0] for name in opened.keys()}  # noqa: SIM118 - the file is no dict
+        for other in stored & HEADS.keys() - {head}:
+            raise CheckpointError(
+                f"{str(source)!r} is a point cloud {HEADS[other]} adapter, and was to be loaded as a "
+                f"{HEADS[str(head)]} model. Load it by Any2PointForPointCloud{HEADS[other].title()}.from_pretrained."
+            )
 
 
 def check_loaded(source: str | os.PathLike, info: Mapping[str, Any], strict: bool) -> None:

@@ -7,17 +7,19 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+from .block_choice import BlockChoice
 from .errors import ConfigurationError, UnsupportedBackboneError, require
 from .hub.names import pull_options, pulled_folder
 from .presets import find_preset
 from .pulled_config import check_fields, check_num_labels, checked_values, meant_name, refuse_unknown
+from .segmentation.categories import as_category_parts, check_category_parts
 
 SMALLEST_CLOUD = 64  # points; the tokenizer halves them three times
 LARGEST_CLOUD = 65536  # points, which give 8192 tokens; attention and cells compare every pair of tokens
 
 
 @strict
-class Any2PointConfig(PreTrainedConfig):
+class Any2PointConfig(BlockChoice, PreTrainedConfig):
     r"""Settings of an Any2Point model (arXiv 2404.07989).
 
     Args:
@@ -81,6 +83,10 @@ class Any2PointConfig(PreTrainedConfig):
         lora: whether a LoRA in the backbone (of the `peft` library) is trained too: a new model gets the default one,
             and `add_lora` gives another. Of a checkpoint, whether there is one in its subfolder `lora`.
         unfrozen_blocks: how many of the last blocks are trained and saved too (`unfreeze_backbone`).
+        category_parts: of a segmentation model whose clouds have known categories: by each category's name, in the
+            order of their ids, the numbers of its parts, such as `{"chair": [0, 1, 2], "lamp": [3, 4]}`.
+        segmentation_blocks: indices of the blocks whose outputs the segmentation head reads; by default the last of
+            each third.
 
     Raises:
         StrictDataclassError: a value of the wrong type or out of range (its rule is in the message).
@@ -139,6 +145,8 @@ class Any2PointConfig(PreTrainedConfig):
     released_compatibility: bool = False
     lora: bool = False
     unfrozen_blocks: int = 0
+    category_parts: dict[str, list[int]] | list | None = None
+    segmentation_blocks: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.checksums: Any = kwargs.pop("checksums", None)  # of a config.json; the model's loading compares them
@@ -149,6 +157,7 @@ class Any2PointConfig(PreTrainedConfig):
             self.backbone = recorded_path(self.backbone)
         if isinstance(self.backbone_config, dict):
             self.backbone_config = _config_from_dict(self.backbone_config)
+        self.category_parts = as_category_parts(self.category_parts)
         self.line_direction, self.pooling = list(self.line_direction), list(self.pooling)
         self.plane = None if self.plane is None else list(self.plane)
         if self.sampling_start is None:
@@ -227,8 +236,10 @@ class Any2PointConfig(PreTrainedConfig):
         return config, unused | {"backbone": backbone}
 
     def to_dict(self) -> dict[str, Any]:
-        """As in transformers, but without the checksums of the files that it was loaded with."""
-        return {name: value for name, value in super().to_dict().items() if name != "checksums"}
+        """As in transformers, without the checksums of loaded files; categories as pairs, which keep their order."""
+        values = {name: value for name, value in super().to_dict().items() if name != "checksums"}
+        pairs = values.get("category_parts")
+        return values if pairs is None else values | {"category_parts": [list(pair) for pair in pairs.items()]}
 
     def validate_architecture(self) -> None:
         """Checks the ranges that types do not express; transformers runs it whenever a config is made."""
@@ -273,6 +284,7 @@ class Any2PointConfig(PreTrainedConfig):
             'pooling must be "max" and "cls" in some order',
             self.pooling,
         )
+        check_category_parts(self.category_parts, self.num_labels)
         super().validate_architecture()
 
     def record_module(self, backbone_config: PreTrainedConfig) -> None:
@@ -285,33 +297,6 @@ class Any2PointConfig(PreTrainedConfig):
         """Returns the fields that differ from their defaults, except those that name the backbone."""
         plain = type(self)()
         return {name: getattr(self, name) for name in METHOD_FIELDS if getattr(self, name) != getattr(plain, name)}
-
-    def used_blocks(self, num_blocks: int) -> int:
-        """Returns how many of the backbone's `num_blocks` blocks the tokens pass.
-
-        Raises:
-            ConfigurationError: `backbone_blocks` is more than there are.
-        """
-        used = num_blocks if self.backbone_blocks is None else self.backbone_blocks
-        require(0 <= used <= num_blocks, f"backbone_blocks must lie in 0…{num_blocks} (the backbone's)", used)
-        return used
-
-    def adapted_blocks(self, num_blocks: int) -> list[int]:
-        """Indices of the blocks that carry adapters, out of `num_blocks`.
-
-        Raises:
-            ConfigurationError: `adapter_blocks` names a block that the backbone does not have.
-        """
-        if self.adapter_blocks is None:
-            return list(range(num_blocks))
-        listed = self.adapter_blocks
-        indices = list(range(listed)) if isinstance(listed, int) else sorted(set(listed))
-        require(
-            all(0 <= index < num_blocks for index in indices) and (not isinstance(listed, int) or listed >= 0),
-            f"adapter_blocks must lie within the backbone's {num_blocks} blocks",
-            listed,
-        )
-        return indices
 
 
 def recorded_path(backbone: str | os.PathLike) -> str:

@@ -1,12 +1,12 @@
 """Checks of a model's input, before its forward does any work."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from .configuration_any2point import LARGEST_CLOUD, SMALLEST_CLOUD
-from .errors import DatasetError, PointCloudError
+from .errors import DatasetError, PointCloudError, listed
 from .numerics.host_reads import host_may_read
 
 
@@ -62,7 +62,7 @@ def check_inputs(points: Tensor, point_features: Tensor | None, names: Sequence[
     if point_features is None and not names:
         return
     expected = [*points.shape[:2], len(names)]
-    listed = ", ".join(names)
+    named = ", ".join(names)
     if not names:
         raise PointCloudError(
             f"this model takes no point_features (num_point_features=0), got {_received(point_features)}. Leave them "
@@ -70,12 +70,12 @@ def check_inputs(points: Tensor, point_features: Tensor | None, names: Sequence[
         )
     if not isinstance(point_features, Tensor) or list(point_features.shape) != expected:
         raise PointCloudError(
-            f"this model needs point_features {expected} ({listed}) beside the points, got "
+            f"this model needs point_features {expected} ({named}) beside the points, got "
             f"{_received(point_features)}. Any2PointProcessor(point_feature_names=…) makes them."
         )
     if not point_features.is_floating_point():
         raise PointCloudError(
-            f"point_features ({listed}) must be floating point, colours 0…1, got {point_features.dtype}."
+            f"point_features ({named}) must be floating point, colours 0…1, got {point_features.dtype}."
         )
     if host_may_read(point_features) and not point_features.isfinite().all():
         clouds = (~point_features.isfinite().flatten(1).all(dim=1)).nonzero().flatten().tolist()
@@ -129,3 +129,65 @@ def check_labels(labels: Tensor, num_labels: int) -> None:
             f"labels must lie in 0…{num_labels - 1} (the model has {num_labels} classes), got {int(outside[0])}. Set "
             "num_labels in the config to the dataset's classes."
         )
+
+
+def check_point_labels(labels: Tensor, points: Tensor, num_labels: int, ignored: int) -> None:
+    """Checks that there is an integer for each point, and (on a CPU) that it is a part or the number to be ignored.
+
+    Args:
+        labels: [B, N] of the points.
+        points: [B, N, 3].
+        num_labels: number of parts.
+        ignored: label of points without one.
+
+    Raises:
+        DatasetError: there is not.
+    """
+    expected = list(points.shape[:2])
+    if not isinstance(labels, Tensor) or list(labels.shape) != expected:
+        raise DatasetError(
+            f"labels must be of the points, {expected} integers, got {_received(labels)}. For one label a cloud take "
+            "Any2PointForPointCloudClassification."
+        )
+    _check_integers("labels", labels)
+    if not host_may_read(labels):
+        return
+    outside = labels[(labels != ignored) & ((labels < 0) | (labels >= num_labels))]
+    if len(outside):
+        raise DatasetError(
+            f"labels must lie in 0…{num_labels - 1} (the model has {num_labels} parts), or be {ignored} for points "
+            f"without one, got {int(outside[0])}. Set num_labels in the config to the dataset's parts."
+        )
+
+
+def check_category(category: Tensor | None, batch_size: int, categories: Mapping[str, list[int]] | None) -> None:
+    """Checks that each cloud has the number of a category where the model has categories, and none where not.
+
+    Raises:
+        DatasetError: it has not.
+    """
+    if categories is None:
+        if category is not None:
+            raise DatasetError(
+                f"this model has no categories (category_parts of its config), got category={_received(category)}. "
+                "Leave it out."
+            )
+        return
+    names = listed(categories)
+    if not isinstance(category, Tensor) or list(category.shape) != [batch_size]:
+        raise DatasetError(
+            f"this model needs category [{batch_size}], the number of each cloud's category ({names}), got "
+            f"{_received(category)}."
+        )
+    _check_integers("category", category)
+    if host_may_read(category):
+        outside = category[(category < 0) | (category >= len(categories))]
+        if len(outside):
+            raise DatasetError(
+                f"category must lie in 0…{len(categories) - 1} (the model's are {names}), got {int(outside[0])}."
+            )
+
+
+def _check_integers(name: str, values: Tensor) -> None:
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise DatasetError(f"{name} must be integers, got {values.dtype}. Call {name}.long().")

@@ -9,13 +9,12 @@ device, which would corrupt a backbone made inside `__init__`. It is never part 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import can_return_tuple
 
 from . import released_compatibility as released
 from .adapter.guided_adapter import Bottleneck, GuidedAggregation, LocalAttention, Neighborhoods, aggregation_bytes
@@ -35,8 +34,10 @@ from .backbones.loading import build_backbone, check_same_family, load_backbone,
 from .backbones.self_test import check_parts, is_tried_out, self_test
 from .backbones.spec import BlockArguments, find, norm_eps, num_blocks, read_tensor
 from .batch_memory import check_memory, names_batch_that_fits
+from .checkpoint_integrity import HEADS
 from .configuration_any2point import Any2PointConfig
 from .input_checks import check_inputs, finite_inputs
+from .modeling_outputs import Any2PointModelOutput as Any2PointModelOutput
 from .numerics.initialization import StartValues, draw_seed, torch_draws
 from .numerics.start_scales import TokenScale, start_scales
 from .pretrained_model import Any2PointPreTrainedModel
@@ -45,25 +46,6 @@ from .projection.virtual_projection import voxel_cells
 from .projection_choice import choose_position_encoding, make_projection
 from .several_adapters.mixed_batch import forward_mixed
 from .tokenizer.point_tokenizer import PointTokenizer
-
-
-@dataclass
-class Any2PointModelOutput(ModelOutput):
-    """Output of `Any2PointModel`.
-
-    Args:
-        last_hidden_state: [B, 1 + G, D], CLS first, after the final norm.
-        pooler_output: [B, 2D], max over point tokens and CLS in the config's `pooling` order.
-        point_centers: [B, G, 3], the centres of the point tokens.
-        hidden_states: tokens before block 0, then each block's output before the final norm, each [B, 1 + G, D].
-        attentions: weights of each block, [B, heads, 1 + G, 1 + G]; ImageBind audio has its learned row as a last key.
-    """
-
-    last_hidden_state: Tensor | None = None
-    pooler_output: Tensor | None = None
-    point_centers: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
 
 
 class Any2PointModel(Any2PointPreTrainedModel):
@@ -82,7 +64,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
 
     _keys_to_ignore_on_load_unexpected = (  # a task model's checkpoint holds a base model
         *Any2PointPreTrainedModel._keys_to_ignore_on_load_unexpected,
-        r"^classifier\.",
+        rf"^({'|'.join(HEADS)})\.",
     )
     adapter_attributes = (
         *Any2PointPreTrainedModel.adapter_attributes,
@@ -245,6 +227,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
         adapter_names: Sequence[str] | None = None,
+        output_point_levels: bool = False,
     ) -> Any2PointModelOutput:
         """Encodes point clouds.
 
@@ -255,6 +238,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             output_attentions: whether to return the blocks' attention weights; needs eager attention.
             return_dict: False for a tuple.
             adapter_names: names of the adapters, one for each cloud; by default the active one for all.
+            output_point_levels: whether to return the tokenizer's features of all points and of its stages' centres.
 
         Raises:
             PointCloudError: points or features of another shape or kind than the model takes, or not finite.
@@ -264,6 +248,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         """
         if adapter_names is not None:
             options: Any = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+            options |= {"output_point_levels": output_point_levels}
             return forward_mixed(self, points, point_features, adapter_names, **options)
         config = self.config
         check_inputs(points, point_features, config.point_feature_names)
@@ -273,7 +258,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             released.warn_of_attention_across_batch()
         wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         points, point_features, finite = finite_inputs(points, point_features, self.cls_token.dtype)
-        tokens, centers = self.tokenizer(points, point_features)
+        tokens, centers, *levels = self.tokenizer(points, point_features, output_point_levels)
         if self.token_scale is not None:
             tokens = self.token_scale(tokens)
         coordinates = self.projection(centers)
@@ -308,6 +293,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
             point_centers=centers,
             hidden_states=tuple(states) if wants_states else None,
             attentions=tuple(attentions) if output_attentions else None,
+            point_levels=tuple(levels) if output_point_levels else None,
         )
 
     def bytes_of_cloud(self, num_points: int) -> int:

@@ -1,18 +1,18 @@
 """Point cloud classification: an Any2Point model and the head of method.md 4."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import can_return_tuple
 
 from .backbones.loading import record_backbone
 from .configuration_any2point import Any2PointConfig
 from .input_checks import check_labels
 from .modeling_any2point import Any2PointModel
+from .modeling_outputs import PointCloudClassifierOutput as PointCloudClassifierOutput
 from .numerics.batch_norm import BatchNorm1d
 from .numerics.initialization import StartValues, draw_seed
 from .numerics.named_dropout import NamedDropout
@@ -22,19 +22,6 @@ from .several_adapters.mixed_batch import forward_mixed
 
 HEAD_WIDTH = 256
 HEAD_DROPOUT = 0.5
-
-
-@dataclass
-class PointCloudClassifierOutput(ModelOutput):
-    """Output of `Any2PointForPointCloudClassification`: loss [], logits [B, classes] and the model's fields."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    last_hidden_state: Tensor | None = None
-    pooler_output: Tensor | None = None
-    point_centers: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
 
 
 class ClassificationHead(nn.Module):
@@ -69,6 +56,8 @@ class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
         config: `num_labels` (or `id2label`) sets the classes.
         backbone: a module to use instead of the config's; it is shared and frozen, not copied.
     """
+
+    head = "classifier"
 
     def __init__(self, config: Any2PointConfig, backbone: PreTrainedModel | None = None) -> None:
         start_seed = draw_seed()

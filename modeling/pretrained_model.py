@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from huggingface_hub import CommitInfo
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from .backbones.loading import DOWNLOAD_OPTIONS, load_backbone
 from .backbones.unfrozen import UnfrozenBlocks, check_stored, is_unfrozen, load_unfrozen, stored_tensors
-from .checkpoint_integrity import check_checksum, check_loaded, record_checksums
+from .checkpoint_integrity import check_checksum, check_loaded, check_task, record_checksums
 from .configuration_any2point import Any2PointConfig, recorded_path
 from .errors import Any2PointError, CheckpointError, UnsupportedBackboneError
 from .files import folder_written_whole
@@ -64,6 +64,7 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, UnfrozenBlocks, Pre
     _supports_attention_backend = True
     # Loaded when the backbone is there: LoRA's tensors from PEFT's own file, and those of unfrozen blocks.
     _keys_to_ignore_on_load_unexpected: Any = (re.escape(LORA_TENSORS), r"(^|\.)backbone\.")
+    head: ClassVar[str | None] = None  # attribute of a task model's head, one of `HEADS`
     start_seed: int | None = None  # seed of all start values (initialization.py)
 
     @property
@@ -265,6 +266,7 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, UnfrozenBlocks, Pre
         try:
             config = kwargs.get("config") or cls.config_class.from_pretrained(place)
             check_header(config, place, kwargs)
+            check_task(pretrained_model_name_or_path, weight_files(place), cls.head)
             loaded: Any = super().from_pretrained(
                 folder,
                 *model_args,

@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import safe_open
 from transformers.utils import logging
 
+from .checkpoint_integrity import HEADS
 from .errors import CheckpointError, ConfigurationError, did_you_mean, require
 
 MOST_LABELS = 100_000
@@ -171,10 +172,11 @@ def check_header(config: Any, folder: Path, overridden: Iterable[str] = ()) -> N
         return
     width, depth = config.backbone_config.hidden_size, num_blocks(config.backbone_config)
     adapted = {name.split(".")[1] for name in shapes if name.startswith("bottlenecks.")}
+    stored_classes = [shapes[name][0] for name in (f"{head}.output.bias" for head in HEADS) if name in shapes]
     claims = {
         "width": (width, shapes.get("cls_token", [0])[-1], ()),
         "blocks": (len(config.adapted_blocks(config.used_blocks(depth))), len(adapted), ("adapter_blocks",)),
-        "classes": (config.num_labels, shapes.get("classifier.output.bias", [0])[0], ("num_labels", "id2label")),
+        "classes": (config.num_labels, sum(stored_classes), ("num_labels", "id2label")),
     }
     for name, (claimed, stored, fields) in claims.items():
         if claimed > _LARGE[name] and claimed != stored and not set(fields) & set(overridden):
@@ -182,7 +184,8 @@ def check_header(config: Any, folder: Path, overridden: Iterable[str] = ()) -> N
                 f"an adapter's config.json must describe the tensors beside it, and claims {claimed} {name} where they "
                 f"have {stored} ({folder}). It is damaged or of another adapter: pull it again."
             )
-    own = sum(_size(shape) for name, shape in shapes.items() if not name.startswith(("backbone.", "classifier.")))
+    elsewhere = ("backbone.", *(f"{head}." for head in HEADS))
+    own = sum(_size(shape) for name, shape in shapes.items() if not name.startswith(elsewhere))
     if own > max(12 * depth * width**2, _SMALL_ADAPTER):
         raise CheckpointError(
             f"an adapter must be smaller than its backbone, and {folder} has {own:,} parameters for a backbone of "

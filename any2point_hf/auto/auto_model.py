@@ -1,4 +1,4 @@
-"""An Auto class for point cloud classification, built like those of transformers, which has none for it."""
+"""Auto classes for point cloud classification and segmentation, built like those of transformers, which has none."""
 
 import os
 from collections import OrderedDict
@@ -12,16 +12,14 @@ from ..modeling.configuration_any2point import Any2PointConfig
 from ..modeling.errors import CheckpointError
 from ..modeling.hub.names import pull_options, pulled_folder
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
+from ..modeling.modeling_any2point_segmentation import Any2PointForPointCloudSegmentation
 
 
-class AutoModelForPointCloudClassification(_BaseAutoModelClass):
-    """Makes the point cloud classification model that a checkpoint or config belongs to.
+class _AutoModelForPointClouds(_BaseAutoModelClass):
+    """What the Auto classes share: loading a model of the class that is registered for its config."""
 
-    It is used like the Auto classes of transformers: `from_pretrained(name)` and `from_config(config)`;
-    `register(config class, model class)` adds a model of your own. It cannot be instantiated itself.
-    """
-
-    _model_mapping: Any = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+    _model_mapping: Any = None
+    _task: str = ""
 
     @classmethod
     def from_pretrained(
@@ -47,11 +45,33 @@ class AutoModelForPointCloudClassification(_BaseAutoModelClass):
         if type(config) not in cls._model_mapping:
             known = ", ".join(known.__name__ for known in cls._model_mapping)
             raise CheckpointError(
-                f"a point cloud classification model has a config of the class {known}, and the one of "
+                f"a point cloud {cls._task} model has a config of the class {known}, and the one of "
                 f"{str(pretrained_model_name_or_path)!r} is {type(config).__name__}. Is it the backbone?"
             )
         model_class = cls._model_mapping[type(config)]
         return model_class.from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
 
 
+class AutoModelForPointCloudClassification(_AutoModelForPointClouds):
+    """Makes the point cloud classification model that a checkpoint or config belongs to.
+
+    It is used like the Auto classes of transformers: `from_pretrained(name)` and `from_config(config)`;
+    `register(config class, model class)` adds a model of your own. It cannot be instantiated itself.
+    """
+
+    _model_mapping: Any = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+    _task = "classification"
+
+
+class AutoModelForPointCloudSegmentation(_AutoModelForPointClouds):
+    """Makes the point cloud segmentation model that a checkpoint or config belongs to.
+
+    It is used like `AutoModelForPointCloudClassification`.
+    """
+
+    _model_mapping: Any = _LazyAutoMapping(CONFIG_MAPPING_NAMES, OrderedDict())
+    _task = "segmentation"
+
+
 AutoModelForPointCloudClassification.register(Any2PointConfig, Any2PointForPointCloudClassification, exist_ok=True)
+AutoModelForPointCloudSegmentation.register(Any2PointConfig, Any2PointForPointCloudSegmentation, exist_ok=True)

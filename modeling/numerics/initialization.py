@@ -94,6 +94,10 @@ class StartValues:
         """Draws a token from a normal distribution of mean 0 and deviation 0.02."""
         init.normal_(token, mean=0.0, std=TOKEN_DEVIATION, generator=self._generator(token, name))
 
+    def embedding(self, weight: Tensor, name: str) -> None:
+        """Draws a table of embeddings from a normal distribution of mean 0 and deviation 1, torch's own default."""
+        init.normal_(weight, mean=0.0, std=1.0, generator=self._generator(weight, name))
+
     def _generator(self, tensor: Tensor, name: str) -> torch.Generator | None:
         if self.seed is None:
             return None

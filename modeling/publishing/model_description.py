@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 from ..backbones.spec import num_blocks
 from ..backbones.unfrozen import is_unfrozen
+from ..checkpoint_integrity import HEADS
 
-HEAD = "classifier."
 _CACHED_SNAPSHOT = re.compile(r"models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})$")  # a Hub repository in its cache
 _SECONDS_FOR_THE_HUB = 5
 _LICENCE_FIELDS = ("license", "license_name", "license_link")
@@ -35,9 +35,10 @@ class ModelDescription:
         depth: number of the backbone's blocks.
         width: the backbone's hidden size.
         modality: "1d" or "2d".
+        task: "classification" or "segmentation"; None for a model without a head.
         num_points: points a cloud.
         point_feature_names: what it takes of each point besides the coordinates.
-        class_names: in the order of the logits; empty without a head.
+        class_names: of classes or parts, in the order of the logits; empty without a head.
         settings: fields of the config that differ from their defaults.
         trained: number of trained parameters.
         trained_without_head: number of those outside the head.
@@ -57,6 +58,7 @@ class ModelDescription:
     depth: int
     width: int
     modality: str
+    task: str | None
     num_points: int
     point_feature_names: tuple[str, ...]
     class_names: tuple[str, ...]
@@ -78,7 +80,7 @@ def describe(model: PreTrainedModel, token: str | bool | None = None) -> ModelDe
     """
     config: Any = model.config
     base: Any = model.base_model
-    has_head = hasattr(model, "classifier")
+    head: str | None = getattr(model, "head", None)
     base_model, revision = hub_repository(config.backbone)
     revision = config.backbone_revision or revision
     trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
@@ -94,12 +96,13 @@ def describe(model: PreTrainedModel, token: str | bool | None = None) -> ModelDe
         depth=num_blocks(config.backbone_config),
         width=config.backbone_config.hidden_size,
         modality=base.modality,
+        task=HEADS[head] if head else None,
         num_points=config.num_points,
         point_feature_names=tuple(config.point_feature_names),
-        class_names=tuple(config.id2label[index] for index in range(config.num_labels)) if has_head else (),
+        class_names=tuple(config.id2label[index] for index in range(config.num_labels)) if head else (),
         settings=config.unlike_defaults(),
         trained=sum(trained.values()),
-        trained_without_head=sum(count for name, count in trained.items() if not name.startswith(HEAD)),
+        trained_without_head=sum(count for name, count in trained.items() if name.partition(".")[0] != head),
         unfrozen=sum(count for name, count in trained.items() if is_unfrozen(base, name)),
         num_bytes=sum(tensor.numel() * tensor.element_size() for tensor in saved),
         attends_across_batch=config.released_compatibility and base.modality == "1d",

@@ -71,10 +71,10 @@ def _check_alike(adapters: Mapping[str, Any]) -> None:
             "adapters with a LoRA cannot be averaged: the product of two means is not the mean of the products. "
             "Average adapters without one."
         )
-    (first_name, first), *others = adapters.items()
+    (first_name, first), *others = ((name, adapter.config.to_dict()) for name, adapter in adapters.items())
     for name, other in others:
         for field in _SHARED_FIELDS:
-            ours, theirs = getattr(first.config, field), getattr(other.config, field)
+            ours, theirs = first.get(field), other.get(field)
             if ours != theirs:
                 raise Any2PointError(
                     f"adapters of an average must have the same settings and classes: {field} is {ours!r} in "

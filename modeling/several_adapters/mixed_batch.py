@@ -17,6 +17,7 @@ def forward_mixed(
     point_features: Tensor | None,
     adapter_names: Sequence[str],
     labels: Tensor | None = None,
+    category: Tensor | None = None,
     **options: Any,
 ) -> Any:
     """Runs each cloud of a batch through its own adapter.
@@ -26,7 +27,8 @@ def forward_mixed(
         points: [B, N, 3] float.
         point_features: [B, N, F] float for the adapters that take them, or None; the others do not get them.
         adapter_names: B names, one a cloud.
-        labels: [B] int64, each among the classes of its own adapter.
+        labels: [B] int64, each among the classes of its own adapter; of segmentation models [B, N].
+        category: [B] int64 for the adapters that have categories, or None; the others do not get it.
         options: of the model's forward.
 
     Returns:
@@ -47,10 +49,12 @@ def forward_mixed(
     for name, waiting in adapters.items():
         adapter = model if waiting is None else model._bring_along(waiting)
         index = torch.tensor(rows[name], device=points.device)
-        own_labels = {} if labels is None else {"labels": labels[index]}
+        own_targets = {} if labels is None else {"labels": labels[index]}
+        if category is not None and adapter.config.category_parts is not None:
+            own_targets |= {"category": category[index]}
         takes_them = adapter.config.num_point_features > 0
         own_features = point_features[index] if takes_them and point_features is not None else None
-        outputs.append(adapter.forward(points[index], own_features, **own_labels, **options, return_dict=True))
+        outputs.append(adapter.forward(points[index], own_features, **own_targets, **options, return_dict=True))
     order = torch.tensor([row for group in rows.values() for row in group], device=points.device).argsort()
     shared_keys = [key for key in outputs[0] if all(key in output for output in outputs)]
     merged = {key: _merge(key, [output[key] for output in outputs], order) for key in shared_keys if key != "loss"}

@@ -6,7 +6,7 @@ are folded into the products, and neighbourhoods are computed in blocks that sta
 """
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,18 @@ def extent_normalization(offsets: Tensor) -> Tensor:
 def deviation_normalization(offsets: Tensor) -> Tensor:
     """Divides by the unbiased deviation of all offsets of the cloud and stage, + 1e-5. [B, G, K, 3] -> same."""
     return offsets / (offsets.flatten(1).std(dim=1) + 1e-5).view(-1, 1, 1, 1)
+
+
+class PointLevel(NamedTuple):
+    """Points of one density and the tokenizer's features of them.
+
+    Args:
+        points: [B, n, 3].
+        features: [B, n, C].
+    """
+
+    points: Tensor
+    features: Tensor
 
 
 NORMALIZATIONS = {"extent": extent_normalization, "deviation": deviation_normalization}
@@ -108,6 +120,14 @@ def _flat_indices(indices: Tensor, num_points: int) -> Tensor:
     """Converts indices [B, G, K] within a cloud to row numbers [B·G, K] of the flattened features."""
     offsets = torch.arange(indices.shape[0], device=indices.device).mul_(num_points).view(-1, 1, 1)
     return (indices + offsets).flatten(0, 1)
+
+
+def _put_back(features: Tensor, order: Tensor | None) -> Tensor:
+    """Puts features [B, N, C], taken in this order [B, N], back to where they came from; None where they still are."""
+    if order is None:
+        return features
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return gather_points(features, torch.empty_like(order).scatter_(1, order, places))
 
 
 class PointTokenizer(nn.Module):
@@ -179,22 +199,37 @@ class PointTokenizer(nn.Module):
         """Returns which points sampling never picks, [B, N] bool; None, as in the method itself, for no such points."""
         return None
 
-    def forward(self, points: Tensor, point_features: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Returns tokens [B, G, D] and centres [B, G, 3]."""
+    @property
+    def level_widths(self) -> list[int]:
+        """Channels of the levels: of the stem, then of each stage."""
+        return [self.stem_width << level for level in range(NUM_STAGES + 1)]
+
+    def forward(
+        self, points: Tensor, point_features: Tensor | None = None, output_levels: bool = False
+    ) -> tuple[Any, ...]:
+        """Returns tokens [B, G, D] and centres [B, G, 3], and if asked for also the four levels they are made of.
+
+        The first `PointLevel` holds all points in the order given and the stem's features of them, the others each
+        stage's centres and features.
+        """
         num_centers = points.shape[1] // 2
+        given, own_order = points, None
         if self.sampling_start == "farthest":
-            order = farthest_first(points, point_features)
-            points = gather_points(points, order)
-            point_features = None if point_features is None else gather_points(point_features, order)
+            own_order = farthest_first(points, point_features)
+            points = gather_points(points, own_order)
+            point_features = None if point_features is None else gather_points(point_features, own_order)
         order = farthest_point_sampling(points, num_centers, self.excluded_from_sampling(points))
         features = self._embed(points if point_features is None else torch.cat([points, point_features], dim=-1))
         centers, center_features = gather_points(points, order), gather_points(features, order)
+        levels = [PointLevel(given, _put_back(features, own_order))] if output_levels else []
         for stage in self.stages:
             features = stage(points, features, centers, center_features)
             points = centers
             num_centers //= 2
             centers, center_features = points[:, :num_centers], features[:, :num_centers]
-        return self.projection(features), points
+            if output_levels:
+                levels.append(PointLevel(points, features))
+        return self.projection(features), points, *levels
 
     def _embed(self, points: Tensor) -> Tensor:
         """Applies the stem: linear, batch norm, ReLU. [B, N, 3 + F] -> [B, N, C0]."""

@@ -5,7 +5,12 @@ import pytest
 import torch
 from hypothesis import settings
 
-from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointModel
+from any2point_hf.modeling import (
+    Any2PointConfig,
+    Any2PointForPointCloudClassification,
+    Any2PointForPointCloudSegmentation,
+    Any2PointModel,
+)
 from any2point_hf.modeling.backbones.loading import build_backbone
 from any2point_hf.modeling.backbones.part_of_model import tower_config
 from any2point_hf.modeling.hub.names import pulled_folder
@@ -68,8 +73,16 @@ def make_backbone(family, attn_implementation=None):
 
 
 def make_model(family="vit", head=False, **settings):
-    backbone = make_backbone(family) if isinstance(family, str) else family
     model_class = Any2PointForPointCloudClassification if head else Any2PointModel
+    return make_model_of(model_class, family, **settings)
+
+
+def make_segmenter(family="vit", **settings):
+    return make_model_of(Any2PointForPointCloudSegmentation, family, **settings)
+
+
+def make_model_of(model_class, family, **settings):
+    backbone = make_backbone(family) if isinstance(family, str) else family
     return randomize(model_class(Any2PointConfig(**{**SMALL, **settings}), backbone=backbone)).eval()
 
 
@@ -84,6 +97,7 @@ class Make:
     config = staticmethod(families.make_config)
     backbone = staticmethod(make_backbone)
     model = staticmethod(make_model)
+    segmenter = staticmethod(make_segmenter)
     points = staticmethod(make_points)
     tower_config = staticmethod(lambda family: tower_config(families.make_config(family), None))
     native_inputs = staticmethod(families.make_native_inputs)

@@ -49,6 +49,8 @@ CHANGED = {
     "released_compatibility": True,
     "lora": True,
     "unfrozen_blocks": 1,
+    "category_parts": {"zebra": [1], "ant": [1, 0]},
+    "segmentation_blocks": [0, 2],
 }
 
 

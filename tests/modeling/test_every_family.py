@@ -251,6 +251,27 @@ def test_save_and_load_give_the_same_logits(make, backbone, tmp_path):
         torch.testing.assert_close(loaded(points).logits, expected, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("one_family", ["clip_text", "llama", "t5", "dinov2", "beit", "ast", "whisper"])
+def test_a_segmenter_labels_saves_and_trains_on_families_of_every_modality(make, one_family, tmp_path):
+    backbone = make.backbone(one_family)
+    model = make.segmenter(backbone, num_labels=5, category_parts={"zebra": [0, 1], "ant": [2, 3, 4]})
+    points, category, order = make.points(), torch.tensor([1, 0]), torch.randperm(128)
+    with torch.no_grad():
+        logits = model(points, category=category).logits
+        permuted = model(points[:, order], category=category).logits
+        alone = model(points[1:], category=category[1:]).logits
+        model.save_pretrained(tmp_path)
+        again = type(model).from_pretrained(tmp_path, backbone=backbone)(points, category=category).logits
+    torch.testing.assert_close(permuted, logits[:, order], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(alone, logits[1:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(again, logits, atol=1e-6, rtol=1e-6)
+    labels = torch.randint(0, 5, (2, 128))
+    model.train()(points, labels=labels, category=category).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == ("backbone." in name), name
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+
+
 @pytest.mark.parametrize("modality", [None, "1d", "2d"])
 @pytest.mark.parametrize("dual", DUALS)
 @torch.no_grad()

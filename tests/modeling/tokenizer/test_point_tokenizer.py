@@ -1,4 +1,5 @@
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -123,6 +124,29 @@ def plainly(monkeypatch):
             return function()
 
     return run
+
+
+@pytest.mark.parametrize("start", ["farthest", "first"])
+@pytest.mark.parametrize("mode", ["train", "evaluate"])
+def test_levels_are_what_the_tokens_are_made_of(make, start, mode):
+    tokenizer = make.randomize(PointTokenizer(50, 5, "extent", 2, start)).train(mode == "train")
+    points, features = make.points(2, 64), torch.rand(2, 64, 2)
+    twin = copy.deepcopy(tokenizer)
+    tokens, centers, *levels = tokenizer(points, features, output_levels=True)
+    plain = twin(points, features)
+    assert len(plain) == 2
+    assert torch.equal(plain[0], tokens)
+    assert torch.equal(plain[1], centers)
+    assert [level.points.shape[1] for level in levels] == [64, 32, 16, 8]
+    assert [level.features.shape[2] for level in levels] == tokenizer.level_widths
+    assert torch.equal(levels[0].points, points)
+    stem = twin.eval()._embed(torch.cat([points, features], dim=-1))  # in the order given
+    if mode == "evaluate":
+        torch.testing.assert_close(levels[0].features, stem)
+    assert torch.equal(levels[3].points, centers)
+    assert torch.equal(tokenizer.projection(levels[3].features), tokens)
+    for denser, level in itertools.pairwise(levels[1:]):
+        assert torch.equal(denser.points[:, : level.points.shape[1]], level.points)
 
 
 @pytest.mark.parametrize("normalization", ["extent", "deviation"])
