@@ -11,6 +11,7 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, 
 from any2point_hf.data.folder import read_folder
 from any2point_hf.data.modelnet import is_modelnet, load_modelnet
 from any2point_hf.data.npz import read_npz
+from any2point_hf.data.parts.shapes import make_part_shapes
 from any2point_hf.data.scanobjectnn import is_scanobjectnn, load_scanobjectnn
 from any2point_hf.data.shapenetpart import is_shapenetpart, load_shapenetpart
 from any2point_hf.data.shapes import SHAPE_NAMES, make_shapes
@@ -30,6 +31,7 @@ __all__ = [
     "load_point_cloud_dataset",
     "load_scanobjectnn",
     "load_shapenetpart",
+    "make_part_shapes",
     "make_shapes",
 ]
 
@@ -42,7 +44,8 @@ def load_point_cloud_dataset(
     Args:
         source: one of
 
-            - "shapes" for the built-in shapes (a folder of that name: "./shapes");
+            - "shapes" for the built-in shapes, "shapes-parts" for those of them that have parts (a folder of that
+              name: "./shapes");
             - "user/name", "user/name@revision" or "user/name#config" on the Hub; a path of that name goes first;
             - the folder of ScanObjectNN, ModelNet or ShapeNetPart as published, with "#OBJ_BG", "#PB_T50_RS/split1" or
               "#modelnet10" after it to choose a variant;
@@ -76,6 +79,8 @@ def load_point_cloud_dataset(
         return _reported(with_own_splits(source, IN_MEMORY, reader), reader)
     if source == "shapes":
         return _reported(make_shapes(seed=seed), reader)
+    if source == "shapes-parts":
+        return _reported(make_part_shapes(seed=seed), reader)
     place = find_place(source)
     path = place.path
     if path.is_dir():
