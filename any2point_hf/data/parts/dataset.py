@@ -106,11 +106,12 @@ def category_names_of(dataset: Mapping[str, Dataset]) -> list[str] | None:
     return None if category is None else list(category.names)
 
 
-def category_parts_of(dataset: Mapping[str, Dataset]) -> dict[str, list[int]] | None:
+def category_parts_of(dataset: Mapping[str, Dataset], source: str = "the data set") -> dict[str, list[int]] | None:
     """The ids of the parts that clouds of each category have in the training split, by the category's name.
 
     Args:
         dataset: a data set of parts with a split `train`.
+        source: its name, for the error message.
 
     Returns:
         In the order of the categories' ids, as `category_parts` of the model's config; None without categories.
@@ -125,8 +126,8 @@ def category_parts_of(dataset: Mapping[str, Dataset]) -> dict[str, list[int]] | 
     occurs = occurring_parts(dataset["train"])
     if empty := [name for name, parts in zip(names, occurs, strict=True) if not parts.any()]:
         raise DatasetError(
-            f"every category must have parts: no point of a cloud of {listed(empty)} has a label in the split 'train'. "
-            "Add such clouds, or leave the name out of the column 'category'."
+            f"{source}: every category must have parts: no point of a cloud of {listed(empty)} has a label in "
+            "the split 'train'. Add such clouds, or leave the name out of the column 'category'."
         )
     return {name: np.flatnonzero(parts).tolist() for name, parts in zip(names, occurs, strict=True)}
 
