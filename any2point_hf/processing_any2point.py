@@ -1,12 +1,11 @@
 """Turns point clouds (arrays, tensors, lists, files) into the model's input `points` [B, N, 3]."""
 
-import operator
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,18 +15,25 @@ from transformers import SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 
 from any2point_hf.modeling.configuration_any2point import SMALLEST_CLOUD
-from any2point_hf.modeling.errors import Any2PointError, CheckpointError, DatasetError, PointCloudError, listed
+from any2point_hf.modeling.errors import Any2PointError, CheckpointError, PointCloudError
 from any2point_hf.modeling.files import write_whole
 from any2point_hf.modeling.hub.names import pull_options, pulled_folder
 from any2point_hf.modeling.publishing.push import push_files
 from any2point_hf.modeling.tokenizer.point_ops import SAMPLING_STARTS, farthest_point_sampling
+from any2point_hf.point_clouds.batch_rows import (
+    are_of_points,
+    categories_of,
+    check_rows,
+    classes_of,
+    labels_of,
+    sampled_labels,
+)
 from any2point_hf.point_clouds.checks import check_cloud
-from any2point_hf.point_clouds.features import feature_names, features_of, missing_features, scaled_features
+from any2point_hf.point_clouds.features import feature_names, missing_features, scaled_features
 from any2point_hf.point_clouds.forms import list_of_clouds, take_apart
 from any2point_hf.point_clouds.invalid import DroppedPoints
-
-LABEL_COLUMNS = ("labels", "label", "label_ids")
-"""What a row of a batch may call its class, as in transformers."""
+from any2point_hf.point_clouds.prepared import PreparedCloud, SampledClouds
+from any2point_hf.segmentation.whole_cloud import WholeCloud
 
 PROCESSOR_FILE = "preprocessor_config.json"
 PICKLES = "# pickles are not shared: they run code when they are opened\n*.bin\n*.pt\n*.pth\n*.pkl\n"
@@ -82,7 +88,11 @@ class Any2PointProcessor(SequenceFeatureExtractor):
         self.sampling_start = sampling_start
 
     def __call__(
-        self, point_clouds: Any, return_tensors: str | None = "pt", names: Sequence[str] | None = None
+        self,
+        point_clouds: Any,
+        return_tensors: str | None = "pt",
+        names: Sequence[str] | None = None,
+        labels: Sequence[Any] | None = None,
     ) -> BatchFeature:
         """Prepares one cloud or a list of clouds.
 
@@ -99,43 +109,67 @@ class Any2PointProcessor(SequenceFeatureExtractor):
                 [N, 3], or an array [N, 3 + F]; all on the scales of `FEATURE_GROUPS`, colours in 8 or 16 bits too.
             return_tensors: "pt" for a torch tensor, "np" or None for a numpy array.
             names: by which errors call the clouds that are not files; by default `point_clouds[0]` and so on.
+            labels: for each cloud a label for each of its points, integers [N], −100 for none; they stay with them.
 
         Returns:
-            A batch with `points`, [B, num_points, 3] float32, and, where the model takes features, `point_features`,
-            [B, num_points, F] float32.
+            A batch with `points`, [B, num_points, 3] float32; where the model takes features, `point_features`,
+            [B, num_points, F] float32; and, if they are given, `labels` [B, num_points] int64.
 
         Raises:
             PointCloudError: a cloud is unreadable, not [N, 3], not finite, has too few distinct points or more than a
                 quarter of them at one place, or lacks a feature.
+            DatasetError: a cloud has not as many labels as points, or others than integers.
         """
-        points, features = self._sampled(point_clouds, names)
-        batch = {"points": points} | ({"point_features": features} if self.point_feature_names else {})
-        return BatchFeature(batch, tensor_type=return_tensors)
+        sampled = self._sampled(point_clouds, names)
+        batch = self._batch(sampled.points, sampled.features)
+        if labels is not None:
+            batch["labels"] = sampled_labels(labels, sampled.kept, sampled.totals, sampled.names)
+        return batch.convert_to_tensors(return_tensors)
+
+    def all_points(self, point_cloud: Any, return_tensors: str | None = "pt", name: str = "point_cloud") -> WholeCloud:
+        """Centres and scales one cloud as a call does, but keeps all of its points, in their order.
+
+        Args:
+            point_cloud: one cloud, as in a call.
+            return_tensors: as in a call.
+            name: by which errors call a cloud that is not a file.
+
+        Raises:
+            PointCloudError: as in a call.
+        """
+        dropped = DroppedPoints() if self.drop_invalid else None
+        cloud = self._normalize(0, point_cloud, str(point_cloud) if _is_file(point_cloud) else name, dropped)
+        if dropped is not None:
+            dropped.warn()
+        order = np.argsort(cloud.kept)
+        batch = self._batch(cloud.points[None, order], cloud.features[None, order])
+        return WholeCloud(batch.convert_to_tensors(return_tensors), cloud.kept[order], cloud.total)
 
     def rows(self, point_clouds: Any, names: Sequence[str] | None = None) -> Tensor:
         """The same as one tensor [B, num_points, 3 + F], whose last columns are the features."""
-        return torch.from_numpy(np.concatenate(self._sampled(point_clouds, names), axis=-1))
+        sampled = self._sampled(point_clouds, names)
+        return torch.from_numpy(np.concatenate([sampled.points, sampled.features], axis=-1))
 
-    def _sampled(self, point_clouds: Any, names: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
-        """Points [B, num_points, 3] and features [B, num_points, F], both float32."""
+    def _batch(self, points: np.ndarray, features: np.ndarray) -> BatchFeature:
+        return BatchFeature({"points": points} | ({"point_features": features} if self.point_feature_names else {}))
+
+    def _sampled(self, point_clouds: Any, names: Sequence[str] | None) -> SampledClouds:
         clouds = list_of_clouds(point_clouds)
         if not clouds:
             raise PointCloudError("point_clouds is empty; expected at least one point cloud.")
-        num_features = len(self.point_feature_names)
-        points = np.empty((len(clouds), self.num_points, 3), dtype=np.float32)
-        features = np.empty((len(clouds), self.num_points, num_features), dtype=np.float32)
+        sampled = SampledClouds.empty(len(clouds), self.num_points, len(self.point_feature_names))
         dropped = DroppedPoints() if self.drop_invalid else None
-        larger: dict[int, list[_Cloud]] = {}
+        larger: dict[int, list[PreparedCloud]] = {}
         for index, cloud in enumerate(clouds):
-            is_file = isinstance(cloud, (str, os.PathLike))
-            name = str(cloud) if is_file else names[index] if names else f"point_clouds[{index}]"
+            name = str(cloud) if _is_file(cloud) else names[index] if names else f"point_clouds[{index}]"
             prepared = self._normalize(index, cloud, name, dropped)
+            sampled.names[index] = name
             size = len(prepared.points)
             if size > self.num_points:
                 group = larger.setdefault(size, [])
                 group.append(prepared)
                 if len(group) * size >= _SAMPLED_TOGETHER:
-                    self._sample(larger.pop(size), points, features)
+                    self._sample(larger.pop(size), sampled)
                 continue
             if size < self.num_points:
                 warnings.warn(
@@ -143,13 +177,12 @@ class Any2PointProcessor(SequenceFeatureExtractor):
                     f"{self.num_points - size} repeats are added.",
                     stacklevel=3,
                 )
-            repeated = np.arange(self.num_points) % size
-            points[index], features[index] = prepared.points[repeated], prepared.features[repeated]
+            sampled.put(prepared, np.arange(self.num_points) % size)
         for group in larger.values():
-            self._sample(group, points, features)
+            self._sample(group, sampled)
         if dropped is not None:
             dropped.warn(len(clouds))
-        return points, features
+        return sampled
 
     def pad(  # type: ignore[override]
         self, rows: Sequence[Mapping[str, Any]], *, return_tensors: str | None = "pt", **_: Any
@@ -157,52 +190,50 @@ class Any2PointProcessor(SequenceFeatureExtractor):
         """Makes a batch of rows with clouds of any size, as `DataCollatorForPointClouds` says.
 
         Args:
-            rows: each with `points`, and maybe `label` or `labels`.
+            rows: each with `points`, and maybe `label` or `labels`: a class or, as in `part`, a label for each point.
+                Beside labels of points, or without any, there may be a `category`.
             return_tensors: "pt" for torch tensors, "np" for numpy arrays.
             _: what is said of sequences, such as `padding`; clouds have nothing of it.
 
         Raises:
             PointCloudError: a row has no points, or they cannot be used.
-            DatasetError: a label is no integer, or only some rows have one.
+            DatasetError: a label is no integer, or only some rows have one, or a row has not as many as points.
         """
-        for row in rows:
-            if "points" not in row:
-                raise PointCloudError(
-                    "a row must have the points [N, 3] under the name 'points', got the names "
-                    f"{listed(row)}. Call dataset.rename_column(…, 'points')."
-                )
-            known = {name for key in row for name in features_of(key)}
-            if "point_features" not in row and (missing := [n for n in self.point_feature_names if n not in known]):
-                raise PointCloudError(
-                    f"a row must have columns for the features {listed(missing)}, got {listed(row)}. "
-                    "The Trainer leaves out columns that no argument of the model is named by: pass "
-                    "remove_unused_columns=False to TrainingArguments."
-                )
+        check_rows(rows, self.point_feature_names)
         clouds = [row if self.point_feature_names else row["points"] for row in rows]
-        batch = self(clouds, return_tensors=None, names=[f"row {n}" for n in range(len(rows))])
-        labels = [next((row[name] for name in LABEL_COLUMNS if row.get(name) is not None), None) for row in rows]
-        if any(label is not None for label in labels):
-            batch["labels"] = np.array([_label(label) for label in labels], dtype=np.int64)
+        labels = labels_of(rows)
+        of_points = labels if are_of_points(labels) else None
+        names = [f"row {number}" for number in range(len(rows))]
+        batch = self(clouds, return_tensors=None, names=names, labels=of_points)
+        classes = None if of_points else classes_of(labels)
+        if classes is not None:
+            batch["labels"] = classes
+        elif (categories := categories_of(rows)) is not None:
+            batch["category"] = categories
         return batch.convert_to_tensors(return_tensors)
 
-    def _normalize(self, row: int, cloud: Any, name: str, dropped: DroppedPoints | None) -> "_Cloud":
+    def _normalize(self, row: int, cloud: Any, name: str, dropped: DroppedPoints | None) -> PreparedCloud:
         """Checks and centres a cloud."""
+        if dropped is not None:
+            dropped.begin()
         points, found = take_apart(cloud, name, self.point_feature_names, self.seed, dropped)
         exact = check_cloud(points, name, dropped).astype(np.float64)
         found = found if dropped is None else dropped.along(found)
         features = self._features(found, len(exact), name)
+        kept, total = (np.arange(len(exact)), len(exact)) if dropped is None else (dropped.left, dropped.given)
         by_themselves = self.sampling_start == "farthest"
         if by_themselves:  # before the mean, whose rounding depends on the order
             order = np.lexsort((*features.T[::-1], *exact.T[::-1]))
-            exact, features = exact[order], features[order]
+            exact, features, kept = exact[order], features[order], kept[order]
         exact -= exact.mean(axis=0)
         distance = np.linalg.norm(exact, axis=1)
         if by_themselves:
             start = int(distance.astype(np.float32).argmax())
             order = np.r_[start, :start, start + 1 : len(exact)]
-            exact, features = exact[order], features[order]
+            exact, features, kept = exact[order], features[order], kept[order]
         unit = (exact / distance.max()).astype(np.float32)
-        return _Cloud(row, unit if self.scale_to_unit_sphere else exact.astype(np.float32), unit, features)
+        points = unit if self.scale_to_unit_sphere else exact.astype(np.float32)
+        return PreparedCloud(row, points, unit, features, kept, total)
 
     def _features(self, found: Mapping[str, np.ndarray], num_points: int, name: str) -> np.ndarray:
         """The features that the model takes, [n, F] float32, out of those that a cloud has."""
@@ -212,13 +243,13 @@ class Any2PointProcessor(SequenceFeatureExtractor):
         scaled = scaled_features({feature: found[feature] for feature in wanted}, name)
         return np.array([scaled[feature] for feature in wanted], dtype=np.float32).reshape(-1, num_points).T
 
-    def _sample(self, group: Sequence["_Cloud"], points: np.ndarray, features: np.ndarray) -> None:
-        """Reduces clouds of one size into the rows of `points` and `features`."""
+    def _sample(self, group: Sequence[PreparedCloud], sampled: SampledClouds) -> None:
+        """Reduces clouds of one size into the batch's rows."""
         # sampled in the unit sphere, where no squared distance leaves the range of float32
         planes = torch.from_numpy(np.stack([cloud.unit.T for cloud in group]))  # contiguous x, y, z: faster
         chosen = farthest_point_sampling(planes.transpose(1, 2), self.num_points).numpy()
         for cloud, indices in zip(group, chosen, strict=True):
-            points[cloud.row], features[cloud.row] = cloud.points[indices], cloud.features[indices]
+            sampled.put(cloud, indices)
 
     @classmethod
     def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -302,24 +333,8 @@ class Any2PointProcessor(SequenceFeatureExtractor):
         write_whole(Path(json_file_path), self.to_json_string())
 
 
-class _Cloud(NamedTuple):
-    """A cloud that goes to a row: points [n, 3] as the model sees them and in the unit sphere, features [n, F]."""
-
-    row: int
-    points: np.ndarray
-    unit: np.ndarray
-    features: np.ndarray
-
-
-def _label(value: Any) -> int:
-    try:
-        plain: Any = value.item() if isinstance(value, (Tensor, np.ndarray)) else value
-        return operator.index(plain)
-    except (TypeError, ValueError) as error:
-        raise DatasetError(
-            f"every row of a batch must have an integer as its label, got {value!r}. Classes by name: "
-            "dataset.class_encode_column('label')."
-        ) from error
+def _is_file(cloud: Any) -> bool:
+    return isinstance(cloud, (str, os.PathLike))
 
 
 def _integer(value: int, name: str, minimum: int) -> int:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, Value
@@ -11,10 +11,13 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, 
 from any2point_hf.data.folder import read_folder
 from any2point_hf.data.modelnet import is_modelnet, load_modelnet
 from any2point_hf.data.npz import read_npz
+from any2point_hf.data.parts.loading import is_part_source, load_part_dataset
+from any2point_hf.data.parts.shapes import make_part_shapes
+from any2point_hf.data.parts.tables import Tables
 from any2point_hf.data.scanobjectnn import is_scanobjectnn, load_scanobjectnn
 from any2point_hf.data.shapenetpart import is_shapenetpart, load_shapenetpart
 from any2point_hf.data.shapes import SHAPE_NAMES, make_shapes
-from any2point_hf.data.sources import IN_MEMORY, DataSource, find_place, open_tables
+from any2point_hf.data.sources import IN_MEMORY, DataSource, Place, find_place, open_tables
 from any2point_hf.data.splits import with_own_splits, with_test_split
 from any2point_hf.modeling.errors import DatasetError, listed
 from any2point_hf.point_clouds.checks import local_float32
@@ -30,19 +33,32 @@ __all__ = [
     "load_point_cloud_dataset",
     "load_scanobjectnn",
     "load_shapenetpart",
+    "make_part_shapes",
     "make_shapes",
 ]
 
+Task: TypeAlias = Literal["classification", "segmentation"]
+"""What a model says: a class for each cloud, or a part for each point."""
+
+TASKS: tuple[Task, ...] = get_args(Task)
+
 
 def load_point_cloud_dataset(
-    source: DataSource, *, seed: int = 0, drop_invalid: bool = False, features: Sequence[str] = ()
+    source: DataSource,
+    *,
+    seed: int = 0,
+    drop_invalid: bool = False,
+    features: Sequence[str] = (),
+    task: Task | None = None,
+    label_column: str | None = None,
 ) -> DatasetDict:
     """Loads a data set: folders of clouds, .npz files and shapes into memory, the others memory-mapped from a cache.
 
     Args:
         source: one of
 
-            - "shapes" for the built-in shapes (a folder of that name: "./shapes");
+            - "shapes" for the built-in shapes, "shapes-parts" for those of them that have parts (a folder of that
+              name: "./shapes");
             - "user/name", "user/name@revision" or "user/name#config" on the Hub; a path of that name goes first;
             - the folder of ScanObjectNN, ModelNet or ShapeNetPart as published, with "#OBJ_BG", "#PB_T50_RS/split1" or
               "#modelnet10" after it to choose a variant;
@@ -58,11 +74,18 @@ def load_point_cloud_dataset(
         features: what is read of each point besides its place, such as `["rgb", "normal"]` (names and groups of
             `point_clouds/features.py`). Files and .npz are read for them; other data sets must have columns of these
             names, or meshes.
+        task: "classification" for a class for each cloud, "segmentation" for a part for each point; None for what the
+            source is for: segmentation if it has labels of points and none of clouds, or classes of parts in a column
+            `part`, or if `label_column` is given.
+        label_column: the column with the label of each point, in tables or in a folder's files; None for one of a
+            usual name in tables.
 
     Returns:
         Splits `train` and `test` (and `validation` where there is one; of a source without a training split `test`
         alone), with columns `points` (float32
-        [N, 3], in the source's unit; N may vary) and `label` (ClassLabel), and the source's further columns.
+        [N, 3], in the source's unit; N may vary) and `label` (ClassLabel), and the source's further columns. For
+        segmentation there are `part` (a list of ClassLabel, −100 for a point without one) and, where there are any,
+        `category` (ClassLabel) in place of `label`.
 
     Raises:
         DatasetError: no such source, or a wrong layout, column, class or label in it, or a feature is missing.
@@ -71,20 +94,29 @@ def load_point_cloud_dataset(
     """
     if seed < 0:
         raise DatasetError(f"seed must not be negative, got {seed}; use 0, 1, 2, …")
+    if task not in (None, *TASKS):
+        raise DatasetError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
+    if task == "classification" and (label_column is not None or source == "shapes-parts"):
+        raise DatasetError("label_column and 'shapes-parts' are for segmentation, got task='classification'.")
+    if task == "segmentation" and source == "shapes":
+        raise DatasetError("the shapes with a part for each point are 'shapes-parts', got 'shapes' for segmentation.")
     reader = CloudReader(seed, feature_names(features), DroppedPoints() if drop_invalid else None)
-    if not isinstance(source, (str, os.PathLike)):
-        return _reported(with_own_splits(source, IN_MEMORY, reader), reader)
     if source == "shapes":
         return _reported(make_shapes(seed=seed), reader)
-    place = find_place(source)
+    if source == "shapes-parts":
+        return _reported(make_part_shapes(seed=seed), reader)
+    place, tables = _opened(source)
     path = place.path
-    if path.is_dir():
-        official = _load_official(path, place.variant)
-        if official is not None:
-            return _reported(official, reader)
-    tables = open_tables(place)
+    is_for_parts = task == "segmentation" or label_column is not None
+    if is_for_parts or (task is None and is_part_source(place, tables)):
+        parts = load_part_dataset(place, tables, reader, label_column)
+        if parts is not None:
+            return _reported(parts, reader)
     if tables is not None:
         return _reported(with_own_splits(tables, place.name, reader), reader)
+    official = _load_official(place)
+    if official is not None:
+        return _reported(official, reader)
     if path.is_dir():
         if place.variant is not None:
             raise DatasetError(
@@ -120,8 +152,18 @@ def _reported(dataset: DatasetDict, reader: CloudReader) -> DatasetDict:
     return dataset
 
 
-def _load_official(folder: Path, variant: str | None) -> DatasetDict | None:
+def _opened(source: DataSource) -> tuple[Place, Tables | None]:
+    """Where a source's files are, and its tables, if it has any and none of the official layouts."""
+    if not isinstance(source, (str, os.PathLike)):
+        return Place(Path(), None, IN_MEMORY), source
+    place = find_place(source)
+    is_official = is_scanobjectnn(place.path) or is_modelnet(place.path) or is_shapenetpart(place.path)
+    return place, None if is_official else open_tables(place)
+
+
+def _load_official(place: Place) -> DatasetDict | None:
     """Loads the folder if it has one of the official layouts."""
+    folder, variant = place.path, place.variant
     if is_scanobjectnn(folder):
         name, _, split = (variant or "PB_T50_RS").partition("/")
         return load_scanobjectnn(folder, name, split or "main_split")

@@ -42,7 +42,7 @@ def with_own_names(dataset: AnyDataset, source: str) -> AnyDataset:
     Raises:
         DatasetError: no column has clouds, or several may.
     """
-    names = {_points_column(dataset, source): "points"}
+    names = {points_column(dataset, source): "points"}
     label = _label_column(dataset.features)
     if label is not None:
         names[label] = "label"
@@ -81,7 +81,8 @@ def columns_of_clouds(dataset: Any, source: str, feature_names: Sequence[str] = 
     return dataset
 
 
-def _points_column(dataset: Dataset | IterableDataset, source: str) -> str:
+def points_column(dataset: Dataset | IterableDataset, source: str) -> str:
+    """The name of the column with the clouds, as `with_own_names` finds it."""
     features = dataset.features
     if "points" in features:
         if not (_is_array(features["points"]) or is_file(features["points"])):

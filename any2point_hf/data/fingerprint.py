@@ -4,9 +4,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, List
 
 from .columns import feature_columns
+from .splits import class_column
 
 _ROWS = 256  # after the labels of so many rows their clouds are hashed
 _CLOUDS = 16  # held at once
@@ -16,16 +17,21 @@ def data_fingerprint(dataset: Mapping[str, Dataset], feature_names: Sequence[str
     """A hash of the points, labels and class names of all splits; it does not depend on where they are stored.
 
     Args:
-        dataset: splits with columns `points` and `label`.
+        dataset: splits with columns `points` and `label`, or with those of a data set of parts.
         feature_names: of the features of points that count too.
     """
     digest = hashlib.blake2b(digest_size=8)
     for name, split in sorted(dataset.items()):
-        digest.update(repr((name, len(split), split.features["label"].names)).encode())
+        classes = class_column(split)
+        digest.update(repr((name, len(split), split.features[classes].names if classes else [])).encode())
         columns = ["points", *feature_columns(split, feature_names)]
+        if isinstance(parts := split.features.get("part"), List) and isinstance(parts.feature, ClassLabel):
+            digest.update(repr(parts.feature.names).encode())
+            columns.append("part")
         for start in range(0, len(split), _ROWS):
             part = split.select(range(start, min(start + _ROWS, len(split)))).with_format("numpy")
-            digest.update(np.asarray(part["label"][:], dtype=np.int64).tobytes())
+            if classes:
+                digest.update(np.asarray(part[classes][:], dtype=np.int64).tobytes())
             for column in columns:
                 for rows in part.select_columns(column).iter(_CLOUDS):
                     for array in rows[column]:

@@ -2,7 +2,7 @@
 
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ from any2point_hf.point_clouds.invalid import not_finite
 from any2point_hf.point_clouds.reading import CloudReader
 
 _KEYS = ("points", "labels", "split", "class_names")
-_SPLITS = ("train", "test")
+SPLITS = ("train", "test")
+"""What 0 and 1 in `split` mean."""
 
 
 def read_npz(path: Path, reader: CloudReader) -> tuple[dict[str, tuple[Iterable[PointCloud], list[int]]], list[str]]:
@@ -34,32 +35,12 @@ def read_npz(path: Path, reader: CloudReader) -> tuple[dict[str, tuple[Iterable[
             impossible values, or a split without clouds.
         PointCloudError: a cloud has fewer than 8 distinct points, or too many at one place.
     """
-    arrays = _load_arrays(path, reader.feature_names)
+    arrays = load_arrays(path, _KEYS, reader.feature_names)
     points, labels, split, names = (arrays[key] for key in _KEYS)
-    if points.ndim != 3 or points.shape[2] != 3 or points.shape[1] == 0 or points.dtype.kind not in "fiu":
-        raise DatasetError(
-            f"{path}: points must be numbers [M, N, 3], got {points.dtype} {list(points.shape)}. Keep x, y, "
-            "z alone: points[:, :, :3]."
-        )
-    for key, array in (("labels", labels), ("split", split)):
-        if array.shape != points.shape[:1] or array.dtype.kind not in "iu":
-            raise DatasetError(
-                f"{path}: {key} must be integers [{len(points)}], one for each cloud, got {array.dtype} "
-                f"{list(array.shape)}."
-            )
-    if names.ndim != 1 or names.dtype.kind != "U" or len(set(names.tolist())) != len(names):
-        raise DatasetError(
-            f"{path}: class_names must be different strings [C], got {names.dtype} {list(names.shape)}: "
-            f"{names.ravel()[:10].tolist()}. Save np.array([...], dtype=str)."
-        )
-    _check_values(
-        path,
-        labels,
-        (labels < 0) | (labels >= len(names)),
-        "labels",
-        f"0…{len(names) - 1} ({len(names)} classes)",
-    )
-    _check_values(path, split, (split != 0) & (split != 1), "split", "0 (train) or 1 (test)")
+    check_points_array(path, points)
+    check_names(path, "class_names", names)
+    check_integers(path, "labels", labels, len(points), len(names), f"0…{len(names) - 1} ({len(names)} classes)")
+    check_integers(path, "split", split, len(points), len(SPLITS), "0 (train) or 1 (test)")
     broken = np.array([not_finite(cloud).any() for cloud in points], dtype=bool)
     if reader.dropped is None and broken.any():
         raise DatasetError(
@@ -67,9 +48,11 @@ def read_npz(path: Path, reader: CloudReader) -> tuple[dict[str, tuple[Iterable[
             f"{len(points)} clouds, the first at index {np.argmax(broken)}. {DROP_THEM}"
         )
     others = {key: array for key, array in arrays.items() if key not in _KEYS}
-    clouds = [_cloud(cloud, others, index, f"{path}: points[{index}]", reader) for index, cloud in enumerate(points)]
+    clouds = [
+        cloud_of_arrays(cloud, others, index, f"{path}: points[{index}]", reader) for index, cloud in enumerate(points)
+    ]
     splits: dict[str, tuple[Iterable[PointCloud], list[int]]] = {}
-    for number, name in enumerate(_SPLITS):
+    for number, name in enumerate(SPLITS):
         member = split == number
         if not member.any():
             raise DatasetError(f"{path}: no clouds in split {name!r}: set split to {number} for some.")
@@ -77,14 +60,70 @@ def read_npz(path: Path, reader: CloudReader) -> tuple[dict[str, tuple[Iterable[
     return splits, names.tolist()
 
 
-def _cloud(points: np.ndarray, others: dict[str, np.ndarray], index: int, name: str, reader: CloudReader) -> PointCloud:
-    """The cloud of an index, with its features out of the arrays of all clouds."""
-    features = spread_groups({key: array[index] for key, array in others.items()}, len(points), name)
+def check_points_array(path: Path, points: np.ndarray) -> None:
+    """Raises a DatasetError unless points are numbers [M, N, 3]."""
+    if points.ndim != 3 or points.shape[2] != 3 or points.shape[1] == 0 or points.dtype.kind not in "fiu":
+        raise DatasetError(
+            f"{path}: points must be numbers [M, N, 3], got {points.dtype} {list(points.shape)}. Keep x, y, "
+            "z alone: points[:, :, :3]."
+        )
+
+
+def check_names(path: Path, key: str, names: np.ndarray) -> None:
+    """Raises a DatasetError unless an array holds different strings."""
+    if names.ndim != 1 or names.dtype.kind != "U" or len(set(names.tolist())) != len(names):
+        raise DatasetError(
+            f"{path}: {key} must be different strings [C], got {names.dtype} {list(names.shape)}: "
+            f"{names.ravel()[:10].tolist()}. Save np.array([...], dtype=str)."
+        )
+
+
+def check_integers(path: Path, key: str, values: np.ndarray, count: int, limit: int, rule: str) -> None:
+    """Raises a DatasetError unless an array holds an integer for each of `count` clouds, from 0 and below `limit`."""
+    if values.shape != (count,) or values.dtype.kind not in "iu":
+        raise DatasetError(
+            f"{path}: {key} must be integers [{count}], one for each cloud, got {values.dtype} {list(values.shape)}."
+        )
+    wrong = (values < 0) | (values >= limit)
+    if wrong.any():
+        index = int(np.argmax(wrong))
+        raise DatasetError(
+            f"{path}: {key} must be {rule}, got {values[index]} at index {index} "
+            f"({np.count_nonzero(wrong)} such values). Correct the file."
+        )
+
+
+def cloud_of_arrays(
+    points: np.ndarray, arrays: Mapping[str, np.ndarray], index: int, name: str, reader: CloudReader
+) -> PointCloud:
+    """A checked cloud [N, 3] with its features out of the arrays of all clouds.
+
+    Args:
+        points: of the cloud.
+        arrays: of features of all clouds, by their names or their groups', [M, N] or [M, N, 3].
+        index: of the cloud.
+        name: of the cloud, for the error message.
+        reader: of the clouds.
+    """
+    features = spread_groups({key: array[index] for key, array in arrays.items()}, len(points), name)
     cloud = reader.checked(PointCloud(points, {key: features[key] for key in reader.feature_names}), name)
     return PointCloud(cloud.points, scaled_features(cloud.features, name))
 
 
-def _load_arrays(path: Path, feature_names: Sequence[str] = ()) -> dict[str, np.ndarray]:
+def load_arrays(
+    path: Path, keys: Sequence[str], feature_names: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """The arrays of a file by their names.
+
+    Args:
+        path: of the file.
+        keys: of arrays that must be there, `points` among them.
+        feature_names: for which arrays of their names or their groups' must be there.
+        optional: keys of arrays that may be there.
+
+    Raises:
+        DatasetError: no such file, not a whole .npz, or an array is missing or not of the points' size.
+    """
     if not path.is_file():
         raise DatasetError(f"No such file: {path.absolute()}. Check the path.")
     if not zipfile.is_zipfile(path):
@@ -93,21 +132,22 @@ def _load_arrays(path: Path, feature_names: Sequence[str] = ()) -> dict[str, np.
         )
     try:
         with np.load(path, allow_pickle=False) as archive:
-            missing = [key for key in _KEYS if key not in archive.files]
+            missing = [key for key in keys if key not in archive.files]
             if missing:
                 raise DatasetError(
-                    f"{path}: missing {', '.join(missing)}; needed are {', '.join(_KEYS)}, the file has "
+                    f"{path}: missing {', '.join(missing)}; needed are {', '.join(keys)}, the file has "
                     f"{listed(archive.files)}. Save them with np.savez under these names."
                 )
-            wanted = {key: set(features_of(key)) & set(feature_names) for key in archive.files if key not in _KEYS}
+            taken = (*keys, *(key for key in optional if key in archive.files))
+            wanted = {key: set(features_of(key)) & set(feature_names) for key in archive.files if key not in taken}
             absent = set(feature_names).difference(*wanted.values())
             if absent:
                 raise DatasetError(
                     f"{path}: missing arrays for the features {', '.join(sorted(absent))}; the file has "
                     f"{listed(archive.files)}. Save them under the names of docs/data.md, such as rgb [M, N, 3]."
                 )
-            arrays = {key: archive[key] for key in (*_KEYS, *(key for key, names in wanted.items() if names))}
-            for key in arrays.keys() - set(_KEYS):
+            arrays = {key: archive[key] for key in (*taken, *(key for key, names in wanted.items() if names))}
+            for key in arrays.keys() - set(taken):
                 if arrays[key].shape[:2] != arrays["points"].shape[:2]:
                     raise DatasetError(
                         f"{path}: {key} must have a row for each point, [M, N] or [M, N, 3] as points are "
@@ -129,12 +169,3 @@ def _load_arrays(path: Path, feature_names: Sequence[str] = ()) -> dict[str, np.
             f"{path} cannot be read: {error}. Copy or save it again with np.savez; arrays of Python "
             "objects are refused."
         ) from error
-
-
-def _check_values(path: Path, values: np.ndarray, wrong: np.ndarray, key: str, rule: str) -> None:
-    if wrong.any():
-        index = int(np.argmax(wrong))
-        raise DatasetError(
-            f"{path}: {key} must be {rule}, got {values[index]} at index {index} "
-            f"({np.count_nonzero(wrong)} such values). Correct the file."
-        )

@@ -6,22 +6,21 @@ are asked for. Train and test never share a shape: their random streams differ, 
 interval is cut in `NUM_BINS` bins, of which test takes every fourth and train the others.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from datasets import DatasetDict
 
+from any2point_hf.data.surfaces import Surface, boxes, four_legs, revolve, ring, sample_surfaces
 from any2point_hf.modeling.errors import DatasetError
 
 NUM_BINS = 32
 """How many bins the interval of a proportion is cut in."""
 
-_TEST_EVERY = 4
-_SPLITS = ("train", "test")
+SPLITS = ("train", "test")
+"""The splits, in the order of their random streams."""
 
-# A part of a surface: its area, and a function (count, generator) -> [count, 3] points uniform on it.
-_Box = tuple[float, float, float, float, float, float]  # centre and side lengths
-_Part = tuple[float, Callable[[int, np.random.Generator], np.ndarray]]
+_TEST_EVERY = 4
 
 
 def make_shapes(num_train: int = 2000, num_test: int = 500, num_points: int = 1024, seed: int = 0) -> DatasetDict:
@@ -42,16 +41,21 @@ def make_shapes(num_train: int = 2000, num_test: int = 500, num_points: int = 10
     """
     from any2point_hf.data import build_dataset_dict  # here, because any2point_hf/data/__init__.py imports this module
 
+    check_counts(num_train, num_test, num_points, seed)
+    splits = {}
+    for split, count in zip(SPLITS, (num_train, num_test), strict=True):
+        labels = [index % len(SHAPE_NAMES) for index in range(count)]
+        splits[split] = ([make_cloud(split, index, num_points, seed) for index in range(count)], labels)
+    return build_dataset_dict(splits, SHAPE_NAMES)
+
+
+def check_counts(num_train: int, num_test: int, num_points: int, seed: int) -> None:
+    """Raises a DatasetError for a count below 1 or a negative seed."""
     for name, count in (("num_train", num_train), ("num_test", num_test), ("num_points", num_points)):
         if count < 1:
             raise DatasetError(f"{name} must be at least 1, got {count}.")
     if seed < 0:
         raise DatasetError(f"seed must not be negative, got {seed}; use 0, 1, 2, …")
-    splits = {}
-    for split, count in zip(_SPLITS, (num_train, num_test), strict=True):
-        labels = [index % len(SHAPE_NAMES) for index in range(count)]
-        splits[split] = ([make_cloud(split, index, num_points, seed) for index in range(count)], labels)
-    return build_dataset_dict(splits, SHAPE_NAMES)
 
 
 def make_cloud(split: str, index: int, num_points: int, seed: int) -> np.ndarray:
@@ -66,25 +70,31 @@ def make_cloud(split: str, index: int, num_points: int, seed: int) -> np.ndarray
     Returns:
         float32 [num_points, 3] in random order.
     """
-    generator = np.random.default_rng(np.random.SeedSequence([seed, _SPLITS.index(split), index]))
+    return make_cloud_with_parts(split, index, num_points, seed)[0]
+
+
+def make_cloud_with_parts(split: str, index: int, num_points: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Makes the same cloud as `make_cloud`, and the name of each point's part, such as "leg", [num_points]."""
+    generator = np.random.default_rng(np.random.SeedSequence([seed, SPLITS.index(split), index]))
     build, intervals = _SHAPES[SHAPE_NAMES[index % len(SHAPE_NAMES)]]
     lows, highs = np.transpose(intervals)
-    parts = build(*(lows + (highs - lows) * draw_proportions(generator, split, len(intervals))))
+    surfaces = build(*(lows + (highs - lows) * draw_proportions(generator, split, len(intervals))))
     dropped, noise, heading, elevation, turn, scale = generator.uniform(
         (0.0, 0.01, 0.0, -0.3, 0.0, 0.5), (0.35, 0.02, 2 * np.pi, 0.3, 2 * np.pi, 2.0)
     )
     # As many more points as the partial view will drop, so that all that remain are distinct.
-    points = _sample_parts(parts, int(np.ceil(num_points / (1.0 - dropped))), generator)
+    points, parts = sample_surfaces(surfaces, int(np.ceil(num_points / (1.0 - dropped))), generator)
     low, high = points.min(axis=0), points.max(axis=0)
     size = max((high - low).max(), 1e-6)  # a single point has no size
     points = (points - (low + high) / 2) / size
     toward_viewer = np.array([np.cos(heading), np.sin(heading), np.tan(elevation)])
     order = np.argsort(-(points @ toward_viewer))[:num_points]
-    points = points[generator.permutation(order)]
+    kept = generator.permutation(order)
+    points = points[kept]
     points += generator.normal(scale=noise, size=points.shape)
     cosine, sine = np.cos(turn), np.sin(turn)
     points = points @ np.array([[cosine, sine, 0.0], [-sine, cosine, 0.0], [0.0, 0.0, 1.0]])
-    return (scale * points).astype(np.float32)
+    return (scale * points).astype(np.float32), parts[kept]
 
 
 def draw_proportions(generator: np.random.Generator, split: str, count: int) -> np.ndarray:
@@ -97,124 +107,71 @@ def draw_proportions(generator: np.random.Generator, split: str, count: int) -> 
     return (bins + generator.random(count)) / NUM_BINS
 
 
-def _sample_parts(parts: Sequence[_Part], count: int, generator: np.random.Generator) -> np.ndarray:
-    areas = np.array([area for area, _ in parts])
-    shares = generator.multinomial(count, areas / areas.sum())
-    return np.concatenate([sample(share, generator) for (_, sample), share in zip(parts, shares, strict=True)])
+# Every shape stands upright, z up; its arguments are proportions, whose intervals are in `_SHAPES`. Those that are of
+# one part alone call it by their own names.
 
 
-def _revolve(*profile: tuple[float, float], sweep: float = 2 * np.pi) -> _Part:
-    """Turns a polyline of (radius, height) about z, through `sweep` radians centred on +x."""
-    corners = np.array(profile)
-    start, step = corners[:-1], np.diff(corners, axis=0)
-    inner, outer = corners[:-1, 0], corners[1:, 0]
-    areas = sweep * np.hypot(step[:, 0], step[:, 1]) * (inner + outer) / 2
-
-    def sample(count: int, generator: np.random.Generator) -> np.ndarray:
-        unit = generator.random((3, count))
-        piece = np.searchsorted(np.cumsum(areas)[:-1], unit[0] * areas.sum(), side="right")
-        first, last = inner[piece], outer[piece]
-        along = 1.0 - unit[1]  # in (0, 1], which keeps the quotient below finite
-        # A frustum's area up to radius r grows with r²: r² is uniform, solved for the place along the piece.
-        along = along * (first + last) / (first + np.sqrt(first**2 + along * (last**2 - first**2)))
-        radius, height = (start[piece] + along[:, None] * step[piece]).T
-        angle = sweep * (unit[2] - 0.5)
-        return np.stack([radius * np.cos(angle), radius * np.sin(angle), height], axis=1)
-
-    return areas.sum(), sample
-
-
-def _boxes(*centres_and_sizes: _Box) -> _Part:
-    """Boxes along the axes, each as centre x, y, z and side lengths x, y, z."""
-    table = np.array(centres_and_sizes)
-    centres, sizes = table[:, :3], table[:, 3:]
-    areas = 2 * (sizes[:, [1, 2, 0]] * sizes[:, [2, 0, 1]]).ravel()  # the two faces across each axis
-
-    def sample(count: int, generator: np.random.Generator) -> np.ndarray:
-        faces = np.searchsorted(np.cumsum(areas)[:-1], generator.random(count) * areas.sum(), side="right")
-        box, axis = np.divmod(faces, 3)
-        points = generator.random((count, 3)) - 0.5
-        rows = np.arange(count)
-        points[rows, axis] = np.where(points[rows, axis] < 0, -0.5, 0.5)
-        return centres[box] + points * sizes[box]
-
-    return areas.sum(), sample
-
-
-def _ring(major: float, minor: float, sweep: float = 2 * np.pi) -> _Part:
-    angles = np.linspace(0.0, 2 * np.pi, 25)
-    return _revolve(
-        *zip(major + minor * np.cos(angles), minor * np.sin(angles), strict=True),
-        sweep=sweep,
-    )
-
-
-def _legs(spread_x: float, spread_y: float, height: float, width: float) -> list[_Box]:
-    return [(x * spread_x, y * spread_y, height / 2, width, width, height) for x in (-1, 1) for y in (-1, 1)]
-
-
-# Every shape stands upright, z up; its arguments are proportions, whose intervals are in `_SHAPES`.
-
-
-def _bottle(radius: float, body_top: float, shoulder: float, neck: float) -> list[_Part]:
+def _bottle(radius: float, body_top: float, shoulder: float, neck: float) -> list[Surface]:
     shoulder_top, neck_radius = body_top + shoulder, radius * neck
     outline = (0, 0), (radius, 0), (radius, body_top), (neck_radius, shoulder_top), (neck_radius, 1), (0, 1)
-    return [_revolve(*outline)]
+    return [revolve(("body", "body", "body", "neck", "neck"), *outline)]
 
 
-def _box(depth: float, height: float) -> list[_Part]:
-    return [_boxes((0, 0, 0, 1, depth, height))]
+def _box(depth: float, height: float) -> list[Surface]:
+    return [boxes("box", (0, 0, 0, 1, depth, height))]
 
 
-def _chair(width: float, depth: float, seat: float, back: float, thickness: float, leg: float) -> list[_Part]:
+def _chair(width: float, depth: float, seat: float, back: float, thickness: float, leg: float) -> list[Surface]:
     seat_board = (0, 0, seat, width, depth, thickness)
     back_board = (0, (thickness - depth) / 2, seat + back / 2, width, thickness, back)
-    return [_boxes(seat_board, back_board, *_legs((width - leg) / 2, (depth - leg) / 2, seat, leg))]
+    legs = four_legs((width - leg) / 2, (depth - leg) / 2, seat, leg)
+    return [boxes(("seat", "back", *["leg"] * 4), seat_board, back_board, *legs)]
 
 
-def _cone(radius: float) -> list[_Part]:
-    return [_revolve((0, 0), (radius, 0), (0, 1))]
+def _cone(radius: float) -> list[Surface]:
+    return [revolve("cone", (0, 0), (radius, 0), (0, 1))]
 
 
-def _cylinder(radius: float) -> list[_Part]:
-    return [_revolve((0, 0), (radius, 0), (radius, 1), (0, 1))]
+def _cylinder(radius: float) -> list[Surface]:
+    return [revolve("cylinder", (0, 0), (radius, 0), (radius, 1), (0, 1))]
 
 
-def _ellipsoid(height: float) -> list[_Part]:
+def _ellipsoid(height: float) -> list[Surface]:
     angles = np.linspace(0.0, np.pi, 25)
-    return [_revolve(*zip(np.sin(angles), -height * np.cos(angles), strict=True))]
+    return [revolve("ellipsoid", *zip(np.sin(angles), -height * np.cos(angles), strict=True))]
 
 
-def _lamp(foot: float, pole: float, shade_bottom: float, wide: float, narrow: float) -> list[_Part]:
-    stand = _revolve((0, 0), (foot, 0), (foot, 0.03), (pole, 0.03), (pole, 0.9))
-    return [stand, _revolve((wide, shade_bottom), (narrow, 1))]
+def _lamp(foot: float, pole: float, shade_bottom: float, wide: float, narrow: float) -> list[Surface]:
+    outline = (0, 0), (foot, 0), (foot, 0.03), (pole, 0.03), (pole, 0.9)
+    return [revolve(("base", "base", "base", "pole"), *outline), revolve("shade", (wide, shade_bottom), (narrow, 1))]
 
 
-def _mug(radius: float, wall: float, handle: float, tube: float) -> list[_Part]:
-    area, sample = _ring(handle, tube, sweep=np.pi)
+def _mug(radius: float, wall: float, handle: float, tube: float) -> list[Surface]:
+    half_ring = ring("handle", handle, tube, sweep=np.pi)
 
-    def sample_handle(count: int, generator: np.random.Generator) -> np.ndarray:
-        return sample(count, generator)[:, [0, 2, 1]] + (radius, 0, 0.5)  # the half ring upright, on the wall
+    def sample_handle(count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        points, pieces = half_ring.sample(count, generator)
+        return points[:, [0, 2, 1]] + (radius, 0, 0.5), pieces  # the half ring upright, on the wall
 
     inner = radius - wall
-    cup = _revolve((0, 0), (radius, 0), (radius, 1), (inner, 1), (inner, wall), (0, wall))
-    return [cup, (area, sample_handle)]
+    cup = revolve("body", (0, 0), (radius, 0), (radius, 1), (inner, 1), (inner, wall), (0, wall))
+    return [cup, half_ring._replace(sample=sample_handle)]
 
 
-def _table(depth: float, height: float, thickness: float, leg: float, kind: float) -> list[_Part]:
+def _table(depth: float, height: float, thickness: float, leg: float, kind: float) -> list[Surface]:
     if kind < 0.4:  # a round top, its legs within the circle
-        top = _revolve((0, height), (0.5, height), (0.5, height + thickness), (0, height + thickness))
-        return [top, _boxes(*_legs(0.3, 0.3, height, leg))]
+        top = revolve("top", (0, height), (0.5, height), (0.5, height + thickness), (0, height + thickness))
+        return [top, boxes("leg", *four_legs(0.3, 0.3, height, leg))]
     board = (0, 0, height + thickness / 2, 1, depth, thickness)
-    return [_boxes(board, *_legs((1 - leg) / 2, (depth - leg) / 2, height, leg))]
+    return [boxes(("top", *["leg"] * 4), board, *four_legs((1 - leg) / 2, (depth - leg) / 2, height, leg))]
 
 
-def _torus(tube: float) -> list[_Part]:
-    return [_ring(1.0, tube)]
+def _torus(tube: float) -> list[Surface]:
+    return [ring("torus", 1.0, tube)]
 
 
 # For every class, its surface and the interval of each proportion.
-_SHAPES: dict[str, tuple[Callable[..., list[_Part]], list[tuple[float, float]]]] = {
+_SHAPES: dict[str, tuple[Callable[..., list[Surface]], list[tuple[float, float]]]] = {
     "bottle": (_bottle, [(0.14, 0.24), (0.45, 0.6), (0.08, 0.18), (0.3, 0.45)]),
     "box": (_box, [(0.5, 1.0), (0.35, 1.2)]),
     "chair": (_chair, [(0.4, 0.55), (0.4, 0.55), (0.38, 0.5), (0.4, 0.6), (0.03, 0.06), (0.03, 0.06)]),

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Mapping
 
 import numpy as np
-from datasets import Dataset, DatasetDict, IterableDataset
+from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset
 
 from ..modeling.errors import DatasetError, listed
 from ..point_clouds.reading import PLAIN_READER, CloudReader
@@ -98,7 +98,7 @@ def with_test_split(dataset: DatasetDict, source: str, *, seed: int = 0) -> Data
     """Makes a test split where there is none, as `with_own_splits` says.
 
     Args:
-        dataset: with a split `train` whose `label` is a ClassLabel.
+        dataset: with a split `train` whose `label` or `category`, of which clouds are held out alike, is a ClassLabel.
         source: its name, for warnings and errors.
         seed: of the clouds that are held out.
 
@@ -122,11 +122,17 @@ def with_test_split(dataset: DatasetDict, source: str, *, seed: int = 0) -> Data
     return DatasetDict({**dataset, "train": train.select(kept), "test": train.select(held_out)})
 
 
+def class_column(dataset: Dataset) -> str | None:
+    """The column with the class of each cloud: `label` or, in a data set of parts, `category`; None without classes."""
+    return next((name for name in ("label", "category") if isinstance(dataset.features.get(name), ClassLabel)), None)
+
+
 def _held_out(train: Dataset, source: str, seed: int) -> np.ndarray:
     """Sorted numbers of the rows that are held out: a share of every class, and at least one."""
-    labels, generator = np.asarray(train.with_format(None)["label"][:]), np.random.default_rng(seed)
+    column, generator = class_column(train), np.random.default_rng(seed)
+    labels = np.asarray(train.with_format(None)[column][:]) if column else np.zeros(len(train), dtype=int)
     chosen = []
-    for label, name in enumerate(train.features["label"].names):
+    for label, name in enumerate(train.features[column].names if column else ["all"]):
         members = generator.permutation(np.flatnonzero(labels == label))
         if len(members) == 1:
             raise DatasetError(

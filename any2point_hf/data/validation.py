@@ -2,6 +2,7 @@
 
 from datasets import DatasetDict
 
+from any2point_hf.data.splits import class_column
 from any2point_hf.modeling.errors import DatasetError
 
 
@@ -22,7 +23,7 @@ def hold_out_validation(dataset: DatasetDict, share: float) -> DatasetDict:
     if not 0 < share < 1:
         raise DatasetError(f"the held-out share must lie between 0 and 1, got {share}.")
     try:
-        parts = dataset["train"].train_test_split(share, stratify_by_column="label", seed=0)
+        parts = dataset["train"].train_test_split(share, stratify_by_column=class_column(dataset["train"]), seed=0)
     except ValueError as error:  # of a class with too few clouds
         raise DatasetError(f"{share} of the training split cannot be held out from every class: {error}") from error
     return DatasetDict(train=parts["train"], validation=parts["test"], test=dataset["test"])

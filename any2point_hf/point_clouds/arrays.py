@@ -15,7 +15,8 @@ def read_numpy(path: Path, wanted: Wanted = ()) -> Geometry:
     """Reads an array [N, 3 or 6] or one with the fields x, y and z; of an archive its only array, or `points`.
 
     Features are the fields of their names, the last three columns of six (normals), and the archive's arrays of the
-    names of features or groups, such as `rgb`.
+    names of features or groups, such as `rgb`. If one of a number is wanted, such as "3", it is the column of that
+    number from 0, and there may be any number of columns.
     """
     others: dict[str, np.ndarray] = {}
     if path.suffix.lower() == ".npz":
@@ -40,10 +41,12 @@ def read_numpy(path: Path, wanted: Wanted = ()) -> Geometry:
         return Geometry(points, features={feature: array[name].reshape(-1) for feature, name in columns.items()})
     if array.ndim == 3:
         raise ValueError(f"it holds {array.shape[0]} clouds (shape {list(array.shape)}): pass a dataset with --data")
-    if array.ndim != 2 or array.shape[1] not in (3, 6):
+    numbers = [int(name) for name in wanted or () if name.isdecimal()]
+    if array.ndim != 2 or (array.shape[1] not in (3, 6) and not (numbers and array.shape[1] > 3)):
         raise ValueError(f"expected the shape [N, 3], or [N, 6] with normals, got {list(array.shape)}")
     if array.shape[1] == 6 and _are_normals(array[:, 3:]):  # no name tells them from colours
         others.setdefault("normal", np.array(array[:, 3:]))
+    others |= {str(number): np.array(array[:, number]) for number in numbers if 3 <= number < array.shape[1]}
     spread = spread_groups(others, len(array), str(path))
     features = {name: values for name, values in spread.items() if _is_wanted(name, wanted)}
     return Geometry(np.array(array[:, :3]), features=features)

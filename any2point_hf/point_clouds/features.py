@@ -29,6 +29,18 @@ SCALED_BY_TYPE = ("intensity", "reflectance")
 
 _ROUNDING = 1e-5  # colours between those of a mesh's corners may lie so far above 1
 _KNOWN = frozenset(name for names in FEATURE_GROUPS.values() for name in names)
+
+
+class _Everything(frozenset[str]):
+    """The names of `FEATURE_GROUPS`, which says of every other name too that it holds it."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+EVERYTHING = _Everything(_KNOWN)
+"""What a reader is asked for to get every column besides the coordinates."""
+
 _PREFIXES = ("diffuse_", "scalar_", "color_", "colour_", "rgb_")
 _SYNONYMS = {"r": "red", "g": "green", "b": "blue", "i": "intensity", "intensities": "intensity"}
 _SYNONYMS |= {"rf": "red", "gf": "green", "bf": "blue"}  # CloudCompare's, for 0…1

@@ -17,7 +17,7 @@ from any2point_hf.modeling.errors import PointCloudError
 
 from .arrays import read_numpy
 from .checks import check_points, in_needed_precision
-from .features import NORMALS, feature_names, missing_features, scaled_features, unit_length
+from .features import EVERYTHING, NORMALS, feature_names, missing_features, scaled_features, unit_length
 from .geometry import Geometry, Wanted, check_corners
 from .invalid import DroppedPoints
 from .meshes import read_obj, read_off, read_scene, read_stl
@@ -156,10 +156,11 @@ def read_cloud(
 
 
 def _all_features(path: Path) -> set[str]:
-    """Names of all features of `FEATURE_GROUPS` in a file, for an error; none if reading them fails."""
-    with contextlib.suppress(Exception):
-        geometry = _READERS[path.suffix.lower()](path, None)
-        return {*geometry.features, *(() if geometry.triangles is None else NORMALS)}
+    """Names of all features and other columns in a file, for an error; none if reading them fails."""
+    for wanted in (EVERYTHING, None):  # an archive's other arrays need not have a row for each point
+        with contextlib.suppress(Exception):
+            geometry = _READERS[path.suffix.lower()](path, wanted)
+            return {*geometry.features, *(() if geometry.triangles is None else NORMALS)}
     return set()
 
 

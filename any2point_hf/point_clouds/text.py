@@ -2,7 +2,8 @@
 
 Columns are parted by spaces, tabs, commas or semicolons, and numbers may have decimal commas. Names stand on the first
 line, maybe with units below, or in a comment (`#`, `//` or `%`) above it. A first line of one integer, as .pts has it,
-counts the points; after them another scan may follow, with its count.
+counts the points; after them another scan may follow, with its count. Columns without names are called by their numbers
+from 0.
 """
 
 import csv
@@ -45,7 +46,8 @@ def read_text(path: Path, wanted: Wanted = ()) -> Geometry:
     rows, numbers = rows[layout.has_header :], numbers[layout.has_header :]
     if declared is not None:
         rows, numbers = _counted(declared, rows, numbers)
-    names = layout.names or _UNNAMED.get((path.suffix.lower(), layout.width), [])
+    numbered = [str(column) for column in range(layout.width)]
+    names = layout.names or _UNNAMED.get((path.suffix.lower(), layout.width), numbered)
     others = {name: i for i, name in enumerate(names) if i not in layout.axes}
     features = {feature: others[name] for feature, name in wanted_columns(others, wanted).items()}
     try:

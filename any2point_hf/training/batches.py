@@ -28,13 +28,17 @@ CLOUD = "cloud"
 FEATURES = "point_features"
 """Name of the column of features [S, F]."""
 
+LABELS = "labels"
+"""Name of the column of classes [], or of labels of points [S]."""
+
 _ATTACHED: weakref.WeakKeyDictionary[nn.Module, RemovableHandle] = weakref.WeakKeyDictionary()
 
 
 class TrainingClouds(torch.utils.data.Dataset):
     """The training split as rows `points` [S, 3] float32, `labels` [] and `cloud` [], the row's number.
 
-    Where the model takes features, there is also `point_features` [S, F] float32.
+    Where the model takes features, there is also `point_features` [S, F] float32. For segmentation `labels` are [S],
+    and there may be `category` [].
 
     Args:
         clouds: what `process_split` returns, with S points a cloud, from which each step draws its own.
@@ -55,7 +59,7 @@ class TrainingClouds(torch.utils.data.Dataset):
         if len(indices) == 1:  # a lone cloud has no batch statistics, so the next one joins it
             indices = [indices[0], (indices[0] + 1) % len(self)]
         rows = self.clouds[indices]
-        columns = {name: rows[name] for name in ("points", FEATURES, "labels") if name in rows}
+        columns = {name: rows[name] for name in ("points", FEATURES, LABELS, "category") if name in rows}
         columns[CLOUD] = torch.tensor(indices)
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
@@ -111,7 +115,11 @@ class BatchAugmentation(TrainerCallback):
         detach(model)
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], batch: dict[str, Any]) -> Any:
-        """The forward's arguments with `points` [B, num_points, 3] in place of `points` [B, S, 3] and `cloud` [B]."""
+        """The forward's arguments with `points` [B, num_points, 3] in place of `points` [B, S, 3] and `cloud` [B].
+
+        Labels of points [B, S] become those of the points that are drawn; a point that augmentation loses, and puts
+        onto the cloud's first one, has the first one's label.
+        """
         if CLOUD not in batch:
             return None
         set_dropout_keys(module, self.seed, f"{self.step} {next(self.forwards)} {self.process}")
@@ -119,6 +127,8 @@ class BatchAugmentation(TrainerCallback):
         clouds = batch.pop(CLOUD)
         keys = mix(mix(mix(torch.full_like(clouds, self.seed), 0), self.epoch), clouds)
         rows = self.augmentation(random_subset(joined(batch), self.num_points, keys), keys, self.normal)
+        if are_labels_of_points(batch):
+            rows, batch[LABELS] = rows[..., :-1], rows[..., -1].to(batch[LABELS].dtype)
         batch["points"] = rows[..., :3]
         if FEATURES in batch:
             batch[FEATURES] = rows[..., 3:]
@@ -126,8 +136,19 @@ class BatchAugmentation(TrainerCallback):
 
 
 def joined(batch: Mapping[str, Any]) -> Tensor:
-    """Points and features of a batch as rows [B, N, 3 + F]."""
-    return torch.cat([batch[name] for name in ("points", FEATURES) if name in batch], dim=-1)
+    """Points and features of a batch as rows [B, N, 3 + F]; labels of points, if there are any, are the last column.
+
+    As floating-point numbers they are exact up to 16 million in float32, which the points are.
+    """
+    columns = [batch[name] for name in ("points", FEATURES) if name in batch]
+    if are_labels_of_points(batch):
+        columns.append(batch[LABELS].unsqueeze(-1).to(batch["points"].dtype))
+    return torch.cat(columns, dim=-1)
+
+
+def are_labels_of_points(batch: Mapping[str, Any]) -> bool:
+    """Whether a batch has a label for each point, not for each cloud."""
+    return LABELS in batch and batch[LABELS].dim() == 2
 
 
 def detach(model: nn.Module) -> None:

@@ -22,6 +22,7 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArgum
 
 from ..data import load_point_cloud_dataset
 from ..data.columns import feature_columns
+from ..data.parts.dataset import CATEGORY, PART, is_part_dataset
 from ..data.sources import DataSource
 from ..data.splits import check_trains
 from ..modeling.errors import Any2PointError, ConfigurationError, DatasetError, listed
@@ -48,19 +49,22 @@ def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int
     """Brings every cloud of a split to `num_points` once, before training.
 
     Args:
-        split: columns `points`, `label` and those of the features that the processor gives; others are left out.
+        split: columns `points`, `label` and those of the features that the processor gives, or of a data set of parts;
+            others are left out.
         processor: its settings are used.
         num_points: how many points to keep.
 
     Returns:
         Columns `points` [num_points, 3], `labels` and, where there are any, `point_features` [num_points, F], as torch
-        tensors.
+        tensors. Of a data set of parts, `labels` are [num_points], and there may be `category`.
     """
     names = processor.point_feature_names
     settings = (processor.scale_to_unit_sphere, processor.seed, processor.drop_invalid, names, processor.sampling_start)
     sampler = Any2PointProcessor(num_points, *settings)
     others = feature_columns(split, names)
-    arrays = split.select_columns(["points", *others, "label"]).with_format("numpy")
+    are_parts = is_part_dataset({"split": split})
+    kept = [name for name in ([PART, CATEGORY] if are_parts else ["label"]) if name in split.column_names]
+    arrays = split.select_columns(["points", *others, *kept]).with_format("numpy")
     of_split = f" of the split {str(split.split)!r}" if split.split else " of the data set"
     sizes = [len(cloud) for cloud in arrays["points"]]
     smaller = sum(size < num_points for size in sizes)
@@ -72,7 +76,8 @@ def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int
     def sample(rows: Mapping[str, Any], indices: list[int]) -> Mapping[str, np.ndarray]:
         columns = {name: rows[name] for name in ("points", *others)}
         clouds = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        return sampler(clouds, return_tensors="np", names=[f"row {index}{of_split}" for index in indices]).data
+        names = [f"row {index}{of_split}" for index in indices]
+        return sampler(clouds, return_tensors="np", names=names, labels=rows[PART] if are_parts else None).data
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*fewer than num_points")  # said once, above
@@ -80,11 +85,11 @@ def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int
             sample,
             batched=True,
             with_indices=True,
-            remove_columns=others,
+            remove_columns=[*others, PART] if are_parts else others,
             batch_size=max(1, min(256, _POINTS_AT_ONCE // max(sizes))),  # the processor's result does not depend on it
             desc="Sampling points",
         )
-    return processed.rename_column("label", "labels").with_format("torch")
+    return (processed if are_parts else processed.rename_column("label", "labels")).with_format("torch")
 
 
 def parameter_groups(model: nn.Module, weight_decay: float = Recipe.weight_decay) -> list[dict[str, object]]:

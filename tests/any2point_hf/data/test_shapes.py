@@ -3,6 +3,7 @@ import pytest
 
 from any2point_hf.data import shapes
 from any2point_hf.data.shapes import NUM_BINS, SHAPE_NAMES, draw_proportions, make_cloud, make_shapes
+from any2point_hf.data.surfaces import boxes, revolve, sample_surfaces
 from any2point_hf.modeling.errors import DatasetError
 
 
@@ -119,29 +120,30 @@ def test_partial_view_drops_up_to_a_third_on_one_side():
 def test_parts_get_points_by_their_area(name):
     """The mean of the mixed parts is the mean of their own means by area."""
     build, intervals = shapes._SHAPES[name]
-    parts = build(*np.mean(intervals, axis=1))
-    points = shapes._sample_parts(parts, 40_000, np.random.default_rng(0))
+    surfaces = build(*np.mean(intervals, axis=1))
+    points, parts = sample_surfaces(surfaces, 40_000, np.random.default_rng(0))
     assert points.shape == (40_000, 3)
-    halves = [part(20_000, np.random.default_rng(1)) for _, part in parts]
-    expected = sum(area * half.mean(axis=0) for (area, _), half in zip(parts, halves, strict=True))
-    np.testing.assert_allclose(points.mean(axis=0), expected / sum(area for area, _ in parts), atol=0.02)
+    assert {*parts.tolist()} == {part for surface in surfaces for part in surface.parts}
+    halves = [surface.sample(20_000, np.random.default_rng(1))[0] for surface in surfaces]
+    expected = sum(surface.area * half.mean(axis=0) for surface, half in zip(surfaces, halves, strict=True))
+    np.testing.assert_allclose(points.mean(axis=0), expected / sum(surface.area for surface in surfaces), atol=0.02)
 
 
 def test_cone_and_sphere_match_their_closed_forms():
-    area, sample = shapes._revolve((0.5, 0), (0, 1))
-    points = sample(50_000, np.random.default_rng(0))
+    area, sample, _ = revolve("cone", (0.5, 0), (0, 1))
+    points, _ = sample(50_000, np.random.default_rng(0))
     assert area == pytest.approx(np.pi * 0.5 * np.hypot(0.5, 1))
     assert points[:, 2].mean() == pytest.approx(1 / 3, abs=0.005)  # a cone's side: a third of its height
     np.testing.assert_allclose(np.hypot(points[:, 0], points[:, 1]), 0.5 * (1 - points[:, 2]), atol=1e-12)
-    ((area, sample),) = shapes._ellipsoid(1.0)
-    height = sample(50_000, np.random.default_rng(0))[:, 2]
+    ((area, sample, _),) = shapes._ellipsoid(1.0)
+    height = sample(50_000, np.random.default_rng(0))[0][:, 2]
     assert area == pytest.approx(4 * np.pi, rel=0.005)
     assert np.abs(np.histogram(height, bins=10, range=(-1, 1))[0] / 5000 - 1).max() < 0.06  # Archimedes
 
 
 def test_boxes_have_points_on_each_face_by_its_area():
-    area, sample = shapes._boxes((1, 2, 3, 1.0, 2.0, 4.0))
-    points = sample(28_000, np.random.default_rng(0)) - (1, 2, 3)
+    area, sample, _ = boxes("box", (1, 2, 3, 1.0, 2.0, 4.0))
+    points = sample(28_000, np.random.default_rng(0))[0] - (1, 2, 3)
     on_face = np.isclose(np.abs(points), (0.5, 1.0, 2.0))
     assert area == 28.0
     assert on_face.any(axis=1).all()

@@ -1,0 +1,140 @@
+"""How well the points of shapes are divided into parts: ShapeNetPart's metrics (Yi et al., 2016).
+
+A shape's points are compared part by part. With P the points that are predicted to be a part and T those that are it,
+
+    IoU(part)       = |P ∩ T| / |P ∪ T|, and 1 where the part is absent from both
+    IoU(shape)      = mean of IoU(part) over the parts of the shape's category
+    instance mIoU   = mean of IoU(shape) over all shapes
+    class mIoU      = mean over categories of the mean of IoU(shape) over the category's shapes
+
+Scenes are measured otherwise: `scene_metrics.py`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..modeling.errors import DatasetError
+
+IGNORED = -100
+"""The label of points that have none; they count nowhere."""
+
+ONLY_CATEGORY = "all"
+"""The name of the only category where shapes have none: all parts belong to it."""
+
+
+def predicted_parts(
+    logits: Tensor, category: Tensor | None = None, category_parts: Mapping[str, Sequence[int]] | None = None
+) -> Tensor:
+    """The most likely part of every point, among those of its shape's category.
+
+    Args:
+        logits: [B, N, P].
+        category: [B] int64, places in `category_parts`; None where shapes have no category.
+        category_parts: names of categories, in the order of their ids, and the ids of their parts; None for all parts.
+
+    Returns:
+        [B, N] int64; of parts equally likely the first.
+    """
+    if category is None or category_parts is None:
+        return logits.argmax(dim=-1)
+    is_possible = torch.zeros(len(category_parts), logits.shape[-1], dtype=torch.bool, device=logits.device)
+    for index, parts in enumerate(category_parts.values()):
+        is_possible[index, list(parts)] = True
+    return logits.masked_fill(~is_possible[category].unsqueeze(1), -torch.inf).argmax(dim=-1)
+
+
+def part_ious(predicted: np.ndarray, truth: np.ndarray, parts: Sequence[int]) -> np.ndarray:
+    """The IoU of each part of one shape.
+
+    Args:
+        predicted: [N] int, ids of parts.
+        truth: [N] int; points of `IGNORED` are left out.
+        parts: ids of the parts of the shape's category.
+
+    Returns:
+        [len(parts)] float64 in [0, 1]; 1 for a part that is absent from both.
+    """
+    is_labelled = truth != IGNORED
+    predicted, truth = predicted[is_labelled], truth[is_labelled]
+    size = 1 + max([*parts, int(predicted.max(initial=0)), int(truth.max(initial=0))])
+    both = np.bincount(truth[predicted == truth], minlength=size)[list(parts)]
+    either = (np.bincount(predicted, minlength=size) + np.bincount(truth, minlength=size))[list(parts)] - both
+    return np.where(either > 0, both / np.maximum(either, 1), 1.0)
+
+
+def part_metrics(
+    predicted: Sequence[np.ndarray],
+    truth: Sequence[np.ndarray],
+    part_names: Sequence[str],
+    categories: Sequence[int] | None = None,
+    category_parts: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, Any]:
+    """The metrics of a test set of shapes.
+
+    Args:
+        predicted: for each shape [N] int, ids of parts (`predicted_parts`).
+        truth: as many arrays of the same sizes; points of `IGNORED` are left out, and so are shapes without others.
+        part_names: the names of the part ids.
+        categories: each shape's category, a place in `category_parts`; None where there are none.
+        category_parts: as for `predicted_parts`; None for one category of all parts.
+
+    Returns:
+        - `instance_miou`, `class_miou` (over the categories that occur) and `accuracy`, the share of right points;
+        - `per_category`, for each name the mean IoU of its shapes;
+        - `per_part`, for each name the mean IoU of this part over the shapes whose category has it. The mean of a
+          category's parts is the category's.
+
+        Categories and parts without shapes are None.
+
+    Raises:
+        DatasetError: numbers of shapes or points differ, or no point has a label.
+    """
+    if categories is None or category_parts is None:
+        categories, category_parts = [0] * len(truth), {ONLY_CATEGORY: range(len(part_names))}
+    _check_sizes(predicted, truth, categories)
+    parts_of = list(category_parts.values())
+    by_category: list[list[np.ndarray]] = [[] for _ in parts_of]
+    right = labelled = 0
+    for guess, labels, category in zip(predicted, truth, categories, strict=True):
+        if (is_labelled := labels != IGNORED).any():
+            by_category[category].append(part_ious(guess, labels, parts_of[category]))
+            right += int((guess == labels)[is_labelled].sum())
+            labelled += int(is_labelled.sum())
+    if not labelled:
+        raise DatasetError(f"no point of the {len(truth)} shapes has a label, so there is nothing to compare with.")
+    shape_ious = [[float(ious.mean()) for ious in shapes] for shapes in by_category]
+    by_part: list[list[float]] = [[] for _ in part_names]
+    for parts, shapes in zip(parts_of, by_category, strict=True):
+        for ious in shapes:
+            for part, iou in zip(parts, ious, strict=True):
+                by_part[part].append(float(iou))
+    per_category = dict(zip(category_parts, map(_mean, shape_ious), strict=True))
+    return {
+        "instance_miou": _mean([iou for ious in shape_ious for iou in ious]),
+        "class_miou": _mean([mean for mean in per_category.values() if mean is not None]),
+        "accuracy": right / labelled,
+        "per_category": per_category,
+        "per_part": dict(zip(part_names, map(_mean, by_part), strict=True)),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _check_sizes(predicted: Sequence[np.ndarray], truth: Sequence[np.ndarray], categories: Sequence[int]) -> None:
+    if not len(predicted) == len(truth) == len(categories):
+        raise DatasetError(
+            f"each shape must have predictions, labels and a category, got {len(predicted)}, {len(truth)} and "
+            f"{len(categories)} of them."
+        )
+    for index, (guess, labels) in enumerate(zip(predicted, truth, strict=True)):
+        if guess.shape != labels.shape:
+            raise DatasetError(
+                f"shape {index} must have as many predictions as labels, got {list(guess.shape)} and "
+                f"{list(labels.shape)}."
+            )

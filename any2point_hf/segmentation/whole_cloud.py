@@ -1,0 +1,28 @@
+"""A cloud as a model takes it, with all of its points, and how answers come back to the points of a file."""
+
+from typing import NamedTuple
+
+import numpy as np
+from transformers.feature_extraction_utils import BatchFeature
+
+from .part_metrics import IGNORED
+
+
+class WholeCloud(NamedTuple):
+    """What `Any2PointProcessor.all_points` gives.
+
+    Attributes:
+        batch: `points` [1, n, 3] float32, centred and scaled, and maybe `point_features` [1, n, F]; in the given order.
+        kept: [n] int64, which of the given points these are: all of them, unless invalid ones were dropped.
+        total: N, how many points were given.
+    """
+
+    batch: BatchFeature
+    kept: np.ndarray
+    total: int
+
+    def in_given_order(self, labels: np.ndarray) -> np.ndarray:
+        """The labels [n] of the batch's points as labels of the given points, [N]; dropped ones have `IGNORED`."""
+        given = np.full(self.total, IGNORED, dtype=np.int64)
+        given[self.kept] = labels
+        return given
