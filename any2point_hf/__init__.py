@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     from .point_clouds.files import read_point_cloud as read_point_cloud
     from .point_clouds.files import read_point_cloud_with_features as read_point_cloud_with_features
     from .processing_any2point import Any2PointProcessor as Any2PointProcessor
+    from .segmentation.labelling import LabelledPoints as LabelledPoints
+    from .segmentation.labelling import label_points as label_points
+    from .segmentation.part_files import write_parts as write_parts
     from .training.collator import DataCollatorForPointClouds as DataCollatorForPointClouds
     from .training.trainer import compute_metrics as compute_metrics
     from .training.trainer import make_trainer as make_trainer
@@ -65,6 +68,8 @@ _HOME = {
     "PointCloudFeatureExtractionPipeline": "auto.feature_extraction_pipeline",
     **dict.fromkeys(("PointCloud", "read_point_cloud", "read_point_cloud_with_features"), "point_clouds.files"),
     **dict.fromkeys(("load_point_cloud_dataset", "load_scanobjectnn", "load_modelnet", "load_shapenetpart"), "data"),
+    **dict.fromkeys(("LabelledPoints", "label_points"), "segmentation.labelling"),
+    "write_parts": "segmentation.part_files",
     "DataCollatorForPointClouds": "training.collator",
     "compute_metrics": "training.trainer",
     "make_trainer": "training.trainer",

@@ -143,7 +143,7 @@ class Any2PointProcessor(SequenceFeatureExtractor):
             dropped.warn()
         order = np.argsort(cloud.kept)
         batch = self._batch(cloud.points[None, order], cloud.features[None, order])
-        return WholeCloud(batch.convert_to_tensors(return_tensors), cloud.kept[order], cloud.total)
+        return WholeCloud(batch.convert_to_tensors(return_tensors), cloud.kept[order], cloud.given)
 
     def rows(self, point_clouds: Any, names: Sequence[str] | None = None) -> Tensor:
         """The same as one tensor [B, num_points, 3 + F], whose last columns are the features."""
@@ -220,7 +220,7 @@ class Any2PointProcessor(SequenceFeatureExtractor):
         exact = check_cloud(points, name, dropped).astype(np.float64)
         found = found if dropped is None else dropped.along(found)
         features = self._features(found, len(exact), name)
-        kept, total = (np.arange(len(exact)), len(exact)) if dropped is None else (dropped.left, dropped.given)
+        kept, given = (np.arange(len(exact)), points) if dropped is None else (dropped.left, dropped.points)
         by_themselves = self.sampling_start == "farthest"
         if by_themselves:  # before the mean, whose rounding depends on the order
             order = np.lexsort((*features.T[::-1], *exact.T[::-1]))
@@ -232,8 +232,8 @@ class Any2PointProcessor(SequenceFeatureExtractor):
             order = np.r_[start, :start, start + 1 : len(exact)]
             exact, features, kept = exact[order], features[order], kept[order]
         unit = (exact / distance.max()).astype(np.float32)
-        points = unit if self.scale_to_unit_sphere else exact.astype(np.float32)
-        return PreparedCloud(row, points, unit, features, kept, total)
+        centred = unit if self.scale_to_unit_sphere else exact.astype(np.float32)
+        return PreparedCloud(row, centred, unit, features, kept, np.asarray(given))
 
     def _features(self, found: Mapping[str, np.ndarray], num_points: int, name: str) -> np.ndarray:
         """The features that the model takes, [n, F] float32, out of those that a cloud has."""

@@ -7,21 +7,27 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from .data import load_point_cloud_dataset
 from .data.sources import DataSource
 from .evaluation.calibration import expected_calibration_error
 from .modeling.backbones.loading import build_backbone
+from .modeling.checkpoint_integrity import HEADS, heads_of
 from .modeling.configuration_any2point import Any2PointConfig
 from .modeling.errors import Any2PointError, CheckpointError, DatasetError, HubError, listed
-from .modeling.hub.names import pinned_name
+from .modeling.hub.names import pinned_name, pulled_folder
 from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
+from .modeling.modeling_any2point_segmentation import Any2PointForPointCloudSegmentation
+from .modeling.pulled_config import weight_files
 from .modeling.several_adapters.lora import LORA_TENSORS
 from .modeling.tokenizer.point_ops import split_features
 from .processing_any2point import Any2PointProcessor
 from .training.batches import joined
 from .training.trainer import accuracies, confusion_matrix, process_split
+
+ADAPTER_FILES = ("config.json", "model.safetensors")
 
 
 def load(
@@ -37,8 +43,39 @@ def load(
         CheckpointError: there is no such adapter, it does not fit the backbone, or its processor is missing.
         BackboneLoadError: the backbone cannot be loaded.
     """
+    return _load(Any2PointForPointCloudClassification, pinned_name(model), backbone)
+
+
+def load_segmenter(
+    model: str, backbone: PreTrainedModel | str | None = None
+) -> tuple[Any2PointForPointCloudSegmentation, Any2PointProcessor]:
+    """As `load`, for an adapter that gives every point a part."""
+    return _load(Any2PointForPointCloudSegmentation, pinned_name(model), backbone)
+
+
+def load_either(
+    model: str, backbone: PreTrainedModel | str | None = None
+) -> tuple[Any2PointForPointCloudClassification | Any2PointForPointCloudSegmentation, Any2PointProcessor]:
+    """As `load`, for an adapter of either task."""
     model = pinned_name(model)
-    loaded: Any = Any2PointForPointCloudClassification.from_pretrained(model, backbone=backbone)
+    return (load_segmenter if task_of(model) == "segmentation" else load)(model, backbone)
+
+
+def task_of(model: str) -> str:
+    """What an adapter is for, "classification" or "segmentation", by its head.
+
+    Args:
+        model: folder or Hub id. One that cannot be read counts as a classifier, as loading it will tell.
+    """
+    try:
+        heads = heads_of(weight_files(pulled_folder(model, ADAPTER_FILES)))
+    except (Any2PointError, OSError, SafetensorError):
+        return "classification"
+    return "segmentation" if "segmenter" in heads else "classification"
+
+
+def _load(model_class: Any, model: str, backbone: PreTrainedModel | str | None) -> tuple[Any, Any2PointProcessor]:
+    loaded = model_class.from_pretrained(model, backbone=backbone)
     return loaded.to("cuda" if torch.cuda.is_available() else "cpu"), _load_processor(model)
 
 
@@ -229,7 +266,7 @@ def info(model: str | None, backbone: str | None, config_fields: dict[str, Any])
         Any2PointError: something in the input does not fit.
     """
     if model is not None:
-        loaded = Any2PointForPointCloudClassification.from_pretrained(model, backbone=backbone)
+        loaded: PreTrainedModel = load_either(model, backbone)[0]
     elif backbone is None and config_fields.get("backbone_config") is None:
         raise Any2PointError("info needs --model, --preset or --backbone, got none.")
     else:
@@ -249,6 +286,6 @@ def info(model: str | None, backbone: str | None, config_fields: dict[str, Any])
     return {
         "parts": parts,
         "trainable": trainable,
-        "trainable_without_head": trainable - parts["classifier"],
+        "trainable_without_head": trainable - sum(parts.get(head, 0) for head in HEADS),
         "total": trainable + parts["backbone"],
     }

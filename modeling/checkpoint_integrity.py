@@ -82,6 +82,15 @@ def check_checksum(folder: Path, name: str, checksums: Mapping[str, str] | None)
         )
 
 
+def heads_of(files: Iterable[Path]) -> set[str]:
+    """Which of `HEADS` the tensors in these files belong to; only the names of the tensors are read."""
+    names: set[str] = set()
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            names |= {name.partition(".")[0] for name in opened.keys()}  # noqa: SIM118 - the file is no dict
+    return names & HEADS.keys()
+
+
 def check_task(source: str | os.PathLike, files: Iterable[Path], head: str | None) -> None:
     """Checks that an adapter's head is not that of another task.
 
@@ -93,14 +102,13 @@ def check_task(source: str | os.PathLike, files: Iterable[Path], head: str | Non
     Raises:
         CheckpointError: it is.
     """
-    for file in files if head is not None else ():
-        with safe_open(file, "pt") as opened:
-            stored = {name.partition(".")[0] for name in opened.keys()}  # noqa: SIM118 - the file is no dict
-        for other in stored & HEADS.keys() - {head}:
-            raise CheckpointError(
-                f"{str(source)!r} is a point cloud {HEADS[other]} adapter, and was to be loaded as a "
-                f"{HEADS[str(head)]} model. Load it by Any2PointForPointCloud{HEADS[other].title()}.from_pretrained."
-            )
+    if head is None:
+        return
+    for other in heads_of(files) - {head}:
+        raise CheckpointError(
+            f"{str(source)!r} is a point cloud {HEADS[other]} adapter, and was to be loaded as a "
+            f"{HEADS[head]} model. Load it by Any2PointForPointCloud{HEADS[other].title()}.from_pretrained."
+        )
 
 
 def check_loaded(source: str | os.PathLike, info: Mapping[str, Any], strict: bool) -> None:

@@ -160,12 +160,24 @@ class Any2PointForPointCloudSegmentation(Any2PointPreTrainedModel):
         Raises:
             DatasetError: categories of another shape than the clouds, out of range, or missing.
         """
+        return self.possible_logits(logits, category).argmax(dim=-1)
+
+    def possible_logits(self, logits: Tensor, category: Tensor | None = None) -> Tensor:
+        """The logits, −inf for the parts that a cloud of its category does not have; see `predict_parts`.
+
+        Args:
+            logits: [B, N, parts] of the forward.
+            category: [B] integers where the config has categories, else None.
+
+        Raises:
+            DatasetError: categories of another shape than the clouds, out of range, or missing.
+        """
         categories = self.config.category_parts
         check_category(category, len(logits), categories)
-        if categories is not None:
-            allowed = parts_mask(categories, logits.shape[-1], logits.device)[category]  # [B, parts]
-            logits = logits.masked_fill(~allowed.unsqueeze(1), float("-inf"))
-        return logits.argmax(dim=-1)
+        if categories is None:
+            return logits
+        allowed = parts_mask(categories, logits.shape[-1], logits.device)[category]  # [B, parts]
+        return logits.masked_fill(~allowed.unsqueeze(1), float("-inf"))
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:

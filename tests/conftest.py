@@ -221,3 +221,53 @@ def tiny_adapter(tmp_path_factory, bert):
     model.save_pretrained(folder)
     Any2PointProcessor(64).save_pretrained(folder)
     return SimpleNamespace(folder=folder, model=model, points=torch.randn(2, 64, 3))
+
+
+PART_NAMES = ("ant/head", "ant/body", "zebra/legs", "zebra/stripes", "zebra/tail")
+
+
+def make_segmenter(backbone, **settings):
+    """An untrained segmentation model of 64 points, every parameter away from its start value."""
+    import torch
+
+    from any2point_hf import Any2PointConfig, Any2PointForPointCloudSegmentation
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        fields = {"num_points": 64, "num_neighbors": 8, "num_views": 2, "id2label": dict(enumerate(PART_NAMES))}
+        model = Any2PointForPointCloudSegmentation(Any2PointConfig(backbone=backbone, **fields, **settings))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "backbone." not in name:
+                    parameter.add_(0.2 * torch.randn_like(parameter))
+            model.eval().segmenter.levels[0].linear.weight.mul_(5)  # so that the points of a cloud are of every part
+            category = torch.tensor([0]) if model.config.category_parts else None
+            points = torch.nn.functional.normalize(torch.randn(1, 64, 3), dim=-1)
+            features = torch.rand(1, 64, model.config.num_point_features) if model.config.num_point_features else None
+            logits = model(points, features, category=category).logits[0]
+            model.segmenter.output.weight.div_(logits.std(dim=0).unsqueeze(1))
+            model.segmenter.output.bias.copy_(-(logits / logits.std(dim=0)).mean(dim=0))
+    return model
+
+
+def save_segmenter(folder, bert, **settings):
+    from any2point_hf import Any2PointProcessor
+
+    model = make_segmenter(bert, **settings)
+    model.save_pretrained(folder)
+    processor = Any2PointProcessor(64, point_feature_names=model.config.point_feature_names)
+    processor.save_pretrained(folder)
+    return SimpleNamespace(folder=folder, model=model, processor=processor, part_names=PART_NAMES)
+
+
+@pytest.fixture(scope="session")
+def tiny_segmenter(tmp_path_factory, bert, one_thread):
+    """`folder`, `model`, `processor` and `part_names` of an untrained segmenter of five parts."""
+    return save_segmenter(tmp_path_factory.mktemp("tiny") / "segmenter", bert)
+
+
+@pytest.fixture(scope="session")
+def segmenter_with_categories(tmp_path_factory, bert, one_thread):
+    """The same with two categories, whose ids are not in the order of their names."""
+    categories = {"zebra": [2, 3, 4], "ant": [0, 1]}
+    return save_segmenter(tmp_path_factory.mktemp("tiny") / "with_categories", bert, category_parts=categories)

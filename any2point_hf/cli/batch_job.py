@@ -18,7 +18,9 @@ from .options import (
 )
 
 
-def add_batch_job(parser: argparse.ArgumentParser, out_required: bool, out: str = "FILE.parquet") -> None:
+def add_batch_job(
+    parser: argparse.ArgumentParser, out_required: bool, out: str = "FILE.parquet", what: str = "file to write"
+) -> None:
     """Adds the options that say how a large collection is worked through."""
     add_model(parser)
     add_backbone(parser)
@@ -27,7 +29,7 @@ def add_batch_job(parser: argparse.ArgumentParser, out_required: bool, out: str 
     add_json(parser)
     group = parser.add_argument_group("a large collection, shard by shard")
     complete_with(
-        group.add_argument("--out", type=Path, required=out_required, metavar=out, help="file to write"),
+        group.add_argument("--out", type=Path, required=out_required, metavar=out, help=what),
         shtab.FILE,
     )
     group.add_argument(

@@ -1,4 +1,4 @@
-"""`any2point predict`: files at once, or with `--out` a collection shard by shard."""
+"""`any2point predict`: files at once, or with `--out FILE.parquet` a collection shard by shard."""
 
 import argparse
 from pathlib import Path
@@ -9,16 +9,21 @@ import shtab
 from .batch_job import add_batch_job, run_batch_job
 from .options import complete_with, positive
 
-HELP = "classes of point-cloud files, or of a large collection"
+HELP = "classes of point-cloud files or parts of their points, or of a large collection"
 DESCRIPTION = """
-Prints the most probable classes of each file. With --out a whole folder or dataset is worked through shard by shard
-into a parquet file, and after a kill the same command goes on from there.
+Prints the most probable classes of each file; with a segmenter, how many of its points are of which part, and with
+--out every point with its part. With --out FILE.parquet a whole folder or dataset is worked through shard by shard, and
+after a kill the same command goes on from there.
 """
 EXAMPLES = """
   any2point predict chair.ply scan.pcd --model my-adapter
   any2point predict *.off --model user/my-adapter --top 1 --json
   any2point predict scans/ --model my-adapter --out classes.parquet
+  any2point predict chair.ply --model my-segmenter --category chair --out chair-parts.ply
+  any2point predict *.off --model my-segmenter --out parts/ --format npy --json
 """
+
+DEFAULT_TOP = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,33 +33,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "files",
             nargs="+",
             metavar="FILE",
-            help=".ply, .obj, .las, .xyz, .npy and others (docs/data.md); with --out a folder of files or one dataset",
+            help=".ply, .obj, .las, .xyz, .npy and others (docs/data.md); with --out FILE.parquet a folder of files or "
+            "one dataset",
         ),
         shtab.FILE,
     )
-    add_batch_job(parser, out_required=False)
-    parser.add_argument("--top", type=positive(int), default=3, metavar="N", help="classes to show (default 3)")
+    add_batch_job(
+        parser,
+        out_required=False,
+        out="PATH",
+        what="FILE.parquet to write; of a segmenter also FILE.ply, .npy or .csv for one file, or a folder for several",
+    )
+    parser.add_argument("--top", type=positive(int), metavar="N", help="classes to show (default 3)")
+    group = parser.add_argument_group("a segmenter")
+    group.add_argument("--category", metavar="NAME", help="of all clouds, where the model has categories")
+    group.add_argument("--format", choices=("ply", "npy", "csv"), help="of the files in the folder --out (default ply)")
 
 
 def run(options: argparse.Namespace) -> list[dict[str, Any]] | dict[str, Any] | None:
     """Calls one function and prints what it returns, or returns it for `--json`."""
-    from .. import trained_adapter
+    from ..trained_adapter import task_of
+
+    is_segmenter = task_of(options.model) == "segmentation"
+    _check_task_options(options, is_segmenter)
+    if options.out is not None and (options.out.suffix == ".parquet" or not is_segmenter):
+        return _run_batch_job(options, is_segmenter)
+    _check_files(options)
+    return _run_on_parts(options) if is_segmenter else _run_on_classes(options)
+
+
+def _run_batch_job(options: argparse.Namespace, is_segmenter: bool) -> dict[str, Any] | None:
     from ..modeling.errors import Any2PointError
 
-    if options.out is not None:
-        if len(options.files) > 1:
-            raise Any2PointError(f"--out takes one folder or dataset, got {len(options.files)}. Give their folder.")
-        return run_batch_job("predict", options.files[0], options, top=options.top)
-    folders = [file for file in options.files if Path(file).is_dir()]
-    if folders:
-        raise Any2PointError(f"{folders[0]} is a folder. Give --out FILE.parquet to predict all clouds in it.")
-    given = {"--split": options.split, "--skip-bad": options.skip_bad, "--workers": options.workers}
-    given |= {"--shard-size": options.shard_size, "--engine": options.engine}
-    ignored = [name for name, value in given.items() if value]
-    if ignored:
-        raise Any2PointError(f"{', '.join(ignored)} needs --out FILE.parquet, got none.")
+    if len(options.files) > 1:
+        raise Any2PointError(f"--out takes one folder or dataset, got {len(options.files)}. Give their folder.")
+    settings = {"category": options.category} if is_segmenter else {"top": options.top or DEFAULT_TOP}
+    return run_batch_job("segment" if is_segmenter else "predict", options.files[0], options, **settings)
+
+
+def _run_on_classes(options: argparse.Namespace) -> list[dict[str, Any]] | None:
+    from .. import trained_adapter
+
     results = trained_adapter.predict(
-        options.model, options.files, options.backbone, options.top, options.batch_size, options.drop_invalid
+        options.model,
+        options.files,
+        options.backbone,
+        options.top or DEFAULT_TOP,
+        options.batch_size,
+        options.drop_invalid,
     )
     if options.json:
         return results
@@ -62,3 +88,55 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]] | dict[str, Any] | 
         classes = ", ".join(f"{entry['label']} {entry['probability']:.3f}" for entry in result["classes"])
         print(f"{result['file']}: {classes}")
     return None
+
+
+def _run_on_parts(options: argparse.Namespace) -> list[dict[str, Any]] | None:
+    from ..segmentation.predicting import predict_parts
+
+    results = predict_parts(
+        options.model,
+        options.files,
+        options.backbone,
+        options.category,
+        options.out,
+        options.format or "ply",
+        options.batch_size,
+        options.drop_invalid,
+    )
+    if options.json:
+        return results
+    for result in results:
+        parts = ", ".join(f"{part['name']} {100 * part['share']:.1f} %" for part in result["parts"])
+        written = f"; written to {result['out']}" if result["out"] else ""
+        print(
+            f"{result['file']}: {result['points']:,} points: {parts} (mean confidence {result['confidence']:.3f})"
+            f"{written}"
+        )
+    return None
+
+
+def _check_task_options(options: argparse.Namespace, is_segmenter: bool) -> None:
+    """Checks that no option is of the other task."""
+    from ..modeling.errors import Any2PointError
+
+    if is_segmenter:
+        if options.top is not None:
+            raise Any2PointError(f"--top belongs to classifiers, and {options.model} is a segmenter. Leave it out.")
+        return
+    given = {"--category": options.category, "--format": options.format}
+    if wrong := [name for name, value in given.items() if value is not None]:
+        raise Any2PointError(f"{wrong[0]} belongs to segmenters, and {options.model} is a classifier. Leave it out.")
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    """Checks that nothing is a folder, and that no option is of large collections."""
+    from ..modeling.errors import Any2PointError
+
+    folders = [file for file in options.files if Path(file).is_dir()]
+    if folders:
+        raise Any2PointError(f"{folders[0]} is a folder. Give --out FILE.parquet to predict all clouds in it.")
+    given = {"--split": options.split, "--skip-bad": options.skip_bad, "--workers": options.workers}
+    given |= {"--shard-size": options.shard_size, "--engine": options.engine}
+    ignored = [name for name, value in given.items() if value]
+    if ignored:
+        raise Any2PointError(f"{', '.join(ignored)} needs --out FILE.parquet, got {options.out or 'none'}.")

@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..modeling.files import write_whole
-from .picture_content import BACKGROUND_COLOR, CATEGORY_COLORS, COLOR_SCALE, MARK_COLOR, Panel, PictureContent
+from .picture_content import BACKGROUND_COLOR, COLOR_SCALE, MARK_COLOR, Panel, PictureContent, category_colors
 
 POINT_SIZE = 4
 FEW_POINTS = 512  # a cloud of at most this many has larger points
@@ -102,7 +102,8 @@ def _colors(picture: PictureContent, panel: Panel) -> dict[str, Any]:
     if not count:
         low, high = panel.limits
         return {"color": panel.values, "cmin": low, "cmax": high, "colorscale": COLOR_SCALE, "colorbar": bar}
-    steps = [(edge / count, CATEGORY_COLORS[index]) for index in range(count) for edge in (index, index + 1)]
+    colors = category_colors(count)
+    steps = [(edge / count, colors[index]) for index in range(count) for edge in (index, index + 1)]
     bar |= {"tickvals": list(range(count)), "ticktext": picture.categories}
     return {"color": panel.values, "cmin": -0.5, "cmax": count - 0.5, "colorscale": steps, "colorbar": bar}
 

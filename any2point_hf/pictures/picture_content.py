@@ -1,10 +1,12 @@
 """What a picture shows: clouds side by side, the numbers on them and what the numbers are."""
 
+import colorsys
 from dataclasses import dataclass
 
 import numpy as np
 
-CATEGORY_COLORS = ("#0072b2", "#e69f00", "#cc79a7")  # of Okabe and Ito, apart for every kind of colour vision
+# of Okabe and Ito, apart for every kind of colour vision
+CATEGORY_COLORS = ("#0072b2", "#e69f00", "#cc79a7", "#009e73", "#d55e00", "#56b4e9", "#b5a400", "#7f7f7f")
 # Magma without its ends, from pale to dark on white: perceptually uniform, and read alike by every colour vision.
 COLOR_SCALE = (
     "#fec68a",
@@ -19,6 +21,24 @@ COLOR_SCALE = (
 )
 BACKGROUND_COLOR = "#b8bec6"
 MARK_COLOR = "#0072b2"
+_GOLDEN_RATIO = 0.6180339887498949
+_LIGHTNESS = (0.4, 0.65, 0.25)
+
+
+def category_colors(count: int) -> tuple[str, ...]:
+    """Colours of categories 0, 1, …, always the same: the first eight are `CATEGORY_COLORS`.
+
+    Later ones go round the hues by the golden ratio, in three lightnesses, so that ids near each other differ.
+
+    Args:
+        count: how many.
+    """
+    colors = list(CATEGORY_COLORS[:count])
+    for index in range(len(colors), count):
+        lightness = _LIGHTNESS[index % len(_LIGHTNESS)]
+        channels = colorsys.hls_to_rgb(index * _GOLDEN_RATIO % 1, lightness, 0.7)
+        colors.append("#" + "".join(f"{round(255 * channel):02x}" for channel in channels))
+    return tuple(colors)
 
 
 @dataclass(frozen=True)

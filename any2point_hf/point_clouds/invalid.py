@@ -100,6 +100,7 @@ class DroppedPoints:
         kept: which points of the last cloud were kept, [N] bool.
         left: which points are left since `begin`, among those that were given then, [M] int64.
         given: how many these were.
+        points: [given, 3], these points.
     """
 
     def __init__(self) -> None:
@@ -110,13 +111,14 @@ class DroppedPoints:
     def begin(self) -> None:
         """Tells that points of another cloud follow, which may be dropped in several steps."""
         self.left, self.given = np.empty(0, dtype=np.int64), 0
+        self.points = np.empty((0, 3))
 
     def drop(self, points: np.ndarray, name: str) -> np.ndarray:
         """The points [N, 3] without invalid ones, [M, 3], 0 ≤ M ≤ N, in their order."""
         invalid = invalid_points(points)
         self.kept = ~invalid
         if len(self.left) != len(points):  # no step before this one
-            self.left, self.given = np.arange(len(points)), len(points)
+            self.left, self.given, self.points = np.arange(len(points)), len(points), points
         self.left = self.left[self.kept]
         if self.kept.all():
             return points

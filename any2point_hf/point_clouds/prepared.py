@@ -14,7 +14,7 @@ class PreparedCloud(NamedTuple):
         unit: [n, 3] float32, in the unit sphere.
         features: [n, F] float32.
         kept: [n] int64, which of the given points these are.
-        total: how many points were given.
+        given: [N, 3], the points as they were given.
     """
 
     row: int
@@ -22,7 +22,7 @@ class PreparedCloud(NamedTuple):
     unit: np.ndarray
     features: np.ndarray
     kept: np.ndarray
-    total: int
+    given: np.ndarray
 
 
 class SampledClouds(NamedTuple):
@@ -52,4 +52,4 @@ class SampledClouds(NamedTuple):
     def put(self, cloud: PreparedCloud, indices: np.ndarray) -> None:
         """Puts points of a cloud, [num_points] int64, into its row."""
         self.points[cloud.row], self.features[cloud.row] = cloud.points[indices], cloud.features[indices]
-        self.kept[cloud.row], self.totals[cloud.row] = cloud.kept[indices], cloud.total
+        self.kept[cloud.row], self.totals[cloud.row] = cloud.kept[indices], len(cloud.given)

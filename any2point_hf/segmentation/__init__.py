@@ -1,1 +1,1 @@
-"""A part for every point: how good the answers are, and how they come back to the points of a file."""
+"""A part for every point: answers for a cloud of any size, back in the order of its file, and how good they are."""

@@ -5,16 +5,29 @@ the order of the points nor on how often it is asked for. Each point is asked fo
 besides its coordinates and answers is one batch of subsets.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..configuration_any2point import SMALLEST_CLOUD
 from ..errors import PointCloudError, require
+from ..numerics.precision import at_least_float32
 from ..tokenizer.point_ops import farthest_first
 
 SUBSETS_AT_ONCE = 16
+
+
+class PointAnswers(NamedTuple):
+    """What a model says of the points of one cloud.
+
+    Attributes:
+        parts: [N] int64.
+        probabilities: [N] float32 (float64 of such a model), of each point's part among those of the category.
+    """
+
+    parts: Tensor
+    probabilities: Tensor
 
 
 def label_large_cloud(
@@ -26,7 +39,20 @@ def label_large_cloud(
     batch_size: int = SUBSETS_AT_ONCE,
     seed: int = 0,
 ) -> Tensor:
-    """Labels every point of one cloud, however many there are.
+    """Labels every point of one cloud, however many there are: the parts of `answer_large_cloud`, [N] int64."""
+    return answer_large_cloud(model, points, point_features, category, num_points, batch_size, seed).parts
+
+
+def answer_large_cloud(
+    model: Any,
+    points: Tensor,
+    point_features: Tensor | None = None,
+    category: int | None = None,
+    num_points: int | None = None,
+    batch_size: int = SUBSETS_AT_ONCE,
+    seed: int = 0,
+) -> PointAnswers:
+    """Labels every point of one cloud, however many there are, and says how sure the model is.
 
     The points are dealt into random subsets of `num_points`, each of which is spread over the whole cloud and goes
     through the model alone. The last subset is filled up with points of the others, as context: a point's label is the
@@ -42,7 +68,7 @@ def label_large_cloud(
         seed: of the dealing.
 
     Returns:
-        [N] int64 parts, in the order of the points, on their device.
+        Parts and their probabilities, in the order of the points, on their device.
 
     Raises:
         PointCloudError: points or features of another shape or kind than the model takes, or not finite.
@@ -60,20 +86,29 @@ def label_large_cloud(
     try:
         with torch.no_grad():
             batches = subsets.split(batch_size)
-            answers = torch.cat([_label(model, points, point_features, category, batch) for batch in batches])
+            answers = [_answer(model, points, point_features, category, batch) for batch in batches]
     finally:
         model.train(was_training)
-    parts = torch.empty_like(order)
-    parts[order] = answers.flatten()[: len(points)]
-    return parts
+    return PointAnswers(*(_in_given_order(torch.cat(found), order) for found in zip(*answers, strict=True)))
 
 
-def _label(model: Any, points: Tensor, point_features: Tensor | None, category: int | None, subsets: Tensor) -> Tensor:
-    """Labels subsets, rows [S, n] of a cloud: [S, n] int64."""
+def _in_given_order(found: Tensor, order: Tensor) -> Tensor:
+    """What was found for the points of subsets [S, n], those that fill the last one left out, as [N]."""
+    given = torch.empty(len(order), dtype=found.dtype, device=found.device)
+    given[order] = found.flatten()[: len(order)]
+    return given
+
+
+def _answer(
+    model: Any, points: Tensor, point_features: Tensor | None, category: int | None, subsets: Tensor
+) -> PointAnswers:
+    """Labels subsets, rows [S, n] of a cloud: both [S, n]."""
     features = None if point_features is None else point_features[subsets]
     categories = None if category is None else torch.full((len(subsets),), category, device=points.device)
     logits = model(points[subsets], features, category=categories).logits
-    return model.predict_parts(logits, categories)
+    possible = model.possible_logits(logits, categories)
+    probabilities = possible.to(at_least_float32(logits.dtype)).softmax(dim=-1).amax(dim=-1)
+    return PointAnswers(possible.argmax(dim=-1), probabilities)
 
 
 def _random_order(points: Tensor, point_features: Tensor | None, seed: int) -> Tensor:

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from any2point_hf.modeling import ConfigurationError, DatasetError, PointCloudError, label_large_cloud
+from any2point_hf.modeling.segmentation.large_clouds import answer_large_cloud
 
 PARTS = {"zebra": [0, 1], "ant": [2, 3, 4]}
 
@@ -88,3 +89,15 @@ def test_bad_clouds_are_refused_before_the_model_runs(model, make, monkeypatch):
     with pytest.raises(ConfigurationError, match="batch_size"):
         label_large_cloud(model, points, batch_size=0)
     assert not seen
+
+
+@torch.no_grad()
+def test_probabilities_are_of_the_parts_among_those_of_the_category(make):
+    model = make.segmenter("vit", num_labels=5, category_parts=PARTS)
+    points = make.points(1, 100)[0]
+    for category, allowed in enumerate(PARTS.values()):
+        answers = answer_large_cloud(model, points, category=category)
+        logits = model(points.unsqueeze(0), category=torch.tensor([category])).logits[0][:, allowed]
+        expected = logits.softmax(dim=-1).max(dim=-1)
+        torch.testing.assert_close(answers.probabilities, expected.values)
+        assert torch.equal(answers.parts, torch.tensor(allowed)[expected.indices])

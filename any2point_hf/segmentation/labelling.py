@@ -1,0 +1,165 @@
+"""A part for every point of one cloud of any size, in the order of its own points.
+
+Unusual here: the category of a cloud is never guessed. A model with categories is told one and answers with parts of it
+alone, so that every guess would seem to be confirmed.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..modeling.configuration_any2point import SMALLEST_CLOUD
+from ..modeling.errors import DatasetError, did_you_mean, listed
+from ..modeling.modeling_any2point_segmentation import Any2PointForPointCloudSegmentation
+from ..modeling.segmentation.large_clouds import SUBSETS_AT_ONCE, answer_large_cloud
+from ..processing_any2point import Any2PointProcessor
+from .part_metrics import IGNORED
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledPoints:
+    """What a model says of one cloud, in the order of the cloud's own points.
+
+    Attributes:
+        points: [N, 3], as they were given.
+        parts: [N] int64, places in `part_names`; −100 for invalid points that were dropped.
+        probabilities: [N] float32, of each point's part among those of the category; NaN for dropped points.
+        part_names: of all of the model's parts.
+        category: the name of the cloud's; None where the model has none.
+    """
+
+    points: np.ndarray
+    parts: np.ndarray
+    probabilities: np.ndarray
+    part_names: tuple[str, ...]
+    category: str | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """How many `points` and how many of them `dropped`; `confidence`, the mean probability; and `parts`.
+
+        `parts` lists each part that occurs, by its id: `id`, `name`, `points`, their `share` of those that were not
+        dropped, and their own `confidence`.
+        """
+        is_labelled = self.parts != IGNORED
+        parts, probabilities = self.parts[is_labelled], self.probabilities[is_labelled].astype(np.float64)
+        counts = np.bincount(parts, minlength=len(self.part_names))
+        sums = np.bincount(parts, weights=probabilities, minlength=len(self.part_names))
+        return {
+            "points": len(self.parts),
+            "dropped": len(self.parts) - len(parts),
+            "category": self.category,
+            "confidence": round(float(probabilities.mean()), 6),
+            "parts": [
+                {
+                    "id": int(part),
+                    "name": self.part_names[part],
+                    "points": int(counts[part]),
+                    "share": round(float(counts[part] / len(parts)), 6),
+                    "confidence": round(float(sums[part] / counts[part]), 6),
+                }
+                for part in np.flatnonzero(counts)
+            ],
+        }
+
+
+def label_points(
+    model: Any2PointForPointCloudSegmentation,
+    processor: Any2PointProcessor,
+    cloud: Any,
+    category: str | int | None = None,
+    *,
+    batch_size: int = SUBSETS_AT_ONCE,
+    name: str = "cloud",
+) -> LabelledPoints:
+    """Labels all points of one cloud, from 8 different ones to millions.
+
+    A cloud of more points than the processor's `num_points` is dealt into random subsets of so many, each spread over
+    the whole cloud (`label_large_cloud`); a point's part does not depend on the order of the points. Of a cloud of
+    fewer than 64 points, the fewest that a model takes, every point is repeated.
+
+    Args:
+        model: it runs in eval mode, and is left in the mode it was in.
+        processor: the model's.
+        cloud: one cloud as the processor takes it: an array [N, 3], a file, points with features.
+        category: name or id of the cloud's category, where the model has categories. It is needed there.
+        batch_size: subsets that go through the model at once; the result does not depend on it.
+        name: by which errors call a cloud that is not a file.
+
+    Raises:
+        PointCloudError: the cloud cannot be used.
+        DatasetError: the category is missing, unknown, or given to a model that has none.
+    """
+    number = category_number(model.config.category_parts, category)
+    whole = processor.all_points(cloud, name=name)
+    batch = {key: values[0].to(model.device) for key, values in whole.batch.items()}
+    num_points = len(batch["points"])
+    repeats = -(-SMALLEST_CLOUD // num_points)
+    repeated = {key: values.repeat(repeats, 1) for key, values in batch.items()} if repeats > 1 else batch
+    answers = answer_large_cloud(
+        model,
+        repeated["points"],
+        repeated.get("point_features"),
+        number,
+        num_points=max(processor.num_points, repeats * num_points if repeats > 1 else 0),
+        batch_size=batch_size,
+    )
+    return LabelledPoints(
+        whole.given,
+        whole.in_given_order(answers.parts[:num_points].cpu().numpy()),
+        whole.numbers_in_given_order(answers.probabilities[:num_points].cpu().numpy()),
+        part_names_of(model),
+        None if number is None else category_names_of(model)[number],
+    )
+
+
+def part_names_of(model: Any) -> tuple[str, ...]:
+    """The names of a segmentation model's parts, by their ids."""
+    return tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+
+
+def category_names_of(model: Any) -> tuple[str, ...]:
+    """The names of its categories, by their ids; none where it has none."""
+    return tuple(model.config.category_parts or ())
+
+
+def category_number(
+    category_parts: Mapping[str, Sequence[int]] | None, category: str | int | None, option: str = "category"
+) -> int | None:
+    """The id of a category that a user named.
+
+    Args:
+        category_parts: of the model's config.
+        category: a name or an id.
+        option: how an error calls it.
+
+    Raises:
+        DatasetError: it is missing, unknown, or given where there are none.
+    """
+    if category_parts is None:
+        if category is not None:
+            raise DatasetError(f"this model has no categories, got {option} {_shown(category)}. Leave it out.")
+        return None
+    names = list(category_parts)
+    known = listed(names, most=20)
+    if category is None:
+        raise DatasetError(
+            f"this model must be told the category of a cloud, because it answers with parts of it alone; {option} is "
+            f"one of {known}, got none."
+        )
+    if isinstance(category, str):
+        if category not in names:
+            hint = did_you_mean(category, names)
+            raise DatasetError(f"{option} must be one of {known}, got {_shown(category)}.{hint}")
+        return names.index(category)
+    if isinstance(category, (bool, np.bool_)) or not isinstance(category, (int, np.integer)):
+        raise DatasetError(f"{option} must be a name or an id of {known}, got {_shown(category)}.")
+    if not 0 <= category < len(names):
+        raise DatasetError(f"{option} must be an id in 0…{len(names) - 1} ({known}), got {category}.")
+    return int(category)
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(value)
