@@ -47,13 +47,34 @@ def add_data(parser: argparse.ArgumentParser) -> None:
             "--data",
             required=True,
             metavar="DATA",
-            help="'shapes' (built in); user/name[@revision][#config] on the Hub; the folder of ScanObjectNN, ModelNet "
-            "or ShapeNetPart as published (FOLDER#OBJ_BG for a variant); a folder root/<class>/<split>/*, "
-            "root/<split>/<class>/* or root/<class>/*; a .parquet file or a folder of save_to_disk; or an .npz",
+            help="'shapes' or, with a part for each point, 'shapes-parts' (built in); user/name[@revision][#config] on "
+            "the Hub; the folder of ScanObjectNN, ModelNet or ShapeNetPart as published (FOLDER#OBJ_BG for a variant); "
+            "a folder root/<class>/<split>/*, root/<split>/<class>/* or root/<class>/*; a .parquet file or a folder of "
+            "save_to_disk; or an .npz",
         ),
         shtab.FILE,
     )
     add_drop_invalid(parser)
+
+
+def add_task(parser: argparse.ArgumentParser) -> None:
+    """Adds `--task` and `--label-column`."""
+    parser.add_argument(
+        "--task",
+        choices=("classification", "segmentation"),
+        help="a class for each cloud, or a part for each point (default: what the data have)",
+    )
+    add_label_column(parser)
+
+
+def add_label_column(parser: argparse.ArgumentParser) -> None:
+    """Adds `--label-column`."""
+    parser.add_argument(
+        "--label-column",
+        metavar="NAME",
+        help="for segmentation, the column with the label of each point, in tables and in the files of a folder (there "
+        "by its number from 0, if columns have no names)",
+    )
 
 
 def add_drop_invalid(parser: argparse.ArgumentParser) -> None:
@@ -110,8 +131,8 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             "--recipe",
             metavar="NAME",
-            help=f"how to train: {names}, or a .yaml of your own (default: the preset's; without one small-data up to "
-            "5000 training clouds, above modelnet, or modelnet-cpu without a GPU)",
+            help=f"how to train: {names}, or a .yaml of your own (default: the preset's; without one segmentation for "
+            "parts, small-data up to 5000 training clouds, above modelnet, or modelnet-cpu without a GPU)",
         ),
         shtab.FILE,
     )
@@ -270,7 +291,7 @@ def recipe_changes(options: argparse.Namespace, base: Any) -> dict[str, Any]:
         augmentation["scale"] = tuple(options.scale)
     if options.rotate is not None:
         augmentation["rotation_axis"] = None if options.rotate == "none" else options.rotate
-    elif options.data == "shapes" and (base is None or base.augmentation.rotation_axis is None):
+    elif options.data in ("shapes", "shapes-parts") and (base is None or base.augmentation.rotation_axis is None):
         augmentation["rotation_axis"] = "z"  # their heading means nothing
     return changes | {"augmentation": augmentation}
 

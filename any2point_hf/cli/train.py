@@ -12,6 +12,7 @@ from .options import (
     add_json,
     add_recipe,
     add_setting,
+    add_task,
     backbone,
     complete_with,
     config_fields,
@@ -26,7 +27,8 @@ from .options import (
 HELP = "fine-tune a frozen backbone on point clouds"
 DESCRIPTION = """
 Trains adapters of a few megabytes on a frozen transformer and writes them with their processor and a model card to a
-folder. Without --recipe and --preset the data's size chooses how, which is said in a line; so is what a linear probe
+folder. What they say, a class for each cloud or a part for each point, is what the data have, or --task. Without
+--recipe and --preset the task and the data's size choose how, which is said in a line; so is what a linear probe
 reaches before the training. A checkpoint of the last whole epoch is kept beside them; after an interrupt, --resume goes
 on from it. Options stand above the recipe, and the recipe above the preset.
 """
@@ -34,12 +36,14 @@ EXAMPLES = """
   any2point train --data shapes --backbone google-bert/bert-base-uncased --output my-adapter
   any2point train --preset clip-text-scan --data scanobjectnn/ --output my-adapter
   any2point train --data scans.npz --backbone facebook/dinov2-base --output runs --seeds 0,1,2
+  any2point train --data rooms/ --label-column label --backbone google-bert/bert-base-uncased --output my-segmenter
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this command."""
     add_data(parser)
+    add_task(parser)
     complete_with(
         parser.add_argument(
             "--output", type=Path, required=True, metavar="FOLDER", help="folder for the adapter and its checkpoints"
@@ -80,9 +84,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints what it returns, or returns it for `--json`."""
-    from ..data import load_point_cloud_dataset
+    from ..data import Task, load_point_cloud_dataset
     from ..data.fingerprint import data_fingerprint
     from ..data.hub_dataset import pinned
+    from ..data.parts.dataset import is_part_dataset
     from ..data.splits import check_trains
     from ..modeling.errors import Any2PointError
     from ..training.checkpoints import holds_checkpoint
@@ -115,6 +120,8 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
             drop_invalid=options.drop_invalid,
             resume=options.resume and holds_checkpoint(output) if options.seeds else options.resume,
             command=command,
+            task=options.task,
+            label_column=options.label_column,
             **changes,
         )
 
@@ -122,36 +129,45 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise Any2PointError("--seeds trains in one process, got several. Launch one training with each --seed.")
         features = fields.get("point_feature_names", [])
-        dataset = load_point_cloud_dataset(data, drop_invalid=options.drop_invalid, features=features)
+        loading: Any = {"task": options.task, "label_column": options.label_column, "features": features}
+        dataset = load_point_cloud_dataset(data, drop_invalid=options.drop_invalid, **loading)
         check_trains(dataset)
+        task: Task = "segmentation" if is_part_dataset(dataset) else "classification"
         given = {"data_fingerprint": data_fingerprint(dataset, features), "backbone": frozen}
         given |= {"validation_share": options.validation_share, "start": "by name"}  # runs without it do not pair
-        used = base or read_recipe(choose_recipe(len(dataset["train"])))
+        used = base or read_recipe(choose_recipe(len(dataset["train"]), task))
         given |= {"config": {**used.config, **fields}} | changed(used, **changes).settings()
         summary = train_with_seeds(options.seeds, options.output, given, train_once)
         if options.json:
             return {"output": str(options.output), "seeds": options.seeds, **summary}
-        called = {"accuracy": "last epoch", "best_epoch_accuracy": "best epoch on the validation split"}
+        main, called_main = _main_metric(summary)
+        called = {main: "last epoch", f"best_epoch_{main}": "best epoch on the validation split"}
         values = "; ".join(
             f"{summary[name]['mean']:.4f} ± {summary[name]['deviation']:.4f} ({text})"
             for name, text in called.items()
             if name in summary
         )
         seeds = ", ".join(map(str, options.seeds))
-        print(f"seeds {seeds}: accuracy on the test split {values}, written to {options.output}")
+        print(f"seeds {seeds}: {called_main} on the test split {values}, written to {options.output}")
         return None
     metrics = train_once(options.seed, options.output)
     if "adapter_megabytes" not in metrics:  # of several processes, only the first one reports
         return None
     if options.json:
         return {"output": str(options.output), **metrics}
+    main, called_main = _main_metric(metrics)
     best = (
-        f"{metrics['best_epoch_accuracy']:.4f} (epoch {metrics['best_epoch']:g}, the best on the validation split), "
+        f"{metrics[f'best_epoch_{main}']:.4f} (epoch {metrics['best_epoch']:g}, the best on the validation split), "
         if "best_epoch" in metrics
         else ""
     )
     print(
-        f"accuracy {metrics['accuracy']:.4f} (last epoch, test split), {best}adapter "
+        f"{called_main} {metrics[main]:.4f} (last epoch, test split), {best}adapter "
         f"{metrics['adapter_megabytes']:.2f} MB written to {options.output}"
     )
     return None
+
+
+def _main_metric(metrics: dict[str, Any]) -> tuple[str, str]:
+    """The name of what is reported first, and how it is called."""
+    return ("instance_miou", "instance mIoU") if "instance_miou" in metrics else ("accuracy", "accuracy")

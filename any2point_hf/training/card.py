@@ -19,11 +19,13 @@ from .pictures import draw_confusion_matrix, draw_training_curves
 from .probe_before_training import MOST_CLOUDS
 from .recipe import Recipe
 from .repeating import shown_command, shown_path, training_code
+from .results import TestResult
 
 CARD = "README.md"
 CURVES = "images/training_curves.png"
 CONFUSION = "images/confusion_matrix.png"
-_PICTURES = {"Loss and accuracy by epoch": CURVES, "Which classes of the test split were taken for which": CONFUSION}
+_CURVES = "Loss and accuracy by epoch"
+_CONFUSION = "Which {} of the test split were taken for which"
 
 
 def write_training_card(
@@ -58,7 +60,7 @@ def training_facts(
     recipe: Recipe,
     run: Mapping[str, Any],
     evaluations: Sequence[Evaluation],
-    confusion: np.ndarray,
+    result: TestResult,
     command: Sequence[str] | None,
     of_hub: HubDataset | None = None,
 ) -> TrainingFacts:
@@ -68,10 +70,10 @@ def training_facts(
         trainer: after it has trained.
         dataset: the one that it trained and tested on.
         recipe: how it was trained.
-        run: `data`, `data_fingerprint`, `seed`, `validation_share`, `drop_invalid` and `linear_probe_accuracy` (None
-            without a probe).
+        run: `data`, `data_fingerprint`, `seed`, `validation_share`, `drop_invalid`, `linear_probe_accuracy` (None
+            without a probe), and `task` and `label_column` as they were given.
         evaluations: rows of the table of results.
-        confusion: matrix of the test split, [classes, classes].
+        result: of the saved weights.
         command: arguments of the command line, or None for a training from Python.
         of_hub: the name of the data on the Hub, with its commit, if they are there.
     """
@@ -87,11 +89,14 @@ def training_facts(
             f"Before training, a linear probe on the model's features had an accuracy of "
             f"{run['linear_probe_accuracy']:.4f} on {part}the test split."
         )
+    if result.per_part:
+        remarks.append(f"Measured on the {config.num_points:,} points that the processor keeps of each cloud.")
     if "validation" not in dataset:
         remarks.append("The weights are those of the last epoch.")
     if processes > 1:
         remarks.append(f"{processes} processes trained together, each with batches of this size.")
     arguments: Any = (run["data"], config, trainer.args.output_dir, recipe, seed, share, run["drop_invalid"])
+    of_loading = {name: run[name] for name in ("task", "label_column") if run[name] is not None}
     return TrainingFacts(
         dataset=str(of_hub._replace(revision=None)) if of_hub else shown_path(run["data"]),
         dataset_id=of_hub.repo_id if of_hub else None,
@@ -99,16 +104,14 @@ def training_facts(
         fingerprint=run["data_fingerprint"],
         splits={name: len(dataset[name]) for name in ("train", "validation", "test") if name in dataset},
         evaluations=evaluations,
-        per_class=_per_class(confusion, [config.id2label[index] for index in range(config.num_labels)]),
+        per_class=result.per_class,
+        per_part=result.per_part,
         recipe=yaml.safe_dump(recipe.settings(), sort_keys=False),
-        command=training_code(*arguments) if command is None else shown_command(command),
+        command=training_code(*arguments, bool(result.per_part), of_loading)
+        if command is None
+        else shown_command(command),
         language="python" if command is None else "bash",
         remarks=remarks,
         backbone_commit=getattr(config.backbone_config, "_commit_hash", None),
-        pictures=_PICTURES,
+        pictures={_CURVES: CURVES, _CONFUSION.format("parts" if result.per_part else "classes"): CONFUSION},
     )
-
-
-def _per_class(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, tuple[int, float | None]]:
-    counts = zip(class_names, confusion.sum(axis=1).tolist(), confusion.diagonal().tolist(), strict=True)
-    return {name: (total, found / total if total else None) for name, total, found in counts}

@@ -26,6 +26,8 @@ _MOST_MARKERS = 40
 def draw_training_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
     """Draws loss and accuracy by epoch, side by side; the epoch that is best on the validation split is marked.
 
+    For segmentation it draws the instance mIoU in place of the accuracy.
+
     Args:
         history: `trainer.state.log_history`, logged each epoch.
         path: of the .png to write.
@@ -34,18 +36,20 @@ def draw_training_curves(history: Sequence[Mapping[str, Any]], path: str | os.Pa
     FigureCanvasAgg(figure)
     loss, accuracy = figure.subplots(1, 2)
     _draw_curves(loss, {"train": "loss", **_names(history, "loss")}, history)
-    _draw_curves(accuracy, _names(history, "accuracy"), history)
+    measure = "instance_miou" if _names(history, "instance_miou") else "accuracy"
+    chosen_by = f"eval_validation_{measure}"
+    _draw_curves(accuracy, _names(history, measure), history)
     loss.set_ylabel("loss")
-    accuracy.set_ylabel("accuracy")
+    accuracy.set_ylabel("accuracy" if measure == "accuracy" else "instance mIoU")
     accuracy.set_ylim(-0.02, 1.02)
-    best = max(history, key=lambda entry: entry.get("eval_validation_accuracy", -1.0), default={})
+    best = max(history, key=lambda entry: entry.get(chosen_by, -1.0), default={})
     for axes in (loss, accuracy):
         axes.set_xlabel("epoch")
         axes.set_xlim(0, max((entry["epoch"] for entry in history), default=1))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color="#e5e5e5", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
-        if "eval_validation_accuracy" in best:
+        if chosen_by in best:
             axes.axvline(best["epoch"], color="#999999", linestyle="--", linewidth=1, label="epoch kept", zorder=1)
         axes.legend(frameon=False)
     _save(figure, path)

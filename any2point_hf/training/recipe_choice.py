@@ -1,25 +1,57 @@
 """Chooses the recipe of a training that is given none, and makes the line that reports the choice."""
 
-import torch
+from collections.abc import Mapping
 
+import torch
+from datasets import Dataset, LargeList, List
+
+from ..data import Task
+from ..data.parts.dataset import CATEGORY, PART, is_part_dataset
+from ..data.parts.tables import NAMES_OF_PARTS
 from ..modeling.configuration_any2point import Any2PointConfig
 from .recipe import Recipe
 
 MOST_SMALL_CLOUDS = 5000  # training clouds of data that count as small
 
 
-def choose_recipe(num_train_clouds: int) -> str:
-    """The name of the recipe for data of this size.
+def choose_recipe(num_train_clouds: int, task: Task = "classification") -> str:
+    """The name of the recipe for a task, and data of this size.
 
-    `small-data` up to 5,000 clouds; for more, `modelnet` (as published) where there is a GPU, and `modelnet-cpu` where
-    there is none.
+    `segmentation` whatever their size. For classification `small-data` up to 5,000 clouds; for more, `modelnet` (as
+    published) where there is a GPU, and `modelnet-cpu` where there is none.
 
     Args:
         num_train_clouds: clouds in the split `train`, before any are held out.
+        task: what is trained for.
     """
+    if task == "segmentation":
+        return "segmentation"
     if num_train_clouds <= MOST_SMALL_CLOUDS:
         return "small-data"
     return "modelnet" if torch.cuda.is_available() else "modelnet-cpu"
+
+
+def task_line(dataset: Mapping[str, Dataset]) -> str | None:
+    """Which task was taken of data that serve for both, and how to choose the other, in one line; None for other data.
+
+    Args:
+        dataset: as `load_point_cloud_dataset` gives it without a task.
+    """
+    features = next(iter(dataset.values())).features
+    if is_part_dataset(dataset):
+        if CATEGORY not in features:
+            return None
+        return (
+            f"task segmentation: a part for each point (column {PART!r}), of clouds whose {CATEGORY!r} the model is "
+            "told. --task classification learns a class for each cloud."
+        )
+    lists = [name for name in NAMES_OF_PARTS if isinstance(features.get(name), List | LargeList)]
+    if not lists:
+        return None
+    return (
+        "task classification: a class for each cloud (column 'label'). --task segmentation learns a part for each "
+        f"point (column {lists[0]!r})."
+    )
 
 
 def choice_line(name: str, recipe: Recipe, config: Any2PointConfig, num_clouds: int) -> str:

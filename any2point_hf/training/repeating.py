@@ -2,8 +2,9 @@
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from types import MappingProxyType
 from typing import Any
 
 from ..data.sources import IN_MEMORY
@@ -44,10 +45,11 @@ def shown_path(value: str) -> str:
     if repository is not None and repository != value:
         return repository
     path, mark, variant = value.rpartition("#") if "#" in value and not os.path.exists(value) else (value, "", "")
-    if value == "shapes" or not (os.path.isabs(path) or os.path.exists(path)):
+    if value in ("shapes", "shapes-parts") or not (os.path.isabs(path) or os.path.exists(path)):
         return value
     name = last_name(os.path.abspath(path))
-    return (f"./{name}" if name == "shapes" else name) + mark + variant  # "shapes" alone means the built-in ones
+    is_built_in = name in ("shapes", "shapes-parts")  # if alone
+    return (f"./{name}" if is_built_in else name) + mark + variant
 
 
 def training_code(
@@ -58,6 +60,8 @@ def training_code(
     seed: int,
     validation_share: float | None,
     drop_invalid: bool = False,
+    is_for_parts: bool = False,
+    of_loading: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """Python that repeats a training by `make_trainer`.
 
@@ -69,16 +73,21 @@ def training_code(
         seed: of everything.
         validation_share: share of the training split that is held out, or None.
         drop_invalid: whether invalid points were dropped.
+        is_for_parts: whether every point has a label, not every cloud.
+        of_loading: further arguments of `load_point_cloud_dataset`, such as `task`.
     """
     changes = _changed_fields(recipe, "config")
     if "augmentation" in changes:
         values = _changed_fields(recipe.augmentation)
         changes["augmentation"] = _Code(f"Augmentation({_arguments(values)})")
     backbone: Any = config.backbone
-    settings = {"backbone": shown_path(backbone)} if backbone else {}
-    if config.backbone_revision:
-        settings["backbone_revision"] = config.backbone_revision
-    settings |= {"id2label": _Code("dict(enumerate(names))"), **config.unlike_defaults()}
+    named = {"backbone": shown_path(backbone) if backbone else None, "backbone_revision": config.backbone_revision}
+    of_backbone = _arguments({name: value for name, value in named.items() if value})
+    settings = config.unlike_defaults()
+    model, parts = "Any2PointForPointCloudClassification", "id2label=dict(enumerate(names))"
+    if is_for_parts:
+        model, parts = "Any2PointForPointCloudSegmentation", "**part_config_fields(dataset)"
+        settings.pop("category_parts", None)
     drop: dict[str, Any] = {"drop_invalid": True} if drop_invalid else {}
     of_processor: dict[str, Any] = {"scale_to_unit_sphere": recipe.scale_to_unit_sphere, "seed": seed, **drop}
     features = {"features": config.point_feature_names} if config.point_feature_names else {}
@@ -87,21 +96,22 @@ def training_code(
     if features:
         of_processor["point_feature_names"] = _Code("config.point_feature_names")
     shown_data = _Code("dataset") if data == IN_MEMORY else shown_path(data)
-    of_data = ", ".join(filter(None, (repr(shown_data), _arguments(drop | features))))
+    of_data = ", ".join(filter(None, (repr(shown_data), _arguments({**drop, **features, **of_loading}))))
     remark = "  # your own, which was in memory" if data == IN_MEMORY else ""
     lines = [
-        "from any2point_hf import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointProcessor",
+        f"from any2point_hf import Any2PointConfig, {model}, Any2PointProcessor",
         "from any2point_hf import load_point_cloud_dataset, make_trainer",
         *(["from any2point_hf.data.augmentation import Augmentation"] if "augmentation" in changes else []),
         *(["from any2point_hf.data.validation import hold_out_validation"] if validation_share else []),
+        *(["from any2point_hf.training.parts import part_config_fields"] if is_for_parts else []),
         "from transformers import set_seed",
         "",
         f"dataset = load_point_cloud_dataset({of_data}){remark}",
         *([f"dataset = hold_out_validation(dataset, {validation_share})"] if validation_share else []),
-        'names = dataset["train"].features["label"].names',
+        *([] if is_for_parts else ['names = dataset["train"].features["label"].names']),
         f"set_seed({seed})",
-        f"config = Any2PointConfig({_arguments(settings)})",
-        "model = Any2PointForPointCloudClassification(config)",
+        f"config = Any2PointConfig({', '.join(filter(None, (of_backbone, parts, _arguments(settings))))})",
+        f"model = {model}(config)",
         f"processor = Any2PointProcessor(config.num_points, {_arguments(of_processor)})",
         f"output = {shown_path(output)!r}",
         f"trainer = make_trainer(model, processor, dataset, output, {_arguments({'seed': seed, **changes})})",

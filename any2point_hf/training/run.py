@@ -9,12 +9,13 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
-from datasets import Dataset, DatasetDict
-from transformers import Trainer, set_seed
+from datasets import DatasetDict
+from transformers import set_seed
 
-from ..data import load_point_cloud_dataset
+from ..data import Task, load_point_cloud_dataset
 from ..data.fingerprint import data_fingerprint
 from ..data.hub_dataset import parse_hub_name, pinned
+from ..data.parts.dataset import is_part_dataset
 from ..data.sources import DataSource, name_of
 from ..data.splits import check_trains
 from ..data.validation import hold_out_validation
@@ -23,7 +24,7 @@ from ..modeling.configuration_any2point import Any2PointConfig
 from ..modeling.errors import Any2PointError, CheckpointError
 from ..modeling.files import folder_written_whole, read_record, write_whole
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
-from ..modeling.publishing.model_card_text import Evaluation
+from ..modeling.modeling_any2point_segmentation import Any2PointForPointCloudSegmentation
 from ..modeling.publishing.model_description import describe
 from ..modeling.several_adapters.lora import remove_lora_files
 from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
@@ -32,13 +33,14 @@ from ..processing_any2point import PROCESSOR_FILE, Any2PointProcessor
 from .card import training_facts, write_training_card
 from .checkpoints import CheckpointRecords, checkpoint_to_resume, cut_off_checkpoints, holds_checkpoint, remove_damaged
 from .output_lock import output_lock_of_all
+from .parts import part_config_fields
 from .probe_before_training import probe_before_training
 from .recipe import Recipe, changed, read_recipe
-from .recipe_choice import choice_line, choose_recipe
-from .trainer import BEST_METRIC, accuracies, confusion_matrix, make_trainer
+from .recipe_choice import choice_line, choose_recipe, task_line
+from .results import answers_for_test, reported
+from .trainer import make_trainer
 
 RUN_FILE = "training_run.json"
-METRICS = ("accuracy", "mean_class_accuracy")
 # What must not change between a run and its resumption, besides what is written to RUN_FILE.
 _RESUMED = {*Any2PointConfig.__annotations__, "id2label"} - {"backbone_config"}
 
@@ -57,6 +59,8 @@ def train(
     resume: bool = False,
     command: Sequence[str] | None = None,
     drop_invalid: bool = False,
+    task: Task | None = None,
+    label_column: str | None = None,
     **changes: Any,
 ) -> dict[str, float]:
     """Fine-tunes an adapter and writes it, with its processor and its model card, to a folder.
@@ -67,8 +71,8 @@ def train(
         output: folder for the adapter; the checkpoint of the last epoch is kept beside it.
         config_fields: further fields of Any2PointConfig, on top of the recipe's. `point_feature_names` may name groups
             such as "rgb"; the data must have them.
-        recipe: how to train; by default the one that `choose_recipe` names for the data's size, reported in a line on
-            standard error.
+        recipe: how to train; by default the one that `choose_recipe` names for the data's task and size, reported in a
+            line on standard error.
         seed: of start values, order, dropout, random points and augmentation.
         validation_share: share of the training split that is held out to choose the best epoch by.
         workers: processes that load batches beside the training.
@@ -76,14 +80,19 @@ def train(
         resume: go on from the last checkpoint in `output`.
         command: arguments of the running command line, which the model card then shows; by default it shows Python.
         drop_invalid: as in `load_point_cloud_dataset`; the processor that is saved then drops invalid points as well.
+        task: "classification" or "segmentation"; by default what the data have: a class for each cloud, or a part for
+            each point.
+        label_column: the column with the part of each point, as in `load_point_cloud_dataset`.
         changes: fields of the recipe to change, such as `epochs=10`.
 
     Returns:
-        `accuracy` and `mean_class_accuracy` of the last epoch on the test split; `linear_probe_accuracy`, measured
-        before the training (missing where `probe_before_training` skips it); and `adapter_megabytes` (of several
-        processes, only in the one that writes the adapter). Where there is a validation split, the adapter is that of
-        the epoch with the highest accuracy on it, and there are also `best_epoch`, its `validation_accuracy` and its
-        `best_epoch_accuracy` on the test split.
+        `accuracy` and `mean_class_accuracy` of the last epoch on the test split, for segmentation `instance_miou`,
+        `class_miou` and `accuracy`, on the points that the processor keeps of each cloud; `linear_probe_accuracy`,
+        measured before the training (missing for segmentation, or where `probe_before_training` skips it); and
+        `adapter_megabytes` (of several processes, only in the one that writes the adapter). Where there is a validation
+        split, the adapter is that of the epoch with the highest accuracy (or `instance_miou`) on it, and there are also
+        `best_epoch`, its `validation_accuracy` and its `best_epoch_accuracy` on the test split (or the same of
+        `instance_miou`).
 
     Raises:
         Any2PointError: something in the input does not fit.
@@ -101,8 +110,10 @@ def train(
         data = pinned(data)
         of_hub = parse_hub_name(data)
         # the same clouds whatever the seed, and the same as evaluate's
-        dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid, features=features)
+        options: Any = {"drop_invalid": drop_invalid, "features": features, "task": task, "label_column": label_column}
+        dataset = load_point_cloud_dataset(data, **options)
         check_trains(dataset)
+        are_parts = is_part_dataset(dataset)
         chosen = None if recipe else _choice(dataset, output, resume)
         if validation_share is not None:
             dataset = hold_out_validation(dataset, validation_share)
@@ -119,7 +130,8 @@ def train(
         else:
             _check_unused(output)  # again: another training may have ended since
             checkpoint, damaged = None, cut_off_checkpoints(output)
-        model = Any2PointForPointCloudClassification(config)
+        model_class = Any2PointForPointCloudSegmentation if are_parts else Any2PointForPointCloudClassification
+        model: Any = model_class(config)
         description = describe(model) if PartialState().is_main_process else None  # before the model is sharded
         settings: Any = (recipe.scale_to_unit_sphere, seed, drop_invalid, features, config.sampling_start)
         processor = Any2PointProcessor(config.num_points, *settings)
@@ -128,9 +140,11 @@ def train(
         if trainer.is_world_process_zero():
             remove_damaged(damaged)
             write_whole(output / RUN_FILE, json.dumps({"data": name_of(data), "recipe": chosen} | run, indent=2) + "\n")
+            if task is None and (line := task_line(dataset)):
+                print(line, file=sys.stderr, flush=True)
             if chosen:
                 print(choice_line(chosen, recipe, config, len(dataset["train"])), file=sys.stderr, flush=True)
-        probe = probe_before_training(trainer, config.num_points)
+        probe = None if are_parts else probe_before_training(trainer, config.num_points)
         is_trained = False
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
@@ -144,10 +158,10 @@ def train(
                 raise
         if not is_trained:  # out of memory in the backward pass; the forward raises this itself
             raise batch_too_large(model.any2point.train(), recipe.batch_size, config.num_points, model.device)
-        tested: Any = trainer.predict(_test_clouds(trainer))  # of the weights that are saved
-        answers: tuple[Any, Any, Any] = (tested.predictions.argmax(axis=-1), tested.label_ids, config.num_labels)
-        metrics, evaluations = _results(trainer, accuracies(*answers))
+        result = answers_for_test(trainer)  # of the weights that are saved
+        metrics, evaluations = reported(trainer, result.metrics)
         run |= {"data": name_of(data), "linear_probe_accuracy": probe, "drop_invalid": drop_invalid}
+        run |= {"task": task, "label_column": label_column}
         if probe is not None:
             metrics["linear_probe_accuracy"] = probe
         # Under FSDP every process holds a part of the tensors, and all of them have to help to gather them.
@@ -160,12 +174,11 @@ def train(
                 remove_lora_files(output)
             processor.save_pretrained(output)  # what else belongs to it
             metrics["adapter_megabytes"] = (output / "model.safetensors").stat().st_size / 1e6
-            confusion = confusion_matrix(*answers)
             if command and chosen:  # the card names it, because another machine might choose another
                 command = [*command, "--recipe", chosen]
             assert description is not None  # made in this process
-            facts = training_facts(trainer, dataset, recipe, run, evaluations, confusion, command, of_hub)
-            write_training_card(output, description, facts, trainer.state.log_history, confusion)
+            facts = training_facts(trainer, dataset, recipe, run, evaluations, result, command, of_hub)
+            write_training_card(output, description, facts, trainer.state.log_history, result.confusion)
         trainer.accelerator.wait_for_everyone()
         return metrics
 
@@ -176,10 +189,12 @@ def _choice(dataset: DatasetDict, output: Path, resume: bool) -> str:
         recorded = read_record(output / RUN_FILE).get("recipe")
         if isinstance(recorded, str) and recorded:
             return recorded
-    return choose_recipe(len(dataset["train"]))
+    return choose_recipe(len(dataset["train"]), "segmentation" if is_part_dataset(dataset) else "classification")
 
 
 def _config(backbone: str, dataset: DatasetDict, fields: dict[str, Any]) -> Any2PointConfig:
+    if is_part_dataset(dataset):
+        return Any2PointConfig(backbone=backbone, **part_config_fields(dataset), **fields)
     class_names = dataset["train"].features["label"].names
     return Any2PointConfig(
         backbone=backbone,
@@ -187,43 +202,6 @@ def _config(backbone: str, dataset: DatasetDict, fields: dict[str, Any]) -> Any2
         label2id={name: index for index, name in enumerate(class_names)},
         **fields,
     )
-
-
-def _test_clouds(trainer: Trainer) -> Dataset:
-    return trainer.eval_dataset["test"] if isinstance(trainer.eval_dataset, dict) else trainer.eval_dataset
-
-
-def _results(trainer: Trainer, of_saved: dict[str, Any]) -> tuple[dict[str, float], list[Evaluation]]:
-    """The metrics of the last epoch, and of the best one where there is a validation split to choose it by.
-
-    Args:
-        trainer: after it has trained.
-        of_saved: `accuracies` of the saved weights on the test split.
-
-    Returns:
-        The accuracies (and the best epoch) that `train` returns, and the same as rows for the model card.
-    """
-    saved: dict[str, Any] = {name: of_saved[name] for name in METRICS}
-    last = f"epoch {trainer.state.epoch:g}, the last"
-    if not isinstance(trainer.eval_dataset, dict):
-        return saved, [Evaluation(last, "test", **saved)]
-    history = trainer.state.log_history
-    validations = [entry for entry in history if BEST_METRIC in entry]
-    tests = [entry for entry in history if "eval_test_accuracy" in entry]
-    scores = [entry[BEST_METRIC] for entry in validations]
-    best = scores.index(max(scores))  # the first of equals, as the Trainer takes it
-    of_last: dict[str, Any] = {name: tests[-1][f"eval_test_{name}"] for name in METRICS}
-    on_validation: dict[str, Any] = {name: validations[best][f"eval_validation_{name}"] for name in METRICS}
-    metrics = of_last | {
-        "best_epoch": validations[best]["epoch"],
-        "validation_accuracy": scores[best],
-        "best_epoch_accuracy": tests[best]["eval_test_accuracy"],
-    }
-    kept = f"epoch {validations[best]['epoch']:g}, the best on the validation split"
-    rows = [Evaluation(kept, "test", **saved), Evaluation(kept, "validation", **on_validation)]
-    if tests[best] is not tests[-1]:
-        rows.append(Evaluation(last, "test", **of_last, is_of_this_adapter=False))
-    return metrics, rows
 
 
 def _check_unused(output: Path) -> None:

@@ -25,15 +25,22 @@ from ..data.columns import feature_columns
 from ..data.parts.dataset import CATEGORY, PART, is_part_dataset
 from ..data.sources import DataSource
 from ..data.splits import check_trains
+from ..modeling.checkpoint_integrity import HEADS
 from ..modeling.errors import Any2PointError, ConfigurationError, DatasetError, listed
 from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
 from ..processing_any2point import Any2PointProcessor
 from .batches import BatchAugmentation, TrainingClouds
+from .parts import PART_METRICS, check_parts, label_columns, part_trainer_options
 from .recipe import Recipe, changed
 
 NOT_DECAYED = ("bias", "norm", "cls_token", "cls_position", "prompts")
 BEST_METRIC = "eval_validation_accuracy"
 _POINTS_AT_ONCE = 1 << 22  # read and sampled together: 48 MiB, or one cloud if it is larger
+
+
+def best_metric(dataset: Mapping[str, Dataset]) -> str:
+    """By which measure of the validation split the best epoch is chosen."""
+    return f"eval_validation_{PART_METRICS[0]}" if is_part_dataset(dataset) else BEST_METRIC
 
 
 def points_to_keep(split: Dataset, num_points: int, surplus: float) -> int:
@@ -155,8 +162,8 @@ def make_trainer(
     """A stock Trainer with the published settings (method.md 7).
 
     Args:
-        model: any model whose forward takes `points` and `labels`. While it trains, a hook on it draws and
-            augments the points of a batch.
+        model: any model whose forward takes `points` and `labels`, or an `Any2PointForPointCloudSegmentation`. While
+            it trains, a hook on it draws and augments the points of a batch.
         processor: how clouds are centred, scaled and sampled.
         dataset: what `load_point_cloud_dataset` takes: a data set of `datasets` whose columns of points and of classes
             are found by their types, or its name. With a split `validation` beside `test`, the weights of the epoch
@@ -171,19 +178,21 @@ def make_trainer(
 
     Raises:
         DatasetError: no column of points or of classes, no training split, a step of a single cloud, or a model of
-            other classes.
+            other classes, parts or categories.
         ConfigurationError: a recipe's value is out of its range, float16 without a GPU, several GPUs in one process, or
             a processor of other features than the model's.
         Any2PointError: a logger is not installed.
     """
     recipe = changed(recipe or Recipe(), **changes)
+    task: Any = HEADS.get(getattr(model, "head", None) or "")
     of_model, names = list(getattr(model.config, "point_feature_names", ())), processor.point_feature_names
     if of_model != names:
         raise ConfigurationError(
             f"the processor must give the features that the model takes ({', '.join(of_model) or 'none'}), got "
             f"{', '.join(names) or 'none'}. Pass point_feature_names=config.point_feature_names to Any2PointProcessor."
         )
-    dataset = load_point_cloud_dataset(dataset, drop_invalid=processor.drop_invalid, features=names)
+    dataset = load_point_cloud_dataset(dataset, drop_invalid=processor.drop_invalid, features=names, task=task)
+    are_parts = is_part_dataset(dataset)
     _check(model, dataset, recipe, loggers)
     recipe = recipe.sized(len(dataset["train"]))
     keep_freed_memory()
@@ -206,12 +215,13 @@ def make_trainer(
         save_strategy="epoch",
         save_total_limit=2 if "validation" in dataset else 1,  # the last one, and the best one
         load_best_model_at_end="validation" in dataset,
-        metric_for_best_model=BEST_METRIC if "validation" in dataset else None,
+        metric_for_best_model=best_metric(dataset) if "validation" in dataset else None,
         logging_strategy="epoch",
         ddp_find_unused_parameters=False,  # every trained parameter takes part in every step
         dataloader_num_workers=workers,
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
+        label_names=label_columns(model.config) if are_parts else None,
         report_to=list(loggers) or "none",
         seed=seed,
         data_seed=seed,
@@ -230,6 +240,7 @@ def make_trainer(
             for name in ("validation", "test")
             if name in dataset
         }
+    measuring: Any = part_trainer_options(model) if are_parts else {"compute_metrics": compute_metrics}
     trainer = Trainer(
         model=model,
         args=arguments,
@@ -237,8 +248,8 @@ def make_trainer(
         train_dataset=TrainingClouds(train),
         eval_dataset=tests if "validation" in tests else tests["test"],
         processing_class=processor,
-        compute_metrics=compute_metrics,
         callbacks=[BatchAugmentation(recipe.augmentation, num_points, seed, processor.point_feature_names)],
+        **measuring,
     )
     # Not as the argument `optimizers`, which the Trainer refuses under FSDP.
     trainer.optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate)
@@ -253,7 +264,18 @@ def _check(model: PreTrainedModel, dataset: DatasetDict, recipe: Recipe, loggers
             "training needs at least 2 clouds a step, because batch norms take statistics; got "
             f"{len(dataset['train'])} clouds and batch_size={recipe.batch_size}."
         )
-    names = dataset["train"].features["label"].names
+    if is_part_dataset(dataset):
+        check_parts(model, dataset)
+    else:
+        _check_classes(model, dataset["train"].features["label"].names)
+    if recipe.precision == "float16" and not torch.cuda.is_available():
+        raise ConfigurationError("float16 needs a GPU, and torch finds none here. Use bfloat16 or float32.")
+    for logger in loggers:
+        if importlib.util.find_spec(logger) is None:
+            raise Any2PointError(f"logging to {logger} needs the package {logger}. Run: pip install {logger}")
+
+
+def _check_classes(model: PreTrainedModel, names: Sequence[str]) -> None:
     if model.config.num_labels != len(names):
         raise DatasetError(
             f"the model must have the dataset's {len(names)} classes, and its config has {model.config.num_labels}. "
@@ -266,8 +288,3 @@ def _check(model: PreTrainedModel, dataset: DatasetDict, recipe: Recipe, loggers
             f"the model must have the dataset's classes in their order ({listed(names)}), and its config has "
             f"{listed(of_model)}. Set id2label=dict(enumerate(names)) in Any2PointConfig."
         )
-    if recipe.precision == "float16" and not torch.cuda.is_available():
-        raise ConfigurationError("float16 needs a GPU, and torch finds none here. Use bfloat16 or float32.")
-    for logger in loggers:
-        if importlib.util.find_spec(logger) is None:
-            raise Any2PointError(f"logging to {logger} needs the package {logger}. Run: pip install {logger}")

@@ -15,8 +15,7 @@ from .model_card_text import TrainingFacts
 from .model_description import ModelDescription, describe
 
 GENERATED = "<!-- Written by any2point_hf. A training into this folder writes it anew, unless this line is removed. -->"
-TASK = "point-cloud-classification"  # a task of the model-index; the Hub has no pipeline_tag for clouds
-_METRICS = {"accuracy": "Accuracy", "mean_class_accuracy": "Mean class accuracy"}
+_METRICS = {"classification": ["accuracy"], "segmentation": ["mean_iou", "accuracy"]}  # as the Hub calls them
 
 
 def model_card(
@@ -73,7 +72,7 @@ def _title(name: str) -> str:
 
 
 def _metadata(description: ModelDescription, name: str, training: TrainingFacts | None) -> ModelCardData:
-    results = [] if training is None else _eval_results(training)
+    results = [] if training is None else _eval_results(training, str(description.task))
     dataset = None if training is None else training.dataset_id
     return ModelCardData(
         library_name="any2point_hf",
@@ -82,27 +81,27 @@ def _metadata(description: ModelDescription, name: str, training: TrainingFacts 
         **description.licence,
         tags=["any2point", "point-cloud", *([f"point-cloud-{description.task}"] if description.task else [])],
         datasets=[dataset] if dataset else None,
-        metrics=["accuracy"] if results else None,
+        metrics=_METRICS[str(description.task)] if results else None,
         model_name=_title(name) if results else None,
         eval_results=results or None,
     )
 
 
-def _eval_results(training: TrainingFacts) -> list[EvalResult]:
+def _eval_results(training: TrainingFacts, task: str) -> list[EvalResult]:
     """Results of the saved weights, for the card's model-index."""
     return [
         EvalResult(
-            task_type=TASK,
-            task_name="Point cloud classification",
+            task_type=f"point-cloud-{task}",  # the Hub has no pipeline_tag for clouds
+            task_name=f"Point cloud {task}",
             dataset_type=training.dataset_id or training.dataset,
             dataset_name=training.dataset,
             dataset_split=evaluation.split,
             dataset_revision=training.dataset_commit or training.fingerprint,
             metric_type=metric,
-            metric_name=title,
-            metric_value=round(getattr(evaluation, metric), 4),
+            metric_name=text.METRICS[metric][0].upper() + text.METRICS[metric][1:],
+            metric_value=round(value, 4),
         )
         for evaluation in training.evaluations
         if evaluation.is_of_this_adapter
-        for metric, title in _METRICS.items()
+        for metric, value in evaluation.metrics.items()
     ]

@@ -40,29 +40,35 @@ _ALWAYS = {
     "classification": "It always answers with one of its classes, whatever the cloud is.",
     "segmentation": "It always gives each point one of its parts, whatever the cloud is.",
 }
-_NAMES_OF_PARTS = "print([model.config.id2label[part] for part in parts[0].tolist()])"
 _MODALITIES = {
     "1d": "1D, a language model: points take its positions on virtual lines",
     "2d": "2D, a model of images or spectrograms: points take its positions on virtual planes",
 }
 
 
+METRICS = {
+    "accuracy": "accuracy",
+    "mean_class_accuracy": "mean class accuracy",
+    "instance_miou": "instance mIoU",
+    "class_miou": "class mIoU",
+}
+"""Names of metrics, and how they are called; for segmentation the accuracy is that of points."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracies of an epoch's weights on a split.
+    """Metrics of an epoch's weights on a split.
 
     Args:
         weights: which ones, such as "last epoch".
         split: such as "test".
-        accuracy: share of the split's clouds whose class was found.
-        mean_class_accuracy: mean of the classes' accuracies.
+        metrics: some of `METRICS` and their values, the main one first.
         is_of_this_adapter: whether these weights are the ones that were saved.
     """
 
     weights: str
     split: str
-    accuracy: float
-    mean_class_accuracy: float
+    metrics: Mapping[str, float]
     is_of_this_adapter: bool = True
 
 
@@ -75,7 +81,8 @@ class TrainingFacts:
         fingerprint: of the clouds; the metadata state it as the data's revision.
         splits: number of clouds by name of the split.
         evaluations: rows of the table of results.
-        per_class: by class name, the number of clouds in the test split and the accuracy on them (None without clouds).
+        per_class: by class name, the number of clouds in the test split and the accuracy on them (None without clouds);
+            for segmentation by category, and their mean IoU.
         recipe: how it was trained, as YAML.
         command: what started it, without directories.
         language: of the command, "bash" or "python".
@@ -84,6 +91,7 @@ class TrainingFacts:
         dataset_commit: their commit there.
         backbone_commit: the Hub's commit that the backbone was loaded from, if it is known.
         pictures: paths within the repository, by title.
+        per_part: for segmentation by part, the number of points in the test split and the mean IoU of this part.
     """
 
     dataset: str
@@ -99,6 +107,7 @@ class TrainingFacts:
     dataset_commit: str | None = None
     backbone_commit: str | None = None
     pictures: Mapping[str, str] = field(default_factory=dict)
+    per_part: Mapping[str, tuple[int, float | None]] = field(default_factory=dict)
 
 
 def introduction(description: ModelDescription) -> str:
@@ -152,18 +161,21 @@ def usage(description: ModelDescription, name: str) -> str:
         "",
         f"model = {description.class_name}.{loading(name)}{argument})",
         f"processor = Any2PointProcessor.{loading(name)})",
-        'outputs = model(**processor(["chair.ply"]))',
     ]
-    if description.task is None:
-        blocks = [_code("python", *lines, "print(outputs.pooler_output.shape)")]
-    elif description.task == "segmentation":
-        blocks = [_code("python", *lines_of_segmentation(description, lines))]
+    outputs = 'outputs = model(**processor(["chair.ply"]))'
+    command, answer = f"any2point predict chair.ply {option(name)}", [outputs]
+    if not description.is_found:
+        command += f" --backbone {shlex.quote(description.backbone or 'BACKBONE')}"
+    if description.task == "segmentation":
+        answer = []
+        lines = _lines_of_segmentation(description, lines)
+        command += "".join(f" --category {shlex.quote(category)}" for category in description.categories[:1])
+        command += " --out chair-parts.ply"
+    elif description.task == "classification":
+        answer.append("print(model.config.id2label[int(outputs.logits[0].argmax())])")
     else:
-        command = f"any2point predict chair.ply {option(name)}"
-        if not description.is_found:
-            command += f" --backbone {shlex.quote(description.backbone or 'BACKBONE')}"
-        answer = "print(model.config.id2label[int(outputs.logits[0].argmax())])"
-        blocks = [_code("python", *lines, answer), _code("bash", command)]
+        answer.append("print(outputs.pooler_output.shape)")
+    blocks = [_code("python", *lines, *answer), *([_code("bash", command)] if description.task else [])]
     if description.backbone is None:
         blocks.append("`BACKBONE` is the backbone that it was trained on; no name was recorded for it.")
     elif description.base_model is None:
@@ -171,14 +183,12 @@ def usage(description: ModelDescription, name: str) -> str:
     return "\n\n".join(["## How to use it", *blocks])
 
 
-def lines_of_segmentation(description: ModelDescription, lines: Sequence[str]) -> list[str]:
-    """The Python code that labels points, after the lines that load a model; with the category where there are any."""
-    if not description.categories:
-        return [*lines, "parts = model.predict_parts(outputs.logits)", _NAMES_OF_PARTS]
-    category = f"category = torch.tensor([0])  # {' '.join(description.categories[0].split())}"
-    call = 'outputs = model(**processor(["chair.ply"]), category=category)'
-    prediction = "parts = model.predict_parts(outputs.logits, category)"
-    return ["import torch", *lines[:-1], category, call, prediction, _NAMES_OF_PARTS]
+def _lines_of_segmentation(description: ModelDescription, lines: Sequence[str]) -> list[str]:
+    """The Python code that labels a file's points; `lines` load the model and its processor."""
+    first = json.dumps(description.categories[0], ensure_ascii=False) if description.categories else None
+    category = f", category={first}" if first else ""
+    labelling = f'labelled = label_points(model, processor, "chair.ply"{category})'
+    return [f"{lines[0]}, label_points", *lines[1:], labelling, "print(labelled.parts, labelled.summary())"]
 
 
 def loading(name: str) -> str:
@@ -197,24 +207,30 @@ def results(training: TrainingFacts) -> str:
         (
             evaluation.weights + (" (**this adapter**)" if evaluation.is_of_this_adapter else ""),
             evaluation.split,
-            f"{evaluation.accuracy:.4f}",
-            f"{evaluation.mean_class_accuracy:.4f}",
+            *(f"{value:.4f}" for value in evaluation.metrics.values()),
         )
         for evaluation in training.evaluations
     ]
-    classes = [
-        (name, f"{count:,}", "none" if accuracy is None else f"{accuracy:.4f}")
-        for name, (count, accuracy) in training.per_class.items()
-    ]
+    titles = [METRICS[name] for name in training.evaluations[0].metrics]
+    of_classes = _shares("class", "clouds", "accuracy", training.per_class)
+    of_each = ["This adapter on each class of the test split:", of_classes]
+    if training.per_part:
+        of_categories = _shares("category", "clouds", "mean IoU", training.per_class)
+        of_each = ["This adapter on each part of the test split:", _shares("part", "points", "IoU", training.per_part)]
+        of_each = [*(["On each category:", of_categories] if training.per_class else []), *of_each]
     parts = [
         "## Results",
         f"On `{training.dataset}`, without voting:",
-        table(("weights", "split", "accuracy", "mean class accuracy"), rows),
-        "This adapter on each class of the test split:",
-        table(("class", "clouds", "accuracy"), classes),
+        table(("weights", "split", *titles), rows),
+        *of_each,
         *(f"![{title}]({path})" for title, path in training.pictures.items()),
     ]
     return "\n\n".join(parts)
+
+
+def _shares(name: str, unit: str, measure: str, shares: Mapping[str, tuple[int, float | None]]) -> str:
+    rows = [(key, f"{count:,}", "none" if share is None else f"{share:.4f}") for key, (count, share) in shares.items()]
+    return table((name, unit, measure), rows)
 
 
 def training_section(training: TrainingFacts) -> str:

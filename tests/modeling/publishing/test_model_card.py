@@ -61,9 +61,15 @@ FACTS = TrainingFacts(
     fingerprint="0123456789abcdef",
     splits={"train": 1200, "validation": 80, "test": 16},
     evaluations=[
-        Evaluation("epoch 3, the best on the validation split", "test", 13 / 16, 0.7),
-        Evaluation("epoch 3, the best on the validation split", "validation", 0.9, 0.85),
-        Evaluation("epoch 4, the last", "test", 0.75, 0.65, is_of_this_adapter=False),
+        Evaluation(
+            "epoch 3, the best on the validation split", "test", {"accuracy": 13 / 16, "mean_class_accuracy": 0.7}
+        ),
+        Evaluation(
+            "epoch 3, the best on the validation split", "validation", {"accuracy": 0.9, "mean_class_accuracy": 0.85}
+        ),
+        Evaluation(
+            "epoch 4, the last", "test", {"accuracy": 0.75, "mean_class_accuracy": 0.65}, is_of_this_adapter=False
+        ),
     ],
     per_class={"ball": (9, 8 / 9), "disc": (7, 5 / 7), "night|stand": (0, None)},
     recipe="epochs: 4\nbatch_size: 8\n",
@@ -130,14 +136,39 @@ def test_a_segmentation_model_s_card_says_so_and_its_code_runs(backbone, monkeyp
     assert f"{trained:,} trained parameters ({trained - head:,} without the head)" in text
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
     points = np.random.default_rng(0).normal(size=(64, 3))
-    code = code.replace('["chair.ply"]', "[points]")
+    code = code.replace('"chair.ply"', "points")
     processor = Any2PointProcessor(num_points=64)
     monkeypatch.setattr(Any2PointForPointCloudSegmentation, "from_pretrained", lambda *_, **__: model.eval())
     monkeypatch.setattr(Any2PointProcessor, "from_pretrained", lambda *_, **__: processor)
-    exec(code, {"points": points})
-    named = eval(capsys.readouterr().out)
-    assert len(named) == 64
-    assert set(named) <= ({"ball", "disc"} if categories else {"ball", "disc", "night|stand"})
+    exec(code, names := {"points": points})
+    assert len(names["labelled"].parts) == 64
+    assert set(names["labelled"].parts) <= ({0, 1} if categories else {0, 1, 2})
+    assert "'points': 64" in capsys.readouterr().out
+    command = f"any2point predict chair.ply --model me/parts{' --category round' if categories else ''} --out"
+    assert f"{command} chair-parts.ply" in text
+
+
+def test_results_of_segmentation_are_those_of_parts_and_categories(backbone):
+    config = Any2PointConfig(**CONFIG, category_parts={"round": [0, 1], "flat": [2]})
+    metrics = {"instance_miou": 0.71, "class_miou": 0.64, "accuracy": 0.9}
+    facts = replace(
+        FACTS,
+        evaluations=[Evaluation("epoch 4, the last", "test", metrics)],
+        per_class={"round": (9, 0.75), "flat": (0, None)},
+        per_part={"ball": (500, 0.8), "disc": (70, 0.7), "night|stand": (0, None)},
+    )
+    card = model_card(Any2PointForPointCloudSegmentation(config, backbone=backbone), "me/parts", facts)
+    text = str(card)
+    assert "| weights | split | instance mIoU | class mIoU | accuracy |" in text
+    assert "| epoch 4, the last (**this adapter**) | test | 0.7100 | 0.6400 | 0.9000 |" in text
+    assert "| category | clouds | mean IoU |\n| --- | --- | --- |\n| round | 9 | 0.7500 |\n| flat | 0 | none |" in text
+    assert "| part | points | IoU |\n| --- | --- | --- |\n| ball | 500 | 0.8000 |" in text
+    assert "accuracy on each class" not in text
+    data = ModelCard(text).data
+    assert {result.task_type for result in data.eval_results} == {"point-cloud-segmentation"}
+    assert {result.metric_type: result.metric_value for result in data.eval_results} == metrics
+    assert [result.metric_name for result in data.eval_results] == ["Instance mIoU", "Class mIoU", "Accuracy"]
+    assert data.metrics == ["mean_iou", "accuracy"]
 
 
 def test_a_data_set_on_the_hub_is_linked(model):

@@ -1,0 +1,113 @@
+"""What a training for segmentation has in place of classes: parts and categories, their checks and their metrics."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from torch import Tensor
+from transformers import EvalPrediction, PreTrainedModel
+
+from ..data.parts.dataset import CATEGORY, category_parts_of, part_names_of
+from ..modeling.configuration_any2point import Any2PointConfig
+from ..modeling.errors import DatasetError, listed
+from ..segmentation.part_metrics import part_metrics
+from ..segmentation.scene_metrics import point_confusion
+from .batches import LABELS
+
+PART_METRICS = ("instance_miou", "class_miou", "accuracy")
+"""What a training reports; the first one chooses the best epoch."""
+
+
+def part_config_fields(dataset: Mapping[str, Dataset]) -> dict[str, Any]:
+    """The fields of a config that say what the parts and categories of a data set are.
+
+    Raises:
+        DatasetError: a category has no part in the training split.
+    """
+    names = part_names_of(dataset)
+    return {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+        "category_parts": category_parts_of(dataset),
+    }
+
+
+def check_parts(model: PreTrainedModel, dataset: Mapping[str, Dataset]) -> None:
+    """Checks that a model has a data set's parts and categories.
+
+    Raises:
+        DatasetError: it has others, or in another order.
+    """
+    config: Any = model.config
+    advice = "Set id2label and category_parts in Any2PointConfig as part_config_fields(dataset) gives them."
+    if not hasattr(model, "predict_parts"):
+        raise DatasetError(
+            f"a data set with a part for each point trains an Any2PointForPointCloudSegmentation, got "
+            f"{type(model).__name__}. Load the data with task='classification', or take that model."
+        )
+    names, known = part_names_of(dataset), part_names(config)
+    if names != known:
+        raise DatasetError(
+            f"the model must have the dataset's {len(names)} parts in their order ({listed(names)}), and its config "
+            f"has {len(known)}: {listed(known)}. {advice}"
+        )
+    of_dataset, of_model = category_parts_of(dataset), config.category_parts
+    shown = {name: "none" if parts is None else str(parts) for name, parts in (("d", of_dataset), ("m", of_model))}
+    fits = (of_dataset is None) == (of_model is None) and (
+        of_dataset is None
+        or of_model is None
+        or ([*of_dataset] == [*of_model] and all({*parts} <= {*of_model[name]} for name, parts in of_dataset.items()))
+    )
+    if not fits:
+        raise DatasetError(
+            f"the model's categories must be the dataset's, in their order and with their parts ({shown['d'][:200]}), "
+            f"got {shown['m'][:200]}. {advice}"
+        )
+
+
+def part_names(config: Any2PointConfig) -> list[str]:
+    """The parts of a model, in the order of its logits."""
+    id2label: Any = config.id2label
+    return [id2label[index] for index in range(len(id2label))]
+
+
+def part_trainer_options(model: Any) -> dict[str, Callable[..., Any]]:
+    """Arguments of the stock Trainer by which it keeps the answers instead of the logits, and measures them.
+
+    Args:
+        model: an `Any2PointForPointCloudSegmentation`.
+    """
+
+    def choose(logits: Any, labels: Any) -> Tensor:
+        category = labels[1] if isinstance(labels, tuple | list) else None
+        return model.predict_parts(logits[0] if isinstance(logits, tuple) else logits, category)
+
+    def measure(evaluation: EvalPrediction) -> dict[str, float]:
+        measured = measured_parts(evaluation.predictions, evaluation.label_ids, model.config)
+        return {name: measured[name] for name in PART_METRICS}
+
+    return {"preprocess_logits_for_metrics": choose, "compute_metrics": measure}
+
+
+def label_columns(config: Any2PointConfig) -> list[str]:
+    """The columns of a batch that say what is right: the Trainer hands all of them to the functions above."""
+    return [LABELS, *([CATEGORY] if config.category_parts else [])]
+
+
+def measured_parts(predicted: Any, label_ids: Any, config: Any2PointConfig) -> dict[str, Any]:
+    """`part_metrics` of what the Trainer gathered.
+
+    Args:
+        predicted: [n, N] int, the parts.
+        label_ids: [n, N] int, −100 for a point without a label; with categories a pair of these and [n] int.
+        config: of the model.
+    """
+    labels, categories = label_ids if isinstance(label_ids, tuple | list) else (label_ids, None)
+    return part_metrics(list(predicted), list(labels), part_names(config), categories, config.category_parts)
+
+
+def confusion_of_parts(predicted: Any, label_ids: Any, config: Any2PointConfig) -> np.ndarray:
+    """How many points of each part (row) were taken for each part (column), [parts, parts]; arguments as above."""
+    labels = label_ids[0] if isinstance(label_ids, tuple | list) else label_ids
+    return point_confusion(np.ravel(predicted), np.ravel(labels), len(part_names(config)))

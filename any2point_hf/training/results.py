@@ -1,0 +1,111 @@
+"""What a training reached: its metrics, those of each class, category and part, and the rows of its card."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import Trainer
+
+from ..modeling.publishing.model_card_text import Evaluation
+from .parts import PART_METRICS, confusion_of_parts, measured_parts, part_names
+from .trainer import accuracies, confusion_matrix
+
+CLASS_METRICS = ("accuracy", "mean_class_accuracy")
+"""What a training for classification reports; the first one chooses the best epoch."""
+
+Shares = Mapping[str, tuple[int, float | None]]
+"""By name, how many there are in the test split, and the measure of them (None where there are none)."""
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """How well weights answer for the test split.
+
+    Args:
+        metrics: by the names of `CLASS_METRICS` or `PART_METRICS`.
+        confusion: which class, or part, was taken for which, [classes, classes].
+        per_class: number of clouds and accuracy of each class or, of parts, number of clouds and mean IoU of each
+            category.
+        per_part: number of points and IoU of each part; empty for classification.
+    """
+
+    metrics: Mapping[str, float]
+    confusion: np.ndarray
+    per_class: Shares
+    per_part: Shares = field(default_factory=dict)
+
+
+def answers_for_test(trainer: Trainer) -> TestResult:
+    """Asks a trained model for the test split; every process has to call this.
+
+    Args:
+        trainer: of `make_trainer`, whose model has the weights that are to be measured.
+    """
+    model: Any = trainer.model
+    config = model.config
+    tested: Any = trainer.predict(_test_clouds(trainer))
+    names = part_names(config)
+    if hasattr(model, "predict_parts"):
+        return _result_of_parts(tested.predictions, tested.label_ids, config)
+    predictions = tested.predictions.argmax(axis=-1)
+    measured = accuracies(predictions, tested.label_ids, len(names))
+    confusion = confusion_matrix(predictions, tested.label_ids, len(names))
+    counts = confusion.sum(axis=1).tolist()
+    per_class = dict(zip(names, zip(counts, measured["per_class"], strict=True), strict=True))
+    return TestResult({name: measured[name] for name in CLASS_METRICS}, confusion, per_class)
+
+
+def _result_of_parts(predicted: np.ndarray, label_ids: Any, config: Any) -> TestResult:
+    measured, confusion = measured_parts(predicted, label_ids, config), confusion_of_parts(predicted, label_ids, config)
+    per_category: dict[str, tuple[int, float | None]] = {}
+    if config.category_parts:
+        counts = np.bincount(label_ids[1], minlength=len(config.category_parts)).tolist()
+        per_category = {
+            name: (count, measured["per_category"][name])
+            for name, count in zip(config.category_parts, counts, strict=True)
+        }
+    points = confusion.sum(axis=1).tolist()
+    per_part = {
+        name: (count, measured["per_part"][name]) for name, count in zip(part_names(config), points, strict=True)
+    }
+    return TestResult({name: measured[name] for name in PART_METRICS}, confusion, per_category, per_part)
+
+
+def _test_clouds(trainer: Trainer) -> Dataset:
+    return trainer.eval_dataset["test"] if isinstance(trainer.eval_dataset, dict) else trainer.eval_dataset
+
+
+def reported(trainer: Trainer, of_saved: Mapping[str, float]) -> tuple[dict[str, Any], Sequence[Evaluation]]:
+    """The metrics of the last epoch, and of the best one where there is a validation split to choose it by.
+
+    Args:
+        trainer: after it has trained.
+        of_saved: metrics of the saved weights on the test split; the first one chooses the best epoch.
+
+    Returns:
+        The metrics (and the best epoch) that `train` returns, and the same as rows for the model card.
+    """
+    saved: dict[str, Any] = dict(of_saved)
+    chooses = next(iter(saved))
+    last = f"epoch {trainer.state.epoch:g}, the last"
+    if not isinstance(trainer.eval_dataset, dict):
+        return saved, [Evaluation(last, "test", of_saved)]
+    history = trainer.state.log_history
+    validations = [entry for entry in history if f"eval_validation_{chooses}" in entry]
+    tests = [entry for entry in history if f"eval_test_{chooses}" in entry]
+    scores = [entry[f"eval_validation_{chooses}"] for entry in validations]
+    best = scores.index(max(scores))  # the first of equals, as the Trainer takes it
+    of_last = {name: tests[-1][f"eval_test_{name}"] for name in saved}
+    on_validation = {name: validations[best][f"eval_validation_{name}"] for name in saved}
+    metrics = of_last | {
+        "best_epoch": validations[best]["epoch"],
+        f"validation_{chooses}": scores[best],
+        f"best_epoch_{chooses}": tests[best][f"eval_test_{chooses}"],
+    }
+    kept = f"epoch {validations[best]['epoch']:g}, the best on the validation split"
+    rows = [Evaluation(kept, "test", of_saved), Evaluation(kept, "validation", on_validation)]
+    if tests[best] is not tests[-1]:
+        rows.append(Evaluation(last, "test", of_last, is_of_this_adapter=False))
+    return metrics, rows
