@@ -10,9 +10,11 @@ from datasets import Dataset, DatasetDict
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from .data import load_point_cloud_dataset
-from .data.sources import DataSource
+from .data import Task, load_point_cloud_dataset
+from .data.parts.dataset import is_part_dataset
+from .data.sources import DataSource, name_of
 from .evaluation.calibration import expected_calibration_error
+from .evaluation.segmentation import evaluate_parts
 from .modeling.backbones.loading import build_backbone
 from .modeling.checkpoint_integrity import HEADS, heads_of
 from .modeling.configuration_any2point import Any2PointConfig
@@ -61,7 +63,7 @@ def load_either(
     return (load_segmenter if task_of(model) == "segmentation" else load)(model, backbone)
 
 
-def task_of(model: str) -> str:
+def task_of(model: str) -> Task:
     """What an adapter is for, "classification" or "segmentation", by its head.
 
     Args:
@@ -106,11 +108,12 @@ class SplitOfAdapter:
     Args:
         model: in eval mode.
         processor: the adapter's.
-        dataset: all splits, with columns `points`, `label` and those of the features that the model takes.
+        dataset: all splits, with columns `points`, `label` (or, for a segmenter, `part` and maybe `category`) and those
+            of the features that the model takes.
         split: the name of this one.
     """
 
-    model: Any2PointForPointCloudClassification
+    model: Any2PointForPointCloudClassification | Any2PointForPointCloudSegmentation
     processor: Any2PointProcessor
     dataset: DatasetDict
     split: str
@@ -128,7 +131,9 @@ class SplitOfAdapter:
 
     @property
     def labels(self) -> np.ndarray:
-        """Of the clouds in the model's numbering, [n] int."""
+        """Of the clouds in the model's numbering, [n] int; those of points are not asked for here."""
+        if is_part_dataset(self.dataset):
+            raise DatasetError("this needs a class for each cloud, got a part for each point. Take a classifier.")
         of_dataset, of_model = self.clouds.features["label"].names, self.class_names
         return np.array([of_model.index(of_dataset[int(label)]) for label in self.clouds["label"]])
 
@@ -140,7 +145,12 @@ class SplitOfAdapter:
 
 
 def open_split(
-    model: str, data: DataSource, backbone: str | None = None, split: str = "test", drop_invalid: bool = False
+    model: str,
+    data: DataSource,
+    backbone: str | None = None,
+    split: str = "test",
+    drop_invalid: bool = False,
+    label_column: str | None = None,
 ) -> SplitOfAdapter:
     """Loads an adapter and a split whose classes it knows.
 
@@ -150,6 +160,7 @@ def open_split(
         backbone: Hub id or folder instead of the recorded one.
         split: of the dataset.
         drop_invalid: as in `load_point_cloud_dataset`; so also if the adapter's processor says so.
+        label_column: as in `load_point_cloud_dataset`, for a segmenter.
 
     Raises:
         Any2PointError: something in the input does not fit, such as classes that the model does not know.
@@ -157,12 +168,15 @@ def open_split(
     model = pinned_name(model)
     known_processor = processor_of(model) or Any2PointProcessor()
     drop_invalid = drop_invalid or known_processor.drop_invalid
-    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid, features=known_processor.point_feature_names)
+    options: Any = {"drop_invalid": drop_invalid, "features": known_processor.point_feature_names}
+    dataset = _data_for(model, data, options | {"label_column": label_column})
     if split not in dataset:
         raise DatasetError(f"--split must be one of {listed(dataset)}, got {split!r}.")
-    loaded, processor = load(model, backbone)
+    loaded, processor = load_either(model, backbone)
     processor.drop_invalid = drop_invalid  # of official data sets, it alone drops
     opened = SplitOfAdapter(loaded, processor, dataset, split)
+    if is_part_dataset(dataset):
+        return opened  # whose names are compared where they are used
     known = opened.class_names
     unknown = [name for name in opened.clouds.features["label"].names if name not in known]
     if unknown:
@@ -173,6 +187,25 @@ def open_split(
     return opened
 
 
+def _data_for(model: str, data: DataSource, options: dict[str, Any]) -> DatasetDict:
+    """The data as an adapter needs them: with a class for each cloud, or a part for each point."""
+    task = task_of(model)
+    try:
+        return load_point_cloud_dataset(data, task=task, **options)
+    except DatasetError as error:
+        try:
+            others = load_point_cloud_dataset(data, **options)
+        except Any2PointError:
+            raise error from None
+        needed, found = ["a class for each cloud", "a part for each point"][:: -1 if task == "segmentation" else 1]
+        if is_part_dataset(others) == (task == "segmentation"):
+            raise
+        raise DatasetError(
+            f"{model} is an adapter for {task}, which needs {needed}, and {name_of(data)} has {found}. Evaluate it on "
+            "data of its own kind, or train an adapter for these."
+        ) from error
+
+
 def evaluate(
     model: str,
     data: DataSource,
@@ -180,8 +213,11 @@ def evaluate(
     split: str = "test",
     batch_size: int = 32,
     drop_invalid: bool = False,
+    label_column: str | None = None,
 ) -> dict[str, Any]:
     """`accuracy`, `mean_class_accuracy`, `per_class` (class name to accuracy) and `num_clouds` of a split.
+
+    Of a segmenter, it is what `evaluate_parts` gives.
 
     There are also `expected_calibration_error`, and `confusion`, a matrix of counts: a row for each class in the order
     of `per_class`, a column for each answer.
@@ -193,11 +229,14 @@ def evaluate(
         split: of the dataset.
         batch_size: clouds at a time; the result does not depend on it.
         drop_invalid: as in `load_point_cloud_dataset`; so also if the adapter's processor says so.
+        label_column: as in `load_point_cloud_dataset`, for a segmenter.
 
     Raises:
         Any2PointError: something in the input does not fit, such as classes that the model does not know.
     """
-    opened = open_split(model, data, backbone, split, drop_invalid)
+    opened = open_split(model, data, backbone, split, drop_invalid, label_column)
+    if isinstance(opened.model, Any2PointForPointCloudSegmentation):
+        return evaluate_parts(opened.model, opened.processor, opened.clouds, batch_size)
     labels, names = opened.labels, opened.class_names
     logits = torch.cat([logits_of(opened.model, batch) for batch in opened.batches(batch_size)])
     predictions = logits.argmax(dim=-1).numpy()

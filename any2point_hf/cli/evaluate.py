@@ -3,16 +3,20 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from .options import add_backbone, add_batch_size, add_data, add_json, add_model
+from .options import add_backbone, add_batch_size, add_data, add_json, add_label_column, add_model
 
 if TYPE_CHECKING:
     from ..trained_adapter import SplitOfAdapter
 
-HELP = "accuracy of an adapter on a dataset's test split"
+HELP = "accuracy of an adapter, or its IoU of parts, on a dataset's test split"
 DESCRIPTION = """
 Classifies all clouds of a split and prints the accuracy of each class, of all clouds, the mean over classes, and how
 far the probabilities are from the share of right answers (expected calibration error, 15 bins). The dataset's classes
 must be among those that the adapter was trained for.
+
+A segmenter labels every point of every cloud, and the IoU of each part and category is printed, the mean over clouds
+(instance mIoU), the mean over categories (class mIoU) and the share of right points; without categories also the mean
+IoU of all points together, by which scenes are measured (S3DIS, SemanticKITTI).
 
 With --corruptions it prints instead the accuracy under the seven corruptions of PointCloud-C at five levels, and the
 errors relative to those of a published DGCNN on ModelNet40 (CE, and RCE of the loss of accuracy).
@@ -21,6 +25,7 @@ EXAMPLES = """
   any2point evaluate --model my-adapter --data shapes
   any2point evaluate --model my-adapter --data scans.npz --split train --json
   any2point evaluate --model my-adapter --data ModelNet40/ --corruptions
+  any2point evaluate --model my-segmenter --data shapes-parts
 """
 
 
@@ -28,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of this command."""
     add_model(parser)
     add_data(parser)
+    add_label_column(parser)
     add_backbone(parser)
     parser.add_argument("--split", default="test", metavar="NAME", help="split to evaluate (default test)")
     instead = parser.add_mutually_exclusive_group()
@@ -46,15 +52,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints what it returns, or returns it for `--json`."""
     from .. import trained_adapter
+    from ..modeling.errors import Any2PointError
 
     opening = (options.model, options.data, options.backbone, options.split)
     if options.corruptions or options.retrieval or options.probe:
+        if trained_adapter.task_of(options.model) == "segmentation":
+            raise Any2PointError(
+                f"--corruptions, --retrieval and --probe are about classes of clouds, and {options.model} is a "
+                "segmenter. Evaluate it without them."
+            )
         opened = trained_adapter.open_split(*opening, options.drop_invalid)
         measure = _corruptions if options.corruptions else _retrieval if options.retrieval else _probe
         return measure(opened, options)
-    result = trained_adapter.evaluate(*opening, options.batch_size, options.drop_invalid)
+    result = trained_adapter.evaluate(*opening, options.batch_size, options.drop_invalid, options.label_column)
     if options.json:
         return result
+    if "per_part" in result:
+        return _print_parts(result)
     _print_by_class(result["per_class"])
     print(
         f"accuracy {result['accuracy']:.4f}, mean class accuracy {result['mean_class_accuracy']:.4f}, "
@@ -102,6 +116,23 @@ def _probe(opened: "SplitOfAdapter", options: argparse.Namespace) -> dict[str, A
         return result
     print(f"linear probe {result['linear_probe']:.4f}, ten nearest neighbours {result['nearest_neighbors']:.4f}")
     return None
+
+
+def _print_parts(result: dict[str, Any]) -> None:
+    _print_by_class(result["per_part"])
+    scene = result.get("scene")
+    if scene is None:
+        print("categories:")
+        _print_by_class(result["per_category"])
+    else:
+        print(
+            f"as a scene, all points together: mIoU {scene['scene_miou']:.4f}, mean accuracy of parts "
+            f"{scene['mean_part_accuracy']:.4f}"
+        )
+    print(
+        f"instance mIoU {result['instance_miou']:.4f}, class mIoU {result['class_miou']:.4f}, accuracy "
+        f"{result['accuracy']:.4f} of {result['num_points']:,} points in {result['num_clouds']:,} clouds"
+    )
 
 
 def _print_by_class(values: dict[str, float | None]) -> None:

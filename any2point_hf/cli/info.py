@@ -106,7 +106,7 @@ def _diagnose(options: argparse.Namespace, fields: dict[str, Any]) -> dict[str, 
     if "train" not in dataset:
         raise DatasetError(f"--diagnose needs a dataset with a split train, got {', '.join(dataset)}.")
     if options.model:
-        model, processor = trained_adapter.load(options.model, options.backbone)
+        model, processor = trained_adapter.load_either(options.model, options.backbone)
     else:
         recipe = read_recipe(find_preset(options.preset).dataset.recipe) if options.preset else Recipe()
         set_seed(0)

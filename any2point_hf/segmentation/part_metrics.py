@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..modeling.errors import DatasetError
 
@@ -24,27 +22,6 @@ IGNORED = -100
 
 ONLY_CATEGORY = "all"
 """The name of the only category where shapes have none: all parts belong to it."""
-
-
-def predicted_parts(
-    logits: Tensor, category: Tensor | None = None, category_parts: Mapping[str, Sequence[int]] | None = None
-) -> Tensor:
-    """The most likely part of every point, among those of its shape's category.
-
-    Args:
-        logits: [B, N, P].
-        category: [B] int64, places in `category_parts`; None where shapes have no category.
-        category_parts: names of categories, in the order of their ids, and the ids of their parts; None for all parts.
-
-    Returns:
-        [B, N] int64; of parts equally likely the first.
-    """
-    if category is None or category_parts is None:
-        return logits.argmax(dim=-1)
-    is_possible = torch.zeros(len(category_parts), logits.shape[-1], dtype=torch.bool, device=logits.device)
-    for index, parts in enumerate(category_parts.values()):
-        is_possible[index, list(parts)] = True
-    return logits.masked_fill(~is_possible[category].unsqueeze(1), -torch.inf).argmax(dim=-1)
 
 
 def part_ious(predicted: np.ndarray, truth: np.ndarray, parts: Sequence[int]) -> np.ndarray:
@@ -76,11 +53,12 @@ def part_metrics(
     """The metrics of a test set of shapes.
 
     Args:
-        predicted: for each shape [N] int, ids of parts (`predicted_parts`).
+        predicted: for each shape [N] int, ids of parts, such as the model's `predict_parts` chooses.
         truth: as many arrays of the same sizes; points of `IGNORED` are left out, and so are shapes without others.
         part_names: the names of the part ids.
         categories: each shape's category, a place in `category_parts`; None where there are none.
-        category_parts: as for `predicted_parts`; None for one category of all parts.
+        category_parts: names of categories, in the order of their ids, and the ids of their parts; None for one
+            category of all parts.
 
     Returns:
         - `instance_miou`, `class_miou` (over the categories that occur) and `accuracy`, the share of right points;

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from any2point_hf.modeling.errors import DatasetError
-from any2point_hf.segmentation.part_metrics import part_ious, part_metrics, predicted_parts
+from any2point_hf.segmentation.part_metrics import part_ious, part_metrics
 
 NAMES = ["top", "leg", "shade", "pole", "base"]
 CATEGORIES = {"table": [0, 1], "lamp": [2, 3, 4]}
@@ -119,12 +118,6 @@ def test_the_order_of_points_and_shapes_changes_nothing(found, random):
     first, second = result(found), result(mixed)
     assert first["instance_miou"] == pytest.approx(second["instance_miou"])
     assert first["per_part"] == pytest.approx(second["per_part"])
-
-
-def test_the_answer_is_one_of_the_categorys_parts():
-    logits = torch.tensor([[[9.0, 1, 2, 3, 0], [0, 5, -1, -1, -1]], [[9.0, 1, 2, 3, 0], [0, 5, -1, -1, -1]]])
-    assert predicted_parts(logits).tolist() == [[0, 1], [0, 1]]
-    assert predicted_parts(logits, torch.tensor([1, 0]), CATEGORIES).tolist() == [[3, 2], [0, 1]]
 
 
 def test_sizes_that_differ_are_refused():

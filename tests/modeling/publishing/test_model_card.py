@@ -144,8 +144,9 @@ def test_a_segmentation_model_s_card_says_so_and_its_code_runs(backbone, monkeyp
     assert len(names["labelled"].parts) == 64
     assert set(names["labelled"].parts) <= ({0, 1} if categories else {0, 1, 2})
     assert "'points': 64" in capsys.readouterr().out
-    command = f"any2point predict chair.ply --model me/parts{' --category round' if categories else ''} --out"
-    assert f"{command} chair-parts.ply" in text
+    category = " --category round" if categories else ""
+    command = f"any2point predict chair.ply --model me/parts --backbone BACKBONE{category} --out chair-parts.ply"
+    assert command in text
 
 
 def test_results_of_segmentation_are_those_of_parts_and_categories(backbone):
