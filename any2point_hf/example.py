@@ -1,9 +1,11 @@
 """The whole job in one command: `python -m any2point_hf.example` (what `make demo` runs).
 
 Fine-tunes a frozen MiniLM (a language model!) on the built-in shapes, evaluates it, saves the adapter, loads it in a
-fresh process, predicts clouds and draws them with their classes. CPU only, no download.
+fresh process, predicts clouds and draws them with their classes. CPU only, no download. With `--task segmentation` it
+does the same for parts (part_example.py).
 """
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -16,6 +18,7 @@ import numpy as np
 from .data.augmentation import Augmentation
 from .data.shapes import SHAPE_NAMES, make_cloud
 from .modeling.errors import BackboneLoadError
+from .part_example import run_part_example
 from .pictures.matplotlib_pictures import draw_point_clouds
 from .training.recipe import Recipe
 from .training.run import train
@@ -94,4 +97,9 @@ def _draw(files: list[Path], predictions: list[dict], picture: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(prog="python -m any2point_hf.example", description="The whole job in one command.")
+    parser.add_argument("--task", choices=("classification", "segmentation"), default="classification")
+    if parser.parse_args().task == "segmentation":
+        run_part_example(_minilm())
+    else:
+        main()

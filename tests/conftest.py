@@ -163,6 +163,42 @@ def adapter(tmp_path_factory, bert, two_classes, one_thread) -> Path:
     return folder
 
 
+PART_ARRAYS = {
+    "part_names": np.array(["ball/low", "ball/high", "disc/rim", "disc/middle"]),
+    "category_names": np.array(["ball", "disc"]),
+}
+
+
+def two_part_arrays(num_train=16, num_test=8):
+    """The two classes as categories: a ball's halves are its parts, and a disc's middle and rim."""
+    arrays = two_class_arrays(num_train, num_test)
+    points, category = arrays["points"], arrays["labels"]
+    halves = points[..., 2] > 0
+    middle = 2 + (np.linalg.norm(points[..., :2], axis=-1) < 1)
+    part = np.where(category[:, None] == 0, halves, middle)
+    return {"points": points, "part": part, "category": category, "split": arrays["split"], **PART_ARRAYS}
+
+
+@pytest.fixture(scope="session")
+def two_categories(tmp_path_factory):
+    """`arrays(num_train=16, num_test=8)` and `path`, an .npz of the default ones."""
+    path = tmp_path_factory.mktemp("data") / "two_categories.npz"
+    np.savez(path, **two_part_arrays())
+    return SimpleNamespace(path=path, arrays=two_part_arrays)
+
+
+@pytest.fixture(scope="session")
+def part_adapter(tmp_path_factory, bert, two_categories, one_thread) -> Path:
+    """The folder that the command line left of a training that tells most parts."""
+    from any2point_hf.cli import main
+
+    folder = tmp_path_factory.mktemp("adapter") / "two_categories"
+    arguments = ("--data", two_categories.path, "--backbone", bert, "--output", folder)
+    options = ("--epochs", "40", "--learning-rate", "1e-2")
+    assert main(["train", *map(str, arguments), *SMALL_TRAINING, *options]) == 0
+    return folder
+
+
 @pytest.fixture(scope="session")
 def hub_server(tmp_path_factory):
     folder = Path(__file__).parent / "hub_server"

@@ -11,6 +11,7 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, 
 from any2point_hf.data.folder import read_folder
 from any2point_hf.data.modelnet import is_modelnet, load_modelnet
 from any2point_hf.data.npz import read_npz
+from any2point_hf.data.parts.dataset import PART, is_part_dataset
 from any2point_hf.data.parts.loading import is_part_source, load_part_dataset
 from any2point_hf.data.parts.shapes import make_part_shapes
 from any2point_hf.data.parts.tables import Tables
@@ -113,7 +114,10 @@ def load_point_cloud_dataset(
         if parts is not None:
             return _reported(parts, reader)
     if tables is not None:
-        return _reported(with_own_splits(tables, place.name, reader), reader)
+        dataset = with_own_splits(tables, place.name, reader)
+        if is_part_dataset(dataset):  # and asked for as one of classes
+            dataset = DatasetDict({name: split.remove_columns(PART) for name, split in dataset.items()})
+        return _reported(dataset, reader)
     official = _load_official(place)
     if official is not None:
         return _reported(official, reader)

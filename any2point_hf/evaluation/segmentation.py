@@ -47,7 +47,7 @@ def evaluate_parts(
         cloud = row["points"] if len(columns) == 1 else {name: row[name] for name in columns}
         category = None if categories is None else categories[index]
         labelled = label_points(model, processor, cloud, category, batch_size=batch_size, name=f"row {index}")
-        labels = np.where(row[PART] == IGNORED, IGNORED, places[row[PART]])
+        labels = np.where(row[PART] == IGNORED, IGNORED, places[np.maximum(row[PART], 0)])
         labels = np.where(labelled.parts == IGNORED, IGNORED, labels)  # dropped points count nowhere
         confusion += point_confusion(labelled.parts, labels, len(of_model))
         predicted.append(labelled.parts)

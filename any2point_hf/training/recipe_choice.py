@@ -54,7 +54,9 @@ def task_line(dataset: Mapping[str, Dataset]) -> str | None:
     )
 
 
-def choice_line(name: str, recipe: Recipe, config: Any2PointConfig, num_clouds: int) -> str:
+def choice_line(
+    name: str, recipe: Recipe, config: Any2PointConfig, num_clouds: int, task: Task = "classification"
+) -> str:
     """What a training will do, in one line.
 
     Args:
@@ -62,7 +64,9 @@ def choice_line(name: str, recipe: Recipe, config: Any2PointConfig, num_clouds: 
         recipe: after all changes, with its length in epochs (`Recipe.sized`).
         config: of the model.
         num_clouds: how many clouds are trained on.
+        task: what is trained for.
     """
+    unit = "parts" if task == "segmentation" else "classes"
     augmentation = recipe.augmentation
     low, high = augmentation.scale
     changes = {
@@ -85,4 +89,4 @@ def choice_line(name: str, recipe: Recipe, config: Any2PointConfig, num_clouds: 
         f"start {config.adapter_start}",
         *(text for text, is_given in of_backbone.items() if is_given),
     )
-    return f"recipe {name} ({num_clouds} clouds, {config.num_labels} classes): {', '.join(parts)}"
+    return f"recipe {name} ({num_clouds} clouds, {config.num_labels} {unit}): {', '.join(parts)}"

@@ -114,7 +114,8 @@ def train(
         dataset = load_point_cloud_dataset(data, **options)
         check_trains(dataset)
         are_parts = is_part_dataset(dataset)
-        chosen = None if recipe else _choice(dataset, output, resume)
+        found: Task = "segmentation" if are_parts else "classification"
+        chosen = None if recipe else _choice(len(dataset["train"]), found, output, resume)
         if validation_share is not None:
             dataset = hold_out_validation(dataset, validation_share)
     recipe = changed(recipe or read_recipe(chosen or ""), **changes).sized(len(dataset["train"]))
@@ -143,7 +144,8 @@ def train(
             if task is None and (line := task_line(dataset)):
                 print(line, file=sys.stderr, flush=True)
             if chosen:
-                print(choice_line(chosen, recipe, config, len(dataset["train"])), file=sys.stderr, flush=True)
+                line = choice_line(chosen, recipe, config, len(dataset["train"]), found)
+                print(line, file=sys.stderr, flush=True)
         probe = None if are_parts else probe_before_training(trainer, config.num_points)
         is_trained = False
         try:
@@ -183,13 +185,13 @@ def train(
         return metrics
 
 
-def _choice(dataset: DatasetDict, output: Path, resume: bool) -> str:
-    """The name of the recipe for data of this size; a resumed run keeps the one it had, whatever machine this is."""
+def _choice(num_clouds: int, task: Task, output: Path, resume: bool) -> str:
+    """The recipe's name for a task and data of this size; a resumed run keeps the one it had, whatever the machine."""
     if resume and (output / RUN_FILE).is_file():
         recorded = read_record(output / RUN_FILE).get("recipe")
         if isinstance(recorded, str) and recorded:
             return recorded
-    return choose_recipe(len(dataset["train"]), "segmentation" if is_part_dataset(dataset) else "classification")
+    return choose_recipe(num_clouds, task)
 
 
 def _config(backbone: str, dataset: DatasetDict, fields: dict[str, Any]) -> Any2PointConfig:
