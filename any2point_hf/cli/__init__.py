@@ -14,8 +14,12 @@ from types import ModuleType
 
 import shtab
 
-from .. import __version__
+from .. import (
+    __version__,
+    calm_threads,  # noqa: F401 - before torch
+)
 from . import convert, demo, embed, evaluate, export, few_shot, info, predict, push, reproduce, train, visualize
+from .early_checks import check_names
 from .interrupts import noting
 from .parser import FAULT_OF_INPUT, Parser
 
@@ -62,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    check_names(options)
     if not getattr(options, "json", False):
         options.run(options)
         return

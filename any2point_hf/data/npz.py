@@ -85,8 +85,6 @@ def _cloud(points: np.ndarray, others: dict[str, np.ndarray], index: int, name: 
 
 
 def _load_arrays(path: Path, feature_names: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise DatasetError(f"No such file: {path.absolute()}. Check the path.")
     if not zipfile.is_zipfile(path):
         raise DatasetError(
             f"{path} is truncated or not a .npz file (a zip archive). Copy or save it again with np.savez."

@@ -187,7 +187,8 @@ def test_a_conversion_hands_back_its_report(run_command, monkeypatch, tmp_path):
         (output / script.REPORT_FILE).write_text('{"trained": ["a"]}')
 
     monkeypatch.setattr(script, "convert", convert)
-    arguments = ("convert", "--checkpoint", "a.pth", "--backbone", "b", "--output")
+    (tmp_path / "a.pth").touch()
+    arguments = ("convert", "--checkpoint", tmp_path / "a.pth", "--backbone", "b", "--output")
     assert run_command(*arguments, tmp_path / "plain").out == "what people read\n"
     result = run_command(*arguments, tmp_path / "json", "--json")
     assert only_json(result) == {"output": str(tmp_path / "json"), "report": {"trained": ["a"]}}
