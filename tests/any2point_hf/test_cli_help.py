@@ -199,7 +199,10 @@ def test_a_table_hands_back_its_file(run_command, monkeypatch, tmp_path):
     from any2point_hf.paper import reproduce
 
     monkeypatch.setattr(reproduce, "reproduce", lambda *_, **__: print("table 4, …") or tmp_path / "table-4.md")
-    result = run_command("reproduce", "--table", "4", "--data", "shapes", "--output", tmp_path, "--quick", "--json")
+    backbones = ("--backbone-1d", "a", "--backbone-2d", "b")
+    result = run_command(
+        "reproduce", "--table", "4", "--data", "shapes", "--output", tmp_path, *backbones, "--quick", "--json"
+    )
     assert only_json(result) == {"table": 4, "file": str(tmp_path / "table-4.md")}
 
 
