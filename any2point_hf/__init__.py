@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .modeling import HubError as HubError
     from .modeling import ImageBindAudioConfig as ImageBindAudioConfig
     from .modeling import ImageBindAudioModel as ImageBindAudioModel
+    from .modeling import MissingPackageError as MissingPackageError
     from .modeling import PointCloudClassifierOutput as PointCloudClassifierOutput
     from .modeling import PointCloudError as PointCloudError
     from .modeling import PointCloudSegmenterOutput as PointCloudSegmenterOutput

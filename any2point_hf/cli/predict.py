@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> list[dict[str, Any]] | dict[str, Any] | None:
     """Calls one function and prints what it returns, or returns it for `--json`."""
-    from .. import trained_adapter
     from ..modeling.errors import Any2PointError
+    from ..point_clouds.files import check_file
 
     if options.out is not None:
         if len(options.files) > 1:
@@ -53,6 +53,11 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]] | dict[str, Any] | 
     ignored = [name for name, value in given.items() if value]
     if ignored:
         raise Any2PointError(f"{', '.join(ignored)} needs --out FILE.parquet, got none.")
+    for file in options.files:
+        check_file(Path(file))
+
+    from .. import trained_adapter
+
     results = trained_adapter.predict(
         options.model, options.files, options.backbone, options.top, options.batch_size, options.drop_invalid
     )

@@ -80,6 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints what it returns, or returns it for `--json`."""
+    from ..modeling.files import check_output_folder
+
+    check_output_folder(options.output)
+    frozen, fields = backbone(options), config_fields(options)
+
     from ..data import load_point_cloud_dataset
     from ..data.fingerprint import data_fingerprint
     from ..data.hub_dataset import pinned
@@ -96,7 +101,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         f"interrupted. The checkpoint of the last whole epoch, if there was one, is in {options.output}; go on from it "
         "with --resume."
     )
-    base, fields, frozen = recipe(options), config_fields(options), backbone(options)
+    base = recipe(options)
     changes = recipe_changes(options, base)
     data = pinned(options.data)  # the same for all seeds
     command = pinned_command(options.arguments, options.data, data)

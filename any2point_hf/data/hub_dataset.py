@@ -3,12 +3,10 @@
 Unusual here: `load_dataset("user/name")` would ask a dead Hub for minutes, and then take any commit from its cache.
 """
 
-import os
-import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 from datasets.data_files import sanitize_patterns
 from datasets.utils.metadata import MetadataConfigs
@@ -34,50 +32,11 @@ from yaml import YAMLError
 
 from ..modeling.errors import DatasetError, HubError, did_you_mean, listed
 from ..modeling.hub.calls import hub_calls
-from ..point_clouds.files import POINT_CLOUD_EXTENSIONS
-
-TABLE_EXTENSIONS = (".parquet", ".arrow", ".jsonl", ".tar")
-"""Data files that `datasets` reads without running code or opening pickles."""
+from .names import PULLED_EXTENSIONS, TABLE_EXTENSIONS, HubDataset, parse_hub_name
 
 _CARD = "README.md"
-_PULLED = (*TABLE_EXTENSIONS, *POINT_CLOUD_EXTENSIONS, ".json", ".h5")  # never pickles or scripts
-_NAME = re.compile(r"(?P<repo_id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[^#@]+))?(?:#(?P<config>.+))?")
 
 logger = logging.get_logger(__name__)
-
-
-class HubDataset(NamedTuple):
-    """What names a data set on the Hub.
-
-    Args:
-        repo_id: `user/name`.
-        revision: branch, tag or commit; None for the default branch.
-        config: one of those in the card, or a variant of an official data set.
-    """
-
-    repo_id: str
-    revision: str | None = None
-    config: str | None = None
-
-    def __str__(self) -> str:
-        revision = f"@{self.revision}" if self.revision else ""
-        return f"{self.repo_id}{revision}" + (f"#{self.config}" if self.config else "")
-
-
-def parse_hub_name(source: object) -> HubDataset | None:
-    """Takes `user/name[@revision][#config]` apart; None for anything else.
-
-    What is a path on this machine is no name, nor is one that ends like a data file: it is a path with a mistake.
-    """
-    found = _NAME.fullmatch(source) if isinstance(source, str) else None
-    if (
-        found is None
-        or found["repo_id"].lower().endswith(_PULLED)
-        or os.path.exists(str(source))
-        or os.path.exists(found["repo_id"])
-    ):
-        return None
-    return HubDataset(**found.groupdict())
 
 
 def pinned(source: Any) -> Any:
@@ -214,7 +173,7 @@ def _patterns(config: tuple[str, dict[str, Any]] | None) -> list[str]:
     """Which files to pull: the config's, or all of a kind that is read."""
     files = _files_of(config[1]) if config else []
     files += [file.replace("**/", "") for file in files]  # which `datasets` also takes for no folder at all
-    endings = (form for ending in _PULLED for form in (f"*{ending}", f"*{ending.upper()}"))
+    endings = (form for ending in PULLED_EXTENSIONS for form in (f"*{ending}", f"*{ending.upper()}"))
     return [_CARD, *(files or endings)]
 
 

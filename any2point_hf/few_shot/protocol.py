@@ -24,7 +24,7 @@ from ..data.sources import DataSource, name_of
 from ..modeling.backbones.loading import load_backbone
 from ..modeling.configuration_any2point import Any2PointConfig, recorded_path
 from ..modeling.errors import Any2PointError
-from ..modeling.files import read_record, write_whole
+from ..modeling.files import check_output_folder, read_record, write_whole
 from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
 from ..training.recipe import Recipe
 from .folds import NUM_QUERIES, open_folds
@@ -87,8 +87,7 @@ def few_shot(
         raise Any2PointError(
             f"a protocol needs at least 2 ways, 1 shot and 1 fold, got {list(ways)}, {list(shots)} and {folds}."
         )
-    if output.exists() and not output.is_dir():
-        raise Any2PointError(f"--output must be a folder, and {output} is a file.")
+    check_output_folder(output)
     data = pinned(data)
     draw = open_folds(data, drop_invalid)
     settings = [(way, shot) for way in ways for shot in shots]

@@ -22,12 +22,12 @@ from ..data.hub_dataset import pinned
 from ..data.sources import DataSource, name_of
 from ..modeling.configuration_any2point import recorded_path
 from ..modeling.errors import Any2PointError, DatasetError
-from ..modeling.files import read_record, write_whole
+from ..modeling.files import check_output_folder, read_record, write_whole
 from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
 from .markdown import write_table
 from .rows import FULL, PaperTable
 from .runs import Budget, Run, Runs
-from .tables import find_table
+from .tables import check_backbones, find_table
 from .tuning_baselines import check_method
 
 FOLDER_FILE = "settings.json"
@@ -72,7 +72,7 @@ def reproduce(
     """
     paper_table, output, budget = find_table(table), Path(output), budget or Budget()
     given = {name: recorded_path(backbone) for name, backbone in backbones.items() if backbone}
-    _check_backbones(table, paper_table, given)
+    check_backbones(table, given)
     _check_asked(modalities or (), settings or {}, given)
     for row in paper_table.rows:
         check_method(row.method)
@@ -176,20 +176,6 @@ def _load(data: DataSource, train_clouds: int | None, drop_invalid: bool) -> Dat
     return DatasetDict({"train": train, "test": dataset["test"]})
 
 
-def _check_backbones(number: int, table: PaperTable, backbones: Mapping[str, str]) -> None:
-    """Checks that a table has the backbones that it needs.
-
-    A table whose rows are each about one modality needs one backbone at least; the others compare modalities and need
-    the backbones of all.
-    """
-    wanted = table.modalities()
-    missing = [name for name in wanted if name not in backbones]
-    if missing and (len(missing) == len(wanted) or table.rows[0].modality is None):
-        joined = " or " if table.rows[0].modality else " and "
-        options = joined.join(f"--backbone-{name}" for name in missing)
-        raise Any2PointError(f"table {number} needs {options}: Hub id or folder of a frozen transformer; got none.")
-
-
 def _check_asked(
     modalities: Sequence[str], settings: Mapping[str, Mapping[str, Any]], backbones: Mapping[str, str]
 ) -> None:
@@ -204,8 +190,7 @@ def _check_asked(
 
 def _check_folder(output: Path, folder: dict[str, Any]) -> None:
     """Checks that the folder's earlier tables had the same data, budget and backbones, so that all are comparable."""
-    if output.exists() and not output.is_dir():
-        raise Any2PointError(f"--output must be a folder, and {output} is a file.")
+    check_output_folder(output)
     earlier, changed = _earlier(output) if any(output.glob("runs/*.json")) else {}, []
     for name, values in json.loads(json.dumps(folder)).items() if earlier else ():
         parts = values if isinstance(values, dict) else {name: values}

@@ -21,7 +21,7 @@ from ..data.validation import hold_out_validation
 from ..modeling.batch_memory import batch_too_large, is_out_of_memory
 from ..modeling.configuration_any2point import Any2PointConfig
 from ..modeling.errors import Any2PointError, CheckpointError
-from ..modeling.files import folder_written_whole, read_record, write_whole
+from ..modeling.files import check_output_folder, folder_written_whole, read_record, write_whole
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from ..modeling.publishing.model_card_text import Evaluation
 from ..modeling.publishing.model_description import describe
@@ -90,8 +90,7 @@ def train(
     """
     keep_freed_memory()
     output = Path(output)
-    if output.exists() and not output.is_dir():
-        raise Any2PointError(f"--output must be a folder, and {output} is a file.")
+    check_output_folder(output)
     if not resume:
         _check_unused(output)
     fields = {**(recipe.config if recipe else {}), **(config_fields or {})}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..modeling.errors import Any2PointError
-from ..modeling.files import read_record, write_whole
+from ..modeling.files import check_output_folder, read_record, write_whole
 from .checkpoints import holds_checkpoint
 from .output_lock import output_lock
 
@@ -32,8 +32,7 @@ def train_with_seeds(
         Any2PointError: the folder's runs had other settings, or `output` is a file, holds a training of one seed or is
             in use by another training.
     """
-    if output.exists() and not output.is_dir():
-        raise Any2PointError(f"--output must be a folder, and {output} is a file.")
+    check_output_folder(output)
     if holds_checkpoint(output):
         raise Any2PointError(f"{output} holds a training of a single seed. Choose another folder for --seeds.")
     with output_lock(output):
