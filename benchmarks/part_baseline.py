@@ -26,7 +26,8 @@ from any2point_hf import Any2PointProcessor, load_point_cloud_dataset
 from any2point_hf.data.augmentation import Augmentation, random_subset
 from any2point_hf.data.counter_random import mix
 from any2point_hf.data.parts.dataset import category_parts_of, part_names_of
-from any2point_hf.segmentation.part_metrics import IGNORED, ONLY_CATEGORY, part_metrics, predicted_parts
+from any2point_hf.point_clouds.labels import IGNORED
+from any2point_hf.segmentation.part_metrics import ONLY_CATEGORY, part_metrics, predicted_parts
 from any2point_hf.training.trainer import process_split
 
 BATCH_SIZE = 16

@@ -11,6 +11,7 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, 
 from any2point_hf.data.folder import read_folder
 from any2point_hf.data.modelnet import is_modelnet, load_modelnet
 from any2point_hf.data.npz import read_npz
+from any2point_hf.data.parts.dataset import build_part_dataset_dict, category_parts_of
 from any2point_hf.data.parts.loading import is_part_source, load_part_dataset
 from any2point_hf.data.parts.shapes import make_part_shapes
 from any2point_hf.data.parts.tables import Tables
@@ -29,6 +30,8 @@ from any2point_hf.point_clouds.reading import CloudReader
 __all__ = [
     "SHAPE_NAMES",
     "build_dataset_dict",
+    "build_part_dataset_dict",
+    "category_parts_of",
     "load_modelnet",
     "load_point_cloud_dataset",
     "load_scanobjectnn",
@@ -129,7 +132,7 @@ def load_point_cloud_dataset(
     else:
         found = "is a file of no kind that is read" if path.exists() else "does not exist"
         raise DatasetError(
-            f"Cannot load a data set from {os.fspath(source)!r}: the path {path.absolute()} {found}. Choices: 'shapes' "
+            f"Cannot load a data set from {place.name!r}: the path {path.absolute()} {found}. Choices: 'shapes' "
             "(built in), user/name on the Hub, a folder with <class>/<split>/<file> or <split>/<class>/<file>, the "
             "folder of ScanObjectNN, ModelNet or ShapeNetPart, a .parquet, .arrow or .jsonl file, or a .npz file with "
             "points, labels, split and class_names."

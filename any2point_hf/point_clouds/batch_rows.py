@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from any2point_hf.data.parts.labels import whole_labels
 from any2point_hf.modeling.errors import DatasetError, PointCloudError, listed
+from any2point_hf.point_clouds.labels import whole_labels
 
 from .features import features_of
 

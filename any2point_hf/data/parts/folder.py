@@ -14,14 +14,13 @@ from datasets import DatasetDict
 from any2point_hf.data.folder import read_folder
 from any2point_hf.data.folder_metadata import find_tables
 from any2point_hf.data.parts.dataset import LabelledCloud, build_part_dataset_dict
-from any2point_hf.data.parts.labels import whole_labels
 from any2point_hf.data.splits import usual_split
 from any2point_hf.modeling.errors import DatasetError
 from any2point_hf.point_clouds.features import feature_of_column
 from any2point_hf.point_clouds.files import PointCloud
 from any2point_hf.point_clouds.folders import is_cloud_file, warn_of_left_out
+from any2point_hf.point_clouds.labels import IGNORED, whole_labels
 from any2point_hf.point_clouds.reading import CloudReader
-from any2point_hf.segmentation.part_metrics import IGNORED
 
 
 def read_part_folder(root: Path, reader: CloudReader, label_column: str | None) -> DatasetDict:
