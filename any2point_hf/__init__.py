@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .auto.feature_extraction_pipeline import (
         PointCloudFeatureExtractionPipeline as PointCloudFeatureExtractionPipeline,
     )
+    from .data import category_parts_of as category_parts_of
     from .data import load_modelnet as load_modelnet
     from .data import load_point_cloud_dataset as load_point_cloud_dataset
     from .data import load_scanobjectnn as load_scanobjectnn
@@ -52,6 +53,9 @@ if TYPE_CHECKING:
     from .point_clouds.files import read_point_cloud as read_point_cloud
     from .point_clouds.files import read_point_cloud_with_features as read_point_cloud_with_features
     from .processing_any2point import Any2PointProcessor as Any2PointProcessor
+    from .segmentation.part_metrics import part_metrics as part_metrics
+    from .segmentation.part_metrics import predicted_parts as predicted_parts
+    from .segmentation.scene_metrics import scene_metrics as scene_metrics
     from .training.collator import DataCollatorForPointClouds as DataCollatorForPointClouds
     from .training.trainer import compute_metrics as compute_metrics
     from .training.trainer import make_trainer as make_trainer
@@ -66,6 +70,9 @@ _HOME = {
     "PointCloudFeatureExtractionPipeline": "auto.feature_extraction_pipeline",
     **dict.fromkeys(("PointCloud", "read_point_cloud", "read_point_cloud_with_features"), "point_clouds.files"),
     **dict.fromkeys(("load_point_cloud_dataset", "load_scanobjectnn", "load_modelnet", "load_shapenetpart"), "data"),
+    "category_parts_of": "data",
+    **dict.fromkeys(("part_metrics", "predicted_parts"), "segmentation.part_metrics"),
+    "scene_metrics": "segmentation.scene_metrics",
     "DataCollatorForPointClouds": "training.collator",
     "compute_metrics": "training.trainer",
     "make_trainer": "training.trainer",

@@ -120,7 +120,8 @@ def open_split(
     model = pinned_name(model)
     known_processor = processor_of(model) or Any2PointProcessor()
     drop_invalid = drop_invalid or known_processor.drop_invalid
-    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid, features=known_processor.point_feature_names)
+    features = known_processor.point_feature_names
+    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid, features=features, task="classification")
     if split not in dataset:
         raise DatasetError(f"--split must be one of {listed(dataset)}, got {split!r}.")
     loaded, processor = load(model, backbone)

@@ -127,7 +127,9 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise Any2PointError("--seeds trains in one process, got several. Launch one training with each --seed.")
         features = fields.get("point_feature_names", [])
-        dataset = load_point_cloud_dataset(data, drop_invalid=options.drop_invalid, features=features)
+        dataset = load_point_cloud_dataset(
+            data, drop_invalid=options.drop_invalid, features=features, task="classification"
+        )
         check_trains(dataset)
         given = {"data_fingerprint": data_fingerprint(dataset, features), "backbone": frozen}
         given |= {"validation_share": options.validation_share, "start": "by name"}  # runs without it do not pair

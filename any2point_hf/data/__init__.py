@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from .loading import build_dataset_dict as build_dataset_dict
     from .loading import load_point_cloud_dataset as load_point_cloud_dataset
     from .modelnet import load_modelnet as load_modelnet
+    from .parts.dataset import build_part_dataset_dict as build_part_dataset_dict
+    from .parts.dataset import category_parts_of as category_parts_of
     from .parts.shapes import make_part_shapes as make_part_shapes
     from .scanobjectnn import load_scanobjectnn as load_scanobjectnn
     from .shapenetpart import load_shapenetpart as load_shapenetpart
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 _HOME = {
     **dict.fromkeys(("build_dataset_dict", "load_point_cloud_dataset"), "loading"),
     "load_modelnet": "modelnet",
+    **dict.fromkeys(("build_part_dataset_dict", "category_parts_of"), "parts.dataset"),
     "make_part_shapes": "parts.shapes",
     "load_scanobjectnn": "scanobjectnn",
     "load_shapenetpart": "shapenetpart",

@@ -39,7 +39,7 @@ def open_folds(data: DataSource, drop_invalid: bool = False) -> DrawFold:
     """
     if isinstance(data, (str, os.PathLike)) and is_published_folds(Path(data)):
         return partial(read_published_fold, Path(data))
-    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid)
+    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid, task="classification")
     if "train" not in dataset:
         raise DatasetError(f"folds are drawn from the split train, and the dataset has {listed(dataset)}.")
     return partial(draw_fold, dataset["train"])

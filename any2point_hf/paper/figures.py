@@ -135,7 +135,7 @@ def _figures() -> dict[int, PaperFigure]:
 
 def _test_clouds(data: DataSource, count: int, drop_invalid: bool) -> list[tuple[str, np.ndarray]]:
     """Class names and points of `count` test clouds, taken evenly from all classes."""
-    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid)
+    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid, task="classification")
     if "test" not in dataset:
         raise DatasetError(f"the dataset must have a split test, got {', '.join(dataset)}.")
     test = dataset["test"]

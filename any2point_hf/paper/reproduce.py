@@ -166,7 +166,7 @@ def balanced_choice(labels: Sequence[int] | np.ndarray, count: int, seed: int = 
 
 def _load(data: DataSource, train_clouds: int | None, drop_invalid: bool) -> DatasetDict:
     """Splits `train`, cut to this many clouds, and `test`."""
-    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid)
+    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid, task="classification")
     for name in ("train", "test"):
         if name not in dataset:
             raise DatasetError(f"the dataset must have splits train and test, got {', '.join(dataset)}.")

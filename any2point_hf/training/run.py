@@ -100,7 +100,7 @@ def train(
         data = pinned(data)
         of_hub = parse_hub_name(data)
         # the same clouds whatever the seed, and the same as evaluate's
-        dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid, features=features)
+        dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid, features=features, task="classification")
         check_trains(dataset)
         chosen = None if recipe else _choice(dataset, output, resume)
         if validation_share is not None:

@@ -183,7 +183,9 @@ def make_trainer(
             f"the processor must give the features that the model takes ({', '.join(of_model) or 'none'}), got "
             f"{', '.join(names) or 'none'}. Pass point_feature_names=config.point_feature_names to Any2PointProcessor."
         )
-    dataset = load_point_cloud_dataset(dataset, drop_invalid=processor.drop_invalid, features=names)
+    dataset = load_point_cloud_dataset(
+        dataset, drop_invalid=processor.drop_invalid, features=names, task="classification"
+    )
     _check(model, dataset, recipe, loggers)
     recipe = recipe.sized(len(dataset["train"]))
     keep_freed_memory()
