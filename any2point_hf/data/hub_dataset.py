@@ -33,7 +33,7 @@ from transformers.utils import logging
 from yaml import YAMLError
 
 from ..modeling.errors import DatasetError, HubError, did_you_mean, listed
-from ..modeling.hub.calls import hub_calls
+from ..modeling.hub.calls import hub_calls, resolved_commit
 from ..point_clouds.files import POINT_CLOUD_EXTENSIONS
 
 TABLE_EXTENSIONS = (".parquet", ".arrow", ".jsonl", ".tar")
@@ -126,7 +126,7 @@ def _pull(name: HubDataset, *, local_files_only: bool = False) -> tuple[Path, Hu
     repository: Any = {"repo_id": name.repo_id, "repo_type": "dataset"}
     options: Any = {"local_files_only": local_files_only}
     try:
-        commit = HfApi().resolve_revision(revision=name.revision, **repository, **options).resolved
+        commit = resolved_commit(revision=name.revision, **repository, **options)
         repository["revision"] = commit
         files = _list_files(repository, local_files_only)
         card = hf_hub_download(filename=_CARD, **repository, **options) if _CARD in files else None
