@@ -42,6 +42,7 @@ TABLE_EXTENSIONS = (".parquet", ".arrow", ".jsonl", ".tar")
 _CARD = "README.md"
 _PULLED = (*TABLE_EXTENSIONS, *POINT_CLOUD_EXTENSIONS, ".json", ".h5")  # never pickles or scripts
 _NAME = re.compile(r"(?P<repo_id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[^#@]+))?(?:#(?P<config>.+))?")
+_UP = re.compile(r"(^|[/\\])\.\.([/\\]|$)")  # a step out of a folder
 
 logger = logging.get_logger(__name__)
 
@@ -153,14 +154,25 @@ def _pull(name: HubDataset, *, local_files_only: bool = False) -> tuple[Path, Hu
 
 
 def _list_files(repository: dict[str, Any], local_files_only: bool) -> list[str]:
-    """The paths of a commit's files, whether they are in the cache or not."""
+    """The paths of a commit's files, whether they are in the cache or not.
+
+    Raises:
+        HubError: one lies outside of the repository.
+    """
     try:
         entries: Iterable[Any] = get_cached_repo_tree(**repository)
     except CachedRepoTreeNotFoundError:
         if local_files_only:
             raise
         entries = HfApi().list_repo_tree(recursive=True, **repository)
-    return [entry.path for entry in entries if isinstance(entry, RepoFile)]
+    paths = [entry.path for entry in entries if isinstance(entry, RepoFile)]
+    wrong = [path for path in paths if not isinstance(path, str) or path[:1] in ("/", "\\") or _UP.search(path)]
+    if wrong:
+        raise HubError(
+            f"the Hub must list files of {repository['repo_id']}, and lists {str(wrong[0])[:80]!r}. Check HF_ENDPOINT "
+            "and the proxy, or tell the data set's owner."
+        )
+    return paths
 
 
 def config_arguments(folder: Path, config: str | None) -> tuple[Path, dict[str, Any]] | None:
