@@ -72,7 +72,7 @@ def few_shot(
         shots: numbers of support clouds of each class, at least 1 each.
         folds: how many of each; they are numbered from 0.
         recipe: of the rows that train; by default `make_recipe`.
-        drop_invalid: as in `load_point_cloud_dataset`.
+        drop_invalid: whether to drop invalid points, with a warning.
         command: what was typed; the table shows it.
         say: called with a line of text after each measurement.
 
@@ -111,7 +111,7 @@ def few_shot(
         if _record_file(output, key).is_file():
             continue
         start = time.monotonic()
-        accuracy = row_accuracy(row, draw(way, shot, fold), pretrained, backbone, recipe, fold)
+        accuracy = row_accuracy(row, draw(way, shot, fold), pretrained, backbone, recipe, fold, drop_invalid)
         result: dict[str, Any] = {"accuracy": accuracy, "seconds": time.monotonic() - start}
         result |= {"torch": torch.__version__, "transformers": transformers.__version__}
         write_whole(_record_file(output, key), json.dumps({"settings": asked, "result": result}, indent=2) + "\n")

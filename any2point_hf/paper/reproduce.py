@@ -60,7 +60,7 @@ def reproduce(
             shows differences.
         settings: further fields of Any2PointConfig by modality; a row's own fields take precedence.
         modalities: train only these now; the table still shows what is done of the others.
-        drop_invalid: as in `load_point_cloud_dataset`.
+        drop_invalid: whether to drop invalid points, with a warning.
         command: what was typed; the table shows it.
         say: called with a line of text after each training.
 
@@ -79,7 +79,7 @@ def reproduce(
     extra_fields = {name: dict((settings or {}).get(name, {})) for name in given}
     data = pinned(data)
     dataset = _load(data, budget.train_clouds, drop_invalid)
-    runs = Runs(name_of(data), dataset, given, extra_fields, budget, output / "runs")
+    runs = Runs(name_of(data), dataset, given, extra_fields, budget, output / "runs", drop_invalid)
     folder = {"data": runs.fingerprint, "budget": asdict(budget), "backbones": given, "settings": extra_fields}
     _check_folder(output, folder)
     plans = {

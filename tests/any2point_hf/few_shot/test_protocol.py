@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from any2point_hf.data import build_dataset_dict
 from any2point_hf.few_shot import protocol, rows
 from any2point_hf.few_shot.folds import open_folds
 from any2point_hf.few_shot.protocol import few_shot, make_recipe
 from any2point_hf.few_shot.rows import ROWS, row_accuracy
 from any2point_hf.modeling.backbones.loading import load_backbone
-from any2point_hf.modeling.errors import Any2PointError, DatasetError
+from any2point_hf.modeling.errors import Any2PointError, DatasetError, PointCloudError
 from any2point_hf.training.recipe import changed
 from any2point_hf.training.trainer import make_trainer
 
@@ -45,7 +46,7 @@ def measured(monkeypatch):
     """Rows are measured at once, each with an accuracy of its own; what they were given."""
     given = []
 
-    def accuracy(row, fold, backbone, name, recipe, seed):
+    def accuracy(row, fold, backbone, name, recipe, seed, drop_invalid):
         given.append((row, seed, fold["train"].with_format("numpy")["points"][0].tobytes()))
         return len(given) / 100
 
@@ -136,6 +137,21 @@ def test_the_same_fold_gives_the_same_accuracy(data, bert, monkeypatch):
     for row in ROWS:
         first, second = (row_accuracy(row, fold, backbone, str(bert), RECIPE, 1) for _ in range(2))
         assert first == second
+
+
+@pytest.mark.parametrize("row", ["pretrained", "linear probe", "Point-NN"])
+def test_invalid_points_of_an_official_data_set_can_be_dropped(data, bert, monkeypatch, row):
+    monkeypatch.setattr(rows, "NUM_STEPS", 1)
+    fold = open_folds(data)(2, 3, 0)
+    clouds = list(fold["train"].with_format("numpy")["points"])
+    clouds[0] = np.concatenate([clouds[0], np.full((5, 3), np.nan, np.float32)])
+    fold["train"] = build_dataset_dict({"train": (clouds, fold["train"]["label"])}, ["ball", "disc"])["train"]
+    arguments = (row, fold, load_backbone(str(bert)), str(bert), RECIPE, 0)
+    with pytest.raises(PointCloudError, match="--drop-invalid"):
+        row_accuracy(*arguments)
+    with pytest.warns(UserWarning, match="5 .*points are dropped"):
+        dropped = row_accuracy(*arguments, drop_invalid=True)
+    assert dropped == row_accuracy(row, open_folds(data)(2, 3, 0), *arguments[2:])
 
 
 # Resuming

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, Dinov2Config, Dinov2Model
 
-from any2point_hf.modeling.errors import Any2PointError, DatasetError
+from any2point_hf.data import build_dataset_dict
+from any2point_hf.modeling.errors import Any2PointError, DatasetError, PointCloudError
 from any2point_hf.modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from any2point_hf.modeling.presets import SCAN
 from any2point_hf.paper.reproduce import balanced_choice, reproduce
@@ -319,6 +320,18 @@ def test_controls_differ_from_the_full_one_by_their_weights_alone(backbones, dat
     permuted, random = controls[0], controls[2]
     assert torch.equal(permuted[matrix].flatten().sort().values, plain[matrix].flatten().sort().values)
     assert not torch.equal(random[matrix].flatten().sort().values, plain[matrix].flatten().sort().values)
+
+
+def test_invalid_points_of_an_official_data_set_can_be_dropped(backbones, dataset, tmp_path):
+    clouds = {name: list(dataset[name].with_format("numpy")["points"]) for name in dataset}
+    clouds["test"][0] = np.concatenate([clouds["test"][0], np.full((5, 3), np.nan, np.float32)])
+    spoiled = build_dataset_dict({name: (clouds[name], dataset[name]["label"]) for name in clouds}, ["ball", "disc"])
+    made = ("two classes", spoiled, {"1d": backbones["1d"]}, {"1d": {}}, BUDGET, tmp_path)
+    with pytest.raises(PointCloudError, match="--drop-invalid"):
+        Runs(*made).train(Runs(*made).plan(Row((), {}), "1d", 0))
+    runs = Runs(*made, drop_invalid=True)
+    with pytest.warns(UserWarning, match="5 .*points are dropped"):
+        assert runs.train(runs.plan(Row((), {}), "1d", 0))["accuracy"] > 0
 
 
 def test_table_1_shows_the_data_set_it_was_run_on(run, trainings, backbones):
