@@ -26,6 +26,7 @@ from ..modeling.configuration_any2point import Any2PointConfig, recorded_path
 from ..modeling.errors import Any2PointError
 from ..modeling.files import read_record, write_whole
 from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
+from ..training.output_lock import output_lock
 from ..training.recipe import Recipe
 from .folds import NUM_QUERIES, open_folds
 from .rows import NUM_STEPS, ROWS, row_accuracy
@@ -80,7 +81,8 @@ def few_shot(
         The file of the table.
 
     Raises:
-        Any2PointError: something does not fit; raised before anything is trained.
+        Any2PointError: something does not fit, or another run is at work in the folder; raised before anything is
+            trained.
     """
     output, backbone, recipe = Path(output), recorded_path(backbone), recipe or make_recipe(data)
     if min(ways, default=0) < 2 or min(shots, default=0) < 1 or folds < 1:
@@ -99,24 +101,25 @@ def few_shot(
             shared |= {"backbone": backbone, "steps": NUM_STEPS, "config": dict(recipe.config)} | recipe.settings()
             shared["sampling_start"] = Any2PointConfig(**recipe.config).sampling_start  # of earlier ones "first"
             wanted |= {(row, way, shot, fold): json.loads(json.dumps({"row": row} | shared)) for row in ROWS}
-    for key, asked in wanted.items():
-        _check_record(_record_file(output, key), asked)
-    pretrained = load_backbone(backbone)
-    facts = _facts(name_of(data), backbone, recipe)
-    file = output / TABLE_FILE
-    write_few_shot_table(file, _accuracies(output, wanted), settings, facts, command)
-    keep_freed_memory()
-    for key, asked in wanted.items():
-        row, way, shot, fold = key
-        if _record_file(output, key).is_file():
-            continue
-        start = time.monotonic()
-        accuracy = row_accuracy(row, draw(way, shot, fold), pretrained, backbone, recipe, fold, drop_invalid)
-        result: dict[str, Any] = {"accuracy": accuracy, "seconds": time.monotonic() - start}
-        result |= {"torch": torch.__version__, "transformers": transformers.__version__}
-        write_whole(_record_file(output, key), json.dumps({"settings": asked, "result": result}, indent=2) + "\n")
+    with output_lock(output):
+        for key, asked in wanted.items():
+            _check_record(_record_file(output, key), asked)
+        pretrained = load_backbone(backbone)
+        facts = _facts(name_of(data), backbone, recipe)
+        file = output / TABLE_FILE
         write_few_shot_table(file, _accuracies(output, wanted), settings, facts, command)
-        say(f"{way}-way {shot}-shot, fold {fold}, {row}: accuracy {accuracy:.4f} in {result['seconds']:.0f} s")
+        keep_freed_memory()
+        for key, asked in wanted.items():
+            row, way, shot, fold = key
+            if _record_file(output, key).is_file():
+                continue
+            start = time.monotonic()
+            accuracy = row_accuracy(row, draw(way, shot, fold), pretrained, backbone, recipe, fold, drop_invalid)
+            result: dict[str, Any] = {"accuracy": accuracy, "seconds": time.monotonic() - start}
+            result |= {"torch": torch.__version__, "transformers": transformers.__version__}
+            write_whole(_record_file(output, key), json.dumps({"settings": asked, "result": result}, indent=2) + "\n")
+            write_few_shot_table(file, _accuracies(output, wanted), settings, facts, command)
+            say(f"{way}-way {shot}-shot, fold {fold}, {row}: accuracy {accuracy:.4f} in {result['seconds']:.0f} s")
     return file
 
 

@@ -45,9 +45,17 @@ class ShardFiles:
         self.bad_report = out.with_suffix(".bad.jsonl")
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self.num_shards = num_shards
-        if out.exists():
-            earlier = _read_settings(out)
-            self._check({**self._unrecorded(earlier), **earlier}, out)
+        self.check()
+
+    def check(self) -> None:
+        """Compares the settings with those of what is there already.
+
+        Raises:
+            Any2PointError: they differ.
+        """
+        if self.out.exists():
+            earlier = _read_settings(self.out)
+            self._check({**self._unrecorded(earlier), **earlier}, self.out)
         elif any(self.folder.glob("*.parquet")):
             earlier = read_record(self.folder / RUN_FILE, fix="Choose another file, or delete the folder.")
             if self._unrecorded(earlier):
@@ -74,7 +82,12 @@ class ShardFiles:
             )
 
     def start(self) -> None:
-        """Makes the folder and records the settings, unless the output is there."""
+        """Makes the folder and records the settings, unless the output is there.
+
+        Raises:
+            Any2PointError: another run has ended since, and had other settings.
+        """
+        self.check()
         if self.out.exists():
             return
         self.folder.mkdir(parents=True, exist_ok=True)

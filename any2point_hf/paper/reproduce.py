@@ -24,6 +24,7 @@ from ..modeling.configuration_any2point import recorded_path
 from ..modeling.errors import Any2PointError, DatasetError
 from ..modeling.files import read_record, write_whole
 from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
+from ..training.output_lock import output_lock
 from .markdown import write_table
 from .rows import FULL, PaperTable
 from .runs import Budget, Run, Runs
@@ -68,7 +69,8 @@ def reproduce(
         The file of the table.
 
     Raises:
-        Any2PointError: something does not fit; raised before anything is trained.
+        Any2PointError: something does not fit, or another run is at work in the folder; raised before anything is
+            trained.
     """
     paper_table, output, budget = find_table(table), Path(output), budget or Budget()
     given = {name: recorded_path(backbone) for name, backbone in backbones.items() if backbone}
@@ -90,19 +92,21 @@ def reproduce(
         if modality in given
     }
     full_plans = {(modality, seed): runs.plan(FULL, modality, seed) for *_, modality, seed in plans}
-    _write_json(output / FOLDER_FILE, _joined(output, folder))
-    keep_freed_memory()
-    file = output / f"table-{table}.md"
-    _write(file, table, paper_table, plans, full_plans, runs, command)
-    for (number, heading, modality, seed), run in plans.items():
-        if run.record() is not None or modality not in (modalities or given):
-            continue
-        result = runs.train(run)
-        _write_json(run.file, {"settings": run.settings, "result": result})
+    with output_lock(output):
+        _check_folder(output, folder)  # again: another run may have ended since
+        _write_json(output / FOLDER_FILE, _joined(output, folder))
+        keep_freed_memory()
+        file = output / f"table-{table}.md"
         _write(file, table, paper_table, plans, full_plans, runs, command)
-        name = " ".join(filter(None, paper_table.rows[number].cells))
-        accuracy, minutes = result["accuracy"], result["minutes"]
-        say(f"table {table}, {name}, {heading}, seed {seed}: accuracy {accuracy:.4f} in {minutes:.1f} min")
+        for (number, heading, modality, seed), run in plans.items():
+            if run.record() is not None or modality not in (modalities or given):
+                continue
+            result = runs.train(run)
+            _write_json(run.file, {"settings": run.settings, "result": result})
+            _write(file, table, paper_table, plans, full_plans, runs, command)
+            name = " ".join(filter(None, paper_table.rows[number].cells))
+            accuracy, minutes = result["accuracy"], result["minutes"]
+            say(f"table {table}, {name}, {heading}, seed {seed}: accuracy {accuracy:.4f} in {minutes:.1f} min")
     return file
 
 

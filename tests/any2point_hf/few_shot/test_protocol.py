@@ -13,6 +13,7 @@ from any2point_hf.few_shot.protocol import few_shot, make_recipe
 from any2point_hf.few_shot.rows import ROWS, row_accuracy
 from any2point_hf.modeling.backbones.loading import load_backbone
 from any2point_hf.modeling.errors import Any2PointError, DatasetError, PointCloudError
+from any2point_hf.training.output_lock import LOCK_FILE, output_lock
 from any2point_hf.training.recipe import changed
 from any2point_hf.training.trainer import make_trainer
 
@@ -173,6 +174,14 @@ def test_what_is_done_is_not_repeated(run, measured):
     assert [seed for _, seed, _ in measured] == [0] * 6 + [1] * 6 + [2] * 6
     assert "| pretrained: adapters on the frozen backbone | 7.0 ± 6.0 (3 folds) |" in text  # 1, 7 and 13
     assert "| pretrained \N{MINUS SIGN} permuted | -1.0 [-1.0, -1.0] |" in text
+
+
+def test_two_runs_on_one_output(run, measured, tmp_path):
+    with output_lock(tmp_path / "out"), pytest.raises(Any2PointError, match="must have one run at a time"):
+        run()
+    assert measured == []
+    run()
+    assert not (tmp_path / "out" / LOCK_FILE).exists()
 
 
 def test_an_interrupted_fold_goes_on(run, measured, monkeypatch, tmp_path):

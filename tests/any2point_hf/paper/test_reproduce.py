@@ -16,6 +16,7 @@ from any2point_hf.paper.rows import Row
 from any2point_hf.paper.runs import Budget, Runs, base_fields, make_budget
 from any2point_hf.paper.tables import TABLES, find_table
 from any2point_hf.paper.tuning_baselines import METHODS, apply_method
+from any2point_hf.training.output_lock import LOCK_FILE, output_lock
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
@@ -283,6 +284,14 @@ def test_the_full_one_may_be_of_another_table(run, trainings):
     assert len(trainings) == done + 2 * 3  # its own row of 3D cells, and the full one
     assert rows_of(run(9, settings=settings, **seeds))[6][7].endswith("(3 seeds)")
     assert len(trainings) == done + 2 * 3
+
+
+def test_two_runs_on_one_output(run, trainings, tmp_path):
+    with output_lock(tmp_path / "out"), pytest.raises(Any2PointError, match="must have one run at a time"):
+        run(4)
+    assert trainings == []
+    run(4)
+    assert not (tmp_path / "out" / LOCK_FILE).exists()
 
 
 def test_hashes_of_pretrained_rows_do_not_name_weights(backbones, dataset, tmp_path):

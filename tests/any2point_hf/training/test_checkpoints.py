@@ -182,10 +182,10 @@ def test_a_broken_record_of_seeds(tmp_path, runs):
 
 def test_two_trainings_on_one_output(train, tmp_path):
     with output_lock(tmp_path / "output"):
-        with pytest.raises(Any2PointError, match="must have one training at a time"):
+        with pytest.raises(Any2PointError, match="must have one run at a time"):
             train(tmp_path / "output")
         assert [path.name for path in (tmp_path / "output").iterdir()] == [LOCK_FILE]
-        with pytest.raises(Any2PointError, match="must have one training at a time"):
+        with pytest.raises(Any2PointError, match="must have one run at a time"):
             train_with_seeds([0], tmp_path / "output", {}, lambda seed, folder: {"accuracy": 1.0})
     train(tmp_path / "output", epochs=1)
     assert not (tmp_path / "output" / LOCK_FILE).exists()
