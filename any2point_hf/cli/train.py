@@ -84,6 +84,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     from ..data.fingerprint import data_fingerprint
     from ..data.hub_dataset import pinned
     from ..data.splits import check_trains
+    from ..modeling.configuration_any2point import Any2PointConfig
     from ..modeling.errors import Any2PointError
     from ..training.checkpoints import holds_checkpoint
     from ..training.recipe import changed, read_recipe
@@ -127,7 +128,10 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         given = {"data_fingerprint": data_fingerprint(dataset, features), "backbone": frozen}
         given |= {"validation_share": options.validation_share, "start": "by name"}  # runs without it do not pair
         used = base or read_recipe(choose_recipe(len(dataset["train"])))
-        given |= {"config": {**used.config, **fields}} | changed(used, **changes).settings()
+        config = {**used.config, **fields}
+        given |= {"sampling_start": Any2PointConfig(**config).sampling_start}
+        config.pop("sampling_start", None)
+        given |= {"config": config} | changed(used, **changes).settings()
         summary = train_with_seeds(options.seeds, options.output, given, train_once)
         if options.json:
             return {"output": str(options.output), "seeds": options.seeds, **summary}

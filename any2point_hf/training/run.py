@@ -115,7 +115,7 @@ def train(
     del run["epochs"]  # a run may be made longer
     with output_lock_of_all(output):  # if the folder cannot be made, this fails before the training
         if resume:
-            checkpoint, damaged = _last_checkpoint(output, config, run, recipe.epochs)
+            checkpoint, damaged = _last_checkpoint(output, config, run, recipe.epochs, fields)
         else:
             _check_unused(output)  # again: another training may have ended since
             checkpoint, damaged = None, cut_off_checkpoints(output)
@@ -235,15 +235,22 @@ def _check_unused(output: Path) -> None:
 
 
 def _last_checkpoint(
-    output: Path, config: Any2PointConfig, run: dict[str, Any], epochs: float
+    output: Path, config: Any2PointConfig, run: dict[str, Any], epochs: float, fields: dict[str, Any]
 ) -> tuple[str, dict[Path, str]]:
-    """The newest whole checkpoint, after a check that these settings may go on from it; and the damaged ones."""
+    """The newest whole checkpoint, after a check that these settings may go on from it; and the damaged ones.
+
+    Where `fields` do not say `sampling_start`, the config gets that of the checkpoint, since earlier versions had
+    another default.
+    """
     newest, state, damaged = checkpoint_to_resume(output)
     if state["epoch"] > epochs:
         raise CheckpointError(
             f"--epochs must be at least the {state['epoch']:g} that {newest} has trained, got {epochs:g}."
         )
-    recorded = Any2PointConfig.from_pretrained(newest).to_dict() | read_record(output / RUN_FILE)
+    began_with: Any = Any2PointConfig.from_pretrained(newest)
+    if fields.get("sampling_start") is None:
+        config.sampling_start = began_with.sampling_start
+    recorded = began_with.to_dict() | read_record(output / RUN_FILE)
     wanted = {name: value for name, value in config.to_dict().items() if name in _RESUMED} | run
     different = [name for name, value in wanted.items() if recorded.get(name) != value]
     if different:

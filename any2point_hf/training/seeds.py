@@ -46,11 +46,12 @@ def _train_missing(
     runs: dict[str, dict[str, float]] = {}
     if file.is_file():
         earlier = read_record(file, "settings", "runs")
-        changed = [name for name in settings if earlier["settings"].get(name) != settings[name]]
+        before = {"sampling_start": "first"} | earlier["settings"]  # all that earlier versions knew
+        changed = [name for name in settings if before.get(name) != settings[name]]
         if changed:
             raise Any2PointError(
                 f"{file} holds runs with other settings, these differ: "
-                + ", ".join(f"{name} was {earlier['settings'].get(name)!r}" for name in changed)
+                + ", ".join(f"{name} was {before.get(name)!r}" for name in changed)
                 + ". Give the same ones, or choose another folder."
             )
         runs = earlier["runs"]

@@ -41,8 +41,8 @@ def flip_a_bit(file):
 @pytest.fixture(scope="module")
 def train(two_classes, bert, one_thread):
     def train(output, epochs=2, **options):
-        options = {"batch_size": 8, "seed": 5, **options}
-        return training_run.train(str(two_classes.path), str(bert), output, FIELDS, epochs=epochs, **options)
+        options = {"config_fields": FIELDS, "batch_size": 8, "seed": 5, **options}
+        return training_run.train(str(two_classes.path), str(bert), output, epochs=epochs, **options)
 
     return train
 
@@ -171,6 +171,22 @@ def test_a_broken_record_of_the_run(train, output, content):
     (output / training_run.RUN_FILE).write_text(content)
     with pytest.raises(Any2PointError, match=r"damaged|differ now"):
         train(output, epochs=3, resume=True)
+
+
+@pytest.mark.parametrize("says_so", [False, True])
+def test_a_training_of_an_earlier_version_goes_on_as_it_began(train, tmp_path, says_so):
+    first = {"config_fields": FIELDS | {"sampling_start": "first"}}
+    train(tmp_path / "output", epochs=1, **first)
+    for file in (tmp_path / "output").rglob("*onfig.json"):  # the checkpoint's and the processor's
+        known = json.loads(file.read_text())
+        known.pop("sampling_start", None)
+        file.write_text(json.dumps(known))
+    (tmp_path / "output" / "checkpoint-2" / FILES_RECORD).unlink()
+    with pytest.raises(CheckpointError, match="these differ now: sampling_start was 'first'"):
+        train(tmp_path / "output", resume=True, config_fields=FIELDS | {"sampling_start": "farthest"})
+    train(tmp_path / "output", resume=True, **(first if says_so else {}))
+    assert json.loads((tmp_path / "output" / "config.json").read_text())["sampling_start"] == "first"
+    assert json.loads((tmp_path / "output" / "preprocessor_config.json").read_text())["sampling_start"] == "first"
 
 
 @pytest.mark.parametrize("runs", [{"0": None}, {"0": {"accuracy": "high"}}, {"0": 0.5}])

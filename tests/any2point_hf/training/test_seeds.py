@@ -50,6 +50,19 @@ def test_runs_of_other_settings_are_not_mixed(tmp_path):
         train_with_seeds([1, 2], tmp_path, {"epochs": 4}, lambda *_: {"accuracy": 0.5})
 
 
+def test_runs_of_an_earlier_version_are_not_mixed_with_another_start_of_sampling(run_train, tmp_path):
+    start = ("--set", "sampling_start=first")
+    assert run_train("--seeds", "0", *start).code == 0
+    file = tmp_path / "trained" / SEEDS_FILE
+    record = json.loads(file.read_text())
+    del record["settings"]["sampling_start"]
+    file.write_text(json.dumps(record))
+    refused = run_train("--seeds", "0,1")
+    assert (refused.code, "these differ: sampling_start was 'first'. Give the same ones" in refused.err) == (2, True)
+    assert run_train("--seeds", "0,1", *start).code == 0
+    assert set(json.loads(file.read_text())["runs"]) == {"0", "1"}
+
+
 def test_on_the_command_line(run_train, tmp_path):
     result = run_train("--seeds", "0,5")
     assert result.code == 0, result.err
