@@ -84,6 +84,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     from ..data.fingerprint import data_fingerprint
     from ..data.hub_dataset import pinned
     from ..data.splits import check_trains
+    from ..modeling.backbones.fingerprint import BACKBONE_FILES, backbone_fingerprint
     from ..modeling.configuration_any2point import Any2PointConfig
     from ..modeling.errors import Any2PointError
     from ..training.checkpoints import holds_checkpoint
@@ -127,6 +128,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         check_trains(dataset)
         given = {"data_fingerprint": data_fingerprint(dataset, features), "backbone": frozen}
         given |= {"validation_share": options.validation_share, "start": "by name"}  # runs without it do not pair
+        given |= {BACKBONE_FILES: backbone_fingerprint(frozen)}
         used = base or read_recipe(choose_recipe(len(dataset["train"])))
         config = {**used.config, **fields}
         given |= {"sampling_start": Any2PointConfig(**config).sampling_start}

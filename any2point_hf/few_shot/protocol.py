@@ -21,6 +21,7 @@ from ..data.augmentation import Augmentation
 from ..data.fingerprint import data_fingerprint
 from ..data.hub_dataset import pinned
 from ..data.sources import DataSource, name_of
+from ..modeling.backbones.fingerprint import BACKBONE_FILES, backbone_fingerprint
 from ..modeling.backbones.loading import load_backbone
 from ..modeling.configuration_any2point import Any2PointConfig, recorded_path
 from ..modeling.errors import Any2PointError
@@ -93,12 +94,18 @@ def few_shot(
         raise Any2PointError(f"--output must be a folder, and {output} is a file.")
     data = pinned(data)
     draw = open_folds(data, drop_invalid)
+    files = backbone_fingerprint(backbone)
     settings = [(way, shot) for way in ways for shot in shots]
     wanted: dict[Key, dict[str, Any]] = {}
     for fold in range(folds):  # draws all folds, so that one that cannot be drawn fails before any work
         for way, shot in settings:
             shared = {"ways": way, "shots": shot, "fold": fold, "data": data_fingerprint(draw(way, shot, fold))}
-            shared |= {"backbone": backbone, "steps": NUM_STEPS, "config": dict(recipe.config)} | recipe.settings()
+            shared |= {
+                "backbone": backbone,
+                BACKBONE_FILES: files,
+                "steps": NUM_STEPS,
+                "config": dict(recipe.config),
+            } | recipe.settings()
             shared["sampling_start"] = Any2PointConfig(**recipe.config).sampling_start  # of earlier ones "first"
             wanted |= {(row, way, shot, fold): json.loads(json.dumps({"row": row} | shared)) for row in ROWS}
     with output_lock(output):
@@ -131,6 +138,7 @@ def _record_file(output: Path, key: Key) -> Path:
 def _check_record(file: Path, asked: dict[str, Any]) -> None:
     """Checks that a recorded measurement is of the same clouds, backbone and training."""
     before = read_record(file, "settings", "result", fix=_REMEASURE)["settings"] if file.is_file() else asked
+    before = {BACKBONE_FILES: asked[BACKBONE_FILES]} | before
     different = [f"{name} was {before.get(name)!r}" for name in asked if before.get(name) != asked[name]]
     if different:
         raise Any2PointError(

@@ -16,9 +16,10 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..modeling.backbones.fingerprint import BACKBONE_FILES
 from ..modeling.errors import Any2PointError
 from ..modeling.files import read_record
-from .model_fingerprint import BACKBONE, LORA
+from .model_fingerprint import LORA
 
 RUN_FILE = "run.json"
 DROPPED = "dropped_points"
@@ -67,12 +68,16 @@ class ShardFiles:
 
     def _unrecorded(self, earlier: dict[str, Any]) -> dict[str, Any]:
         """The settings of this run that an earlier version did not record."""
-        return {name: self.settings[name] for name in (BACKBONE, LORA) if name in self.settings and name not in earlier}
+        return {
+            name: self.settings[name]
+            for name in (BACKBONE_FILES, LORA)
+            if name in self.settings and name not in earlier
+        }
 
     def _check(self, earlier: dict[str, Any], place: Path) -> None:
         names = {**self.settings, **earlier}
-        if BACKBONE not in self.settings:  # it is not here, and a complete output does not need it
-            names.pop(BACKBONE, None)
+        if BACKBONE_FILES not in self.settings:  # it is not here, and a complete output does not need it
+            names.pop(BACKBONE_FILES, None)
         changed = [name for name in names if earlier.get(name) != self.settings.get(name)]
         if changed:
             raise Any2PointError(

@@ -20,6 +20,7 @@ from datasets import DatasetDict
 from ..data import load_point_cloud_dataset
 from ..data.hub_dataset import pinned
 from ..data.sources import DataSource, name_of
+from ..modeling.backbones.fingerprint import BACKBONE_FILES, backbone_fingerprint
 from ..modeling.configuration_any2point import recorded_path
 from ..modeling.errors import Any2PointError, DatasetError
 from ..modeling.files import read_record, write_whole
@@ -83,6 +84,7 @@ def reproduce(
     dataset = _load(data, budget.train_clouds, drop_invalid)
     runs = Runs(name_of(data), dataset, given, extra_fields, budget, output / "runs", drop_invalid)
     folder = {"data": runs.fingerprint, "budget": asdict(budget), "backbones": given, "settings": extra_fields}
+    folder[BACKBONE_FILES] = {f"files of {name}": backbone_fingerprint(backbone) for name, backbone in given.items()}
     _check_folder(output, folder)
     plans = {
         (number, heading, modality, seed): runs.plan(row, modality, seed)
@@ -213,7 +215,7 @@ def _check_folder(output: Path, folder: dict[str, Any]) -> None:
     earlier, changed = _earlier(output) if any(output.glob("runs/*.json")) else {}, []
     for name, values in json.loads(json.dumps(folder)).items() if earlier else ():
         parts = values if isinstance(values, dict) else {name: values}
-        before = earlier[name] if isinstance(values, dict) else {name: earlier[name]}
+        before = earlier.get(name, {}) if isinstance(values, dict) else {name: earlier[name]}
         changed += [f"{key} was {before[key]!r}" for key in parts if key in before and before[key] != parts[key]]
     if changed:
         raise Any2PointError(
@@ -230,7 +232,7 @@ def _earlier(output: Path) -> dict[str, Any]:
 def _joined(output: Path, folder: dict[str, Any]) -> dict[str, Any]:
     """What a folder's runs share, together with the backbones and settings of earlier tables."""
     earlier = _earlier(output)
-    return folder | {name: earlier.get(name, {}) | folder[name] for name in ("backbones", "settings")}
+    return folder | {name: earlier.get(name, {}) | folder[name] for name in ("backbones", "settings", BACKBONE_FILES)}
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from ..data.hub_dataset import parse_hub_name, pinned
 from ..data.sources import DataSource, name_of
 from ..data.splits import check_trains
 from ..data.validation import hold_out_validation
+from ..modeling.backbones.fingerprint import BACKBONE_FILES, backbone_fingerprint
 from ..modeling.batch_memory import batch_too_large, is_out_of_memory
 from ..modeling.configuration_any2point import Any2PointConfig
 from ..modeling.errors import Any2PointError, CheckpointError
@@ -111,7 +112,7 @@ def train(
     fields = {**recipe.config, **(config_fields or {})} | ({"point_feature_names": features} if features else {})
     config = _config(backbone, dataset, fields)
     run = {"data_fingerprint": data_fingerprint(dataset, features), "seed": seed, "validation_share": validation_share}
-    run |= recipe.settings()
+    run |= recipe.settings() | {BACKBONE_FILES: backbone_fingerprint(backbone)}
     del run["epochs"]  # a run may be made longer
     with output_lock_of_all(output):  # if the folder cannot be made, this fails before the training
         if resume:
@@ -250,7 +251,7 @@ def _last_checkpoint(
     began_with: Any = Any2PointConfig.from_pretrained(newest)
     if fields.get("sampling_start") is None:
         config.sampling_start = began_with.sampling_start
-    recorded = began_with.to_dict() | read_record(output / RUN_FILE)
+    recorded = began_with.to_dict() | {BACKBONE_FILES: run[BACKBONE_FILES]} | read_record(output / RUN_FILE)
     wanted = {name: value for name, value in config.to_dict().items() if name in _RESUMED} | run
     different = [name for name, value in wanted.items() if recorded.get(name) != value]
     if different:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..modeling.backbones.fingerprint import BACKBONE_FILES
 from ..modeling.errors import Any2PointError
 from ..modeling.files import read_record, write_whole
 from .checkpoints import holds_checkpoint
@@ -47,6 +48,7 @@ def _train_missing(
     if file.is_file():
         earlier = read_record(file, "settings", "runs")
         before = {"sampling_start": "first"} | earlier["settings"]  # all that earlier versions knew
+        before.setdefault(BACKBONE_FILES, settings.get(BACKBONE_FILES))  # which they did not record
         changed = [name for name in settings if before.get(name) != settings[name]]
         if changed:
             raise Any2PointError(

@@ -1,10 +1,12 @@
 """The protocol: what each row is given, what is resumed, and what is refused before anything is trained."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from any2point_hf.data import build_dataset_dict
 from any2point_hf.few_shot import protocol, rows
@@ -174,6 +176,21 @@ def test_what_is_done_is_not_repeated(run, measured):
     assert [seed for _, seed, _ in measured] == [0] * 6 + [1] * 6 + [2] * 6
     assert "| pretrained: adapters on the frozen backbone | 7.0 ± 6.0 (3 folds) |" in text  # 1, 7 and 13
     assert "| pretrained \N{MINUS SIGN} permuted | -1.0 [-1.0, -1.0] |" in text
+
+
+def test_rows_on_another_backbone_are_not_mixed(run, measured, bert, tmp_path):
+    backbone = shutil.copytree(bert, tmp_path / "bert")
+    run(folds=1, backbone=backbone)
+    tensors = load_file(file := backbone / "model.safetensors")
+    save_file({name: tensor + 1e-3 for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
+    with pytest.raises(Any2PointError, match="these differ: backbone_files was"):
+        run(folds=2, backbone=backbone)
+    for record in (tmp_path / "out").rglob("0/*.json"):
+        known = json.loads(record.read_text())
+        del known["settings"]["backbone_files"]  # as of an earlier version
+        record.write_text(json.dumps(known))
+    run(folds=2, backbone=backbone)
+    assert len(measured) == 2 * len(ROWS)
 
 
 def test_two_runs_on_one_output(run, measured, tmp_path):

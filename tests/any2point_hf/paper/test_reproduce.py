@@ -1,10 +1,12 @@
 import json
+import shutil
 import sys
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, Dinov2Config, Dinov2Model
 
 from any2point_hf.data import build_dataset_dict
@@ -284,6 +286,21 @@ def test_the_full_one_may_be_of_another_table(run, trainings):
     assert len(trainings) == done + 2 * 3  # its own row of 3D cells, and the full one
     assert rows_of(run(9, settings=settings, **seeds))[6][7].endswith("(3 seeds)")
     assert len(trainings) == done + 2 * 3
+
+
+def test_rows_on_another_backbone_are_not_mixed(run, trainings, backbones, tmp_path):
+    line = shutil.copytree(backbones["1d"], tmp_path / "line")
+    run(4, backbones=backbones | {"1d": str(line)})
+    tensors = load_file(file := line / "model.safetensors")
+    save_file({name: tensor + 1e-3 for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
+    with pytest.raises(Any2PointError, match="these differ: files of 1d was '"):
+        run(4, backbones=backbones | {"1d": str(line)}, seeds=[0, 1])
+    settings = json.loads((record := tmp_path / "out" / "settings.json").read_text())
+    assert settings.pop("backbone_files")
+    record.write_text(json.dumps(settings))  # as of an earlier version
+    done = len(trainings)
+    run(4, backbones=backbones | {"1d": str(line)}, seeds=[0, 1])
+    assert len(trainings) == 2 * done
 
 
 def test_two_runs_on_one_output(run, trainings, tmp_path):
