@@ -23,6 +23,7 @@ from .spec import num_blocks
 if TYPE_CHECKING:
     from ..configuration_any2point import Any2PointConfig
 
+_NO_CODE = {"trust_remote_code": False}  # unless told so, transformers asks the user whether to run a backbone's code
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 
 
@@ -46,7 +47,7 @@ def _read_config(backbone: str, options: dict[str, Any], trouble: HubError | Non
 
     try:
         with hub_calls(f"to load the backbone {backbone!r}"):
-            return AutoConfig.from_pretrained(backbone, **options | _cache_alone(trouble))
+            return AutoConfig.from_pretrained(backbone, **options | _cache_alone(trouble) | _NO_CODE)
     except (OSError, ValueError) as error:
         raise _load_error(backbone, trouble or error) from error
 
@@ -92,7 +93,7 @@ def load_backbone(
                 revision=options["revision"],
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
-                **kwargs | _cache_alone(trouble),
+                **kwargs | _cache_alone(trouble) | _NO_CODE,
             )
     except (HubError, OSError, RuntimeError, SafetensorError) as error:
         raise _load_error(backbone, trouble or error) from error

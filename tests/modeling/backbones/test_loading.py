@@ -1,4 +1,5 @@
 import copy
+import json
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import torch
 from huggingface_hub import constants
 from transformers import AutoModel, SwinConfig, SwinModel
 
+from any2point_hf import AutoModelForPointCloudClassification
 from any2point_hf.modeling import (
     Any2PointConfig,
     Any2PointForPointCloudClassification,
@@ -269,3 +271,18 @@ def test_a_backbone_that_is_not_on_the_hub(hub, hub_waits):
     with pytest.raises(BackboneLoadError, match=r"'org/bert' could not be loaded.*answered 40[14].*spelling"):
         load_backbone("org/bert")
     assert hub_waits == []
+
+
+def test_code_of_a_backbone_is_never_run(tmp_path, monkeypatch):
+    asked, ran = [], tmp_path / "ran"
+    monkeypatch.setattr("builtins.input", lambda *question: asked.append(question) or "y")
+    classes = {"AutoConfig": "code.CodeConfig", "AutoModel": "code.CodeModel"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "code", "auto_map": classes}))
+    (tmp_path / "code.py").write_text(f"open({str(ran)!r}, 'w')")
+    for load in (load_backbone_config, load_backbone):
+        with pytest.raises(BackboneLoadError, match="custom code"):
+            load(str(tmp_path))
+    with pytest.raises(CheckpointError, match="custom code"):
+        AutoModelForPointCloudClassification.from_pretrained(tmp_path)
+    assert not asked
+    assert not ran.exists()
