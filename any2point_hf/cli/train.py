@@ -126,7 +126,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         features = fields.get("point_feature_names", [])
         dataset = load_point_cloud_dataset(data, drop_invalid=options.drop_invalid, features=features)
         check_trains(dataset)
-        given = {"data_fingerprint": data_fingerprint(dataset, features), "backbone": frozen}
+        given: dict[str, Any] = {"data_fingerprint": data_fingerprint(dataset, features), "backbone": frozen}
         given |= {"validation_share": options.validation_share, "start": "by name"}  # runs without it do not pair
         given |= {BACKBONE_FILES: backbone_fingerprint(frozen)}
         used = base or read_recipe(choose_recipe(len(dataset["train"])))

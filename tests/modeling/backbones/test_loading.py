@@ -1,7 +1,9 @@
 import copy
 import json
+import shutil
 import subprocess
 import sys
+from fractions import Fraction
 
 import pytest
 import torch
@@ -286,3 +288,34 @@ def test_code_of_a_backbone_is_never_run(tmp_path, monkeypatch):
         AutoModelForPointCloudClassification.from_pretrained(tmp_path)
     assert not asked
     assert not ran.exists()
+
+
+ODD_CONFIGS = {
+    "a kernel": (
+        {"_attn_implementation": "kernels-community/flash-attn"},
+        "fetch code: attn_implementation is 'kernels",
+    ),
+    "a million blocks": ({"num_hidden_layers": 10**6}, "claims 1,000,000 blocks"),
+    "a dtype that is none": ({"dtype": "system"}, "no attribute 'system'"),
+    "quantized by what is not here": ({"quantization_config": {"quant_method": "aqlm"}}, "aqlm"),
+}
+
+
+@pytest.mark.parametrize(("fields", "said"), ODD_CONFIGS.values(), ids=ODD_CONFIGS)
+def test_an_odd_config_of_a_backbone_is_one_error(bert, tmp_path, fields, said):
+    folder = shutil.copytree(bert, tmp_path / "bert")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+    with pytest.raises(BackboneLoadError, match=said):
+        load_backbone(str(folder))
+
+
+def test_odd_files_of_a_backbone_are_one_error(bert, tmp_path):
+    folder = shutil.copytree(bert, tmp_path / "bert")
+    (folder / "model.safetensors").unlink()
+    torch.save({"weights": Fraction(1)}, folder / "pytorch_model.bin")  # a pickle of more than tensors
+    with pytest.raises(BackboneLoadError, match="Weights only load failed"):
+        load_backbone(str(folder))
+    (folder / "config.json").write_text(100_000 * "[")
+    with pytest.raises(BackboneLoadError, match="recursion"):
+        load_backbone(str(folder))
