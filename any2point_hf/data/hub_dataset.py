@@ -31,10 +31,11 @@ from transformers.utils import logging
 from yaml import YAMLError
 
 from ..modeling.errors import DatasetError, HubError, did_you_mean, listed
-from ..modeling.hub.calls import hub_calls
+from ..modeling.hub.calls import hub_calls, resolved_commit
 from .names import PULLED_EXTENSIONS, TABLE_EXTENSIONS, HubDataset, parse_hub_name
 
 _CARD = "README.md"
+_UP = re.compile(r"(^|[/\\])\.\.([/\\]|$)")  # a step out of a folder
 
 logger = logging.get_logger(__name__)
 
@@ -85,7 +86,7 @@ def _pull(name: HubDataset, *, local_files_only: bool = False) -> tuple[Path, Hu
     repository: Any = {"repo_id": name.repo_id, "repo_type": "dataset"}
     options: Any = {"local_files_only": local_files_only}
     try:
-        commit = HfApi().resolve_revision(revision=name.revision, **repository, **options).resolved
+        commit = resolved_commit(revision=name.revision, **repository, **options)
         repository["revision"] = commit
         files = _list_files(repository, local_files_only)
         card = hf_hub_download(filename=_CARD, **repository, **options) if _CARD in files else None
@@ -112,14 +113,25 @@ def _pull(name: HubDataset, *, local_files_only: bool = False) -> tuple[Path, Hu
 
 
 def _list_files(repository: dict[str, Any], local_files_only: bool) -> list[str]:
-    """The paths of a commit's files, whether they are in the cache or not."""
+    """The paths of a commit's files, whether they are in the cache or not.
+
+    Raises:
+        HubError: one lies outside of the repository.
+    """
     try:
         entries: Iterable[Any] = get_cached_repo_tree(**repository)
     except CachedRepoTreeNotFoundError:
         if local_files_only:
             raise
         entries = HfApi().list_repo_tree(recursive=True, **repository)
-    return [entry.path for entry in entries if isinstance(entry, RepoFile)]
+    paths = [entry.path for entry in entries if isinstance(entry, RepoFile)]
+    wrong = [path for path in paths if not isinstance(path, str) or path[:1] in ("/", "\\") or _UP.search(path)]
+    if wrong:
+        raise HubError(
+            f"the Hub must list files of {repository['repo_id']}, and lists {str(wrong[0])[:80]!r}. Check HF_ENDPOINT "
+            "and the proxy, or tell the data set's owner."
+        )
+    return paths
 
 
 def config_arguments(folder: Path, config: str | None) -> tuple[Path, dict[str, Any]] | None:

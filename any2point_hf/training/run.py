@@ -18,6 +18,7 @@ from ..data.hub_dataset import parse_hub_name, pinned
 from ..data.sources import DataSource, name_of
 from ..data.splits import check_trains
 from ..data.validation import hold_out_validation
+from ..modeling.backbones.fingerprint import BACKBONE_FILES, backbone_fingerprint
 from ..modeling.batch_memory import batch_too_large, is_out_of_memory
 from ..modeling.configuration_any2point import Any2PointConfig
 from ..modeling.errors import Any2PointError, CheckpointError
@@ -110,11 +111,11 @@ def train(
     fields = {**recipe.config, **(config_fields or {})} | ({"point_feature_names": features} if features else {})
     config = _config(backbone, dataset, fields)
     run = {"data_fingerprint": data_fingerprint(dataset, features), "seed": seed, "validation_share": validation_share}
-    run |= recipe.settings()
+    run |= recipe.settings() | {BACKBONE_FILES: backbone_fingerprint(backbone)}
     del run["epochs"]  # a run may be made longer
     with output_lock_of_all(output):  # if the folder cannot be made, this fails before the training
         if resume:
-            checkpoint, damaged = _last_checkpoint(output, config, run, recipe.epochs)
+            checkpoint, damaged = _last_checkpoint(output, config, run, recipe.epochs, fields)
         else:
             _check_unused(output)  # again: another training may have ended since
             checkpoint, damaged = None, cut_off_checkpoints(output)
@@ -234,15 +235,22 @@ def _check_unused(output: Path) -> None:
 
 
 def _last_checkpoint(
-    output: Path, config: Any2PointConfig, run: dict[str, Any], epochs: float
+    output: Path, config: Any2PointConfig, run: dict[str, Any], epochs: float, fields: dict[str, Any]
 ) -> tuple[str, dict[Path, str]]:
-    """The newest whole checkpoint, after a check that these settings may go on from it; and the damaged ones."""
+    """The newest whole checkpoint, after a check that these settings may go on from it; and the damaged ones.
+
+    Where `fields` do not say `sampling_start`, the config gets that of the checkpoint, since earlier versions had
+    another default.
+    """
     newest, state, damaged = checkpoint_to_resume(output)
     if state["epoch"] > epochs:
         raise CheckpointError(
             f"--epochs must be at least the {state['epoch']:g} that {newest} has trained, got {epochs:g}."
         )
-    recorded = Any2PointConfig.from_pretrained(newest).to_dict() | read_record(output / RUN_FILE)
+    began_with: Any = Any2PointConfig.from_pretrained(newest)
+    if fields.get("sampling_start") is None:
+        config.sampling_start = began_with.sampling_start
+    recorded = began_with.to_dict() | {BACKBONE_FILES: run[BACKBONE_FILES]} | read_record(output / RUN_FILE)
     wanted = {name: value for name, value in config.to_dict().items() if name in _RESUMED} | run
     different = [name for name, value in wanted.items() if recorded.get(name) != value]
     if different:

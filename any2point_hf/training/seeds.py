@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..modeling.backbones.fingerprint import BACKBONE_FILES
 from ..modeling.errors import Any2PointError
 from ..modeling.files import check_output_folder, read_record, write_whole
 from .checkpoints import holds_checkpoint
@@ -45,11 +46,13 @@ def _train_missing(
     runs: dict[str, dict[str, float]] = {}
     if file.is_file():
         earlier = read_record(file, "settings", "runs")
-        changed = [name for name in settings if earlier["settings"].get(name) != settings[name]]
+        before = {"sampling_start": "first"} | earlier["settings"]  # all that earlier versions knew
+        before.setdefault(BACKBONE_FILES, settings.get(BACKBONE_FILES))  # which they did not record
+        changed = [name for name in settings if before.get(name) != settings[name]]
         if changed:
             raise Any2PointError(
                 f"{file} holds runs with other settings, these differ: "
-                + ", ".join(f"{name} was {earlier['settings'].get(name)!r}" for name in changed)
+                + ", ".join(f"{name} was {before.get(name)!r}" for name in changed)
                 + ". Give the same ones, or choose another folder."
             )
         runs = earlier["runs"]

@@ -25,7 +25,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..errors import CheckpointError, HubError
 from ..files import finish_saving
-from .calls import hub_calls
+from .calls import hub_calls, resolved_commit
 
 NAMESPACE_VARIABLE = "ANY2POINT_NAMESPACE"
 LARGEST_FILES = {".json": 2**20, ".safetensors": 2**31}
@@ -192,8 +192,7 @@ def _download(
 ) -> Path | None:
     """Downloads files of one commit; returns their folder in the cache, or None, with the reason added to `tried`."""
     try:
-        commit = HfApi().resolve_revision(repo_id, **options)
-        options = options | {"revision": commit}
+        options = options | {"revision": resolved_commit(repo_id, **options)}
         paths = [hf_hub_download(repo_id, file, force_download=force_download, **options) for file in files]
     except GatedRepoError:
         reason = "gated: ask for access on its page, and log in"
