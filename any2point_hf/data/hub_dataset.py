@@ -3,6 +3,7 @@
 Unusual here: `load_dataset("user/name")` would ask a dead Hub for minutes, and then take any commit from its cache.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
