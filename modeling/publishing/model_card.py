@@ -15,7 +15,7 @@ from .model_card_text import TrainingFacts
 from .model_description import ModelDescription, describe
 
 GENERATED = "<!-- Written by any2point_hf. A training into this folder writes it anew, unless this line is removed. -->"
-TASK = "point-cloud-classification"  # a tag and a task of the model-index; the Hub has no pipeline_tag for clouds
+TASK = "point-cloud-classification"  # a task of the model-index; the Hub has no pipeline_tag for clouds
 _METRICS = {"accuracy": "Accuracy", "mean_class_accuracy": "Mean class accuracy"}
 
 
@@ -80,7 +80,7 @@ def _metadata(description: ModelDescription, name: str, training: TrainingFacts 
         base_model=description.base_model,
         base_model_relation="adapter" if description.base_model else None,
         **description.licence,
-        tags=["any2point", "point-cloud", *([TASK] if description.class_names else [])],
+        tags=["any2point", "point-cloud", *([f"point-cloud-{description.task}"] if description.task else [])],
         datasets=[dataset] if dataset else None,
         metrics=["accuracy"] if results else None,
         model_name=_title(name) if results else None,

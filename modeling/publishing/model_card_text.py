@@ -30,6 +30,17 @@ CITATION = """## Citation
 }
 ```"""
 
+_WHAT = {
+    "classification": "A classifier of 3D point clouds",
+    "segmentation": "A segmentation model, which labels every point of 3D point clouds",
+    None: "Features of 3D point clouds",
+}
+_CLASSES = {"classification": "Classes", "segmentation": "Parts", None: ""}
+_ALWAYS = {
+    "classification": "It always answers with one of its classes, whatever the cloud is.",
+    "segmentation": "It always gives each point one of its parts, whatever the cloud is.",
+}
+_NAMES_OF_PARTS = "print([model.config.id2label[part] for part in parts[0].tolist()])"
 _MODALITIES = {
     "1d": "1D, a language model: points take its positions on virtual lines",
     "2d": "2D, a model of images or spectrograms: points take its positions on virtual planes",
@@ -92,7 +103,6 @@ class TrainingFacts:
 
 def introduction(description: ModelDescription) -> str:
     """A sentence that says what the model is, and its size."""
-    what = "A classifier of 3D point clouds" if description.class_names else "Features of 3D point clouds"
     head = f" ({description.trained_without_head:,} without the head)" if description.class_names else ""
     rest = "nothing of the backbone, which stays frozen and is loaded beside it."
     if description.unfrozen:
@@ -102,7 +112,7 @@ def introduction(description: ModelDescription) -> str:
             "other blocks stay frozen and are loaded beside it."
         )
     return (
-        f"{what}: an adapter by the method of [Any2Point](https://arxiv.org/abs/2404.07989) for "
+        f"{_WHAT[description.task]}: an adapter by the method of [Any2Point](https://arxiv.org/abs/2404.07989) for "
         f"{_backbone(description)}. It holds {description.trained:,} trained parameters{head}, "
         f"{description.num_bytes / 1e6:.2f} MB with the batch norms' statistics, and {rest}"
     )
@@ -116,11 +126,13 @@ def facts(description: ModelDescription, revision: str | None) -> str:
         "Modality": _MODALITIES[description.modality],
         "Points a cloud": f"{description.num_points:,}",
         "Features of a point": ", ".join(f"`{name}`" for name in description.point_feature_names),
-        "Classes": f"{len(description.class_names)}: {', '.join(description.class_names)}",
+        _CLASSES[description.task]: f"{len(description.class_names)}: {', '.join(description.class_names)}",
+        "Categories": f"{len(description.categories)}: {', '.join(description.categories)}",
         "Licence": _licence(description),
     }
-    if not description.class_names:
-        del rows["Classes"]
+    rows.pop("", None)  # of a model without a head
+    if not description.categories:
+        del rows["Categories"]
     if not description.point_feature_names:
         del rows["Features of a point"]
     settings = ", ".join(f"`{name}={value!r}`" for name, value in description.settings.items())
@@ -142,8 +154,10 @@ def usage(description: ModelDescription, name: str) -> str:
         f"processor = Any2PointProcessor.{loading(name)})",
         'outputs = model(**processor(["chair.ply"]))',
     ]
-    if not description.class_names:
+    if description.task is None:
         blocks = [_code("python", *lines, "print(outputs.pooler_output.shape)")]
+    elif description.task == "segmentation":
+        blocks = [_code("python", *lines_of_segmentation(description, lines))]
     else:
         command = f"any2point predict chair.ply {option(name)}"
         if not description.is_found:
@@ -155,6 +169,16 @@ def usage(description: ModelDescription, name: str) -> str:
     elif description.base_model is None:
         blocks.append(f"`{description.backbone}` is a folder with the backbone that it was trained on.")
     return "\n\n".join(["## How to use it", *blocks])
+
+
+def lines_of_segmentation(description: ModelDescription, lines: Sequence[str]) -> list[str]:
+    """The Python code that labels points, after the lines that load a model; with the category where there are any."""
+    if not description.categories:
+        return [*lines, "parts = model.predict_parts(outputs.logits)", _NAMES_OF_PARTS]
+    category = f"category = torch.tensor([0])  # {' '.join(description.categories[0].split())}"
+    call = 'outputs = model(**processor(["chair.ply"]), category=category)'
+    prediction = "parts = model.predict_parts(outputs.logits, category)"
+    return ["import torch", *lines[:-1], category, call, prediction, _NAMES_OF_PARTS]
 
 
 def loading(name: str) -> str:
@@ -223,8 +247,8 @@ def limitations(description: ModelDescription, training: TrainingFacts | None) -
             f"Every cloud must have {', '.join(description.point_feature_names)} for each point; one without them is "
             "refused. Colours are 0…1 (or integers of 8 or 16 bits), normals have length 1."
         )
-    if description.class_names:
-        points.append("It always answers with one of its classes, whatever the cloud is.")
+    if description.task is not None:
+        points.append(_ALWAYS[description.task])
     if training is not None:
         points.append("Its accuracy was measured on the data above; on clouds of another sensor expect less.")
     return "## Limitations\n\n" + "\n".join(f"- {point}" for point in points)

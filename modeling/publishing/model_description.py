@@ -39,6 +39,7 @@ class ModelDescription:
         num_points: points a cloud.
         point_feature_names: what it takes of each point besides the coordinates.
         class_names: of classes or parts, in the order of the logits; empty without a head.
+        categories: of a segmentation model whose clouds have any, in the order of their numbers.
         settings: fields of the config that differ from their defaults.
         trained: number of trained parameters.
         trained_without_head: number of those outside the head.
@@ -62,6 +63,7 @@ class ModelDescription:
     num_points: int
     point_feature_names: tuple[str, ...]
     class_names: tuple[str, ...]
+    categories: tuple[str, ...]
     settings: Mapping[str, Any]
     trained: int
     trained_without_head: int
@@ -100,6 +102,7 @@ def describe(model: PreTrainedModel, token: str | bool | None = None) -> ModelDe
         num_points=config.num_points,
         point_feature_names=tuple(config.point_feature_names),
         class_names=tuple(config.id2label[index] for index in range(config.num_labels)) if head else (),
+        categories=tuple(config.category_parts or ()) if head == "segmenter" else (),
         settings=config.unlike_defaults(),
         trained=sum(trained.values()),
         trained_without_head=sum(count for name, count in trained.items() if name.partition(".")[0] != head),

@@ -11,7 +11,13 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import BertConfig, BertModel
 
-from any2point_hf import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointModel, Any2PointProcessor
+from any2point_hf import (
+    Any2PointConfig,
+    Any2PointForPointCloudClassification,
+    Any2PointForPointCloudSegmentation,
+    Any2PointModel,
+    Any2PointProcessor,
+)
 from any2point_hf.modeling.publishing import model_description
 from any2point_hf.modeling.publishing.model_card import GENERATED, model_card, renamed
 from any2point_hf.modeling.publishing.model_card_text import Evaluation, TrainingFacts
@@ -108,6 +114,30 @@ def test_parameters_and_bytes_are_those_of_the_saved_file(model, tmp_path):
     assert description.trained == sum(saved[name].numel() for name in trained)
     assert description.trained_without_head == sum(saved[name].numel() for name in trained - head)
     assert description.num_bytes == sum(tensor.nbytes for tensor in saved.values())
+
+
+@pytest.mark.parametrize("categories", [None, {"round": [0, 1], "flat": [2]}], ids=["alone", "with categories"])
+def test_a_segmentation_model_s_card_says_so_and_its_code_runs(backbone, monkeypatch, capsys, categories):
+    model = Any2PointForPointCloudSegmentation(Any2PointConfig(**CONFIG, category_parts=categories), backbone=backbone)
+    card = model_card(model, "me/parts")
+    text = str(card)
+    assert card.data.tags == ["any2point", "point-cloud", "point-cloud-segmentation"]
+    assert "labels every point" in text
+    assert "| Parts | 3: ball, disc, night\\|stand |" in text
+    assert ("| Categories | 2: round, flat |" in text) == (categories is not None)
+    head = sum(parameter.numel() for parameter in model.segmenter.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert f"{trained:,} trained parameters ({trained - head:,} without the head)" in text
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    points = np.random.default_rng(0).normal(size=(64, 3))
+    code = code.replace('["chair.ply"]', "[points]")
+    processor = Any2PointProcessor(num_points=64)
+    monkeypatch.setattr(Any2PointForPointCloudSegmentation, "from_pretrained", lambda *_, **__: model.eval())
+    monkeypatch.setattr(Any2PointProcessor, "from_pretrained", lambda *_, **__: processor)
+    exec(code, {"points": points})
+    named = eval(capsys.readouterr().out)
+    assert len(named) == 64
+    assert set(named) <= ({"ball", "disc"} if categories else {"ball", "disc", "night|stand"})
 
 
 def test_a_data_set_on_the_hub_is_linked(model):
