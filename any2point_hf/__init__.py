@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .auto.feature_extraction_pipeline import (
         PointCloudFeatureExtractionPipeline as PointCloudFeatureExtractionPipeline,
     )
+    from .data import category_parts_of as category_parts_of
     from .data import load_modelnet as load_modelnet
     from .data import load_point_cloud_dataset as load_point_cloud_dataset
     from .data import load_scanobjectnn as load_scanobjectnn
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .modeling import HubError as HubError
     from .modeling import ImageBindAudioConfig as ImageBindAudioConfig
     from .modeling import ImageBindAudioModel as ImageBindAudioModel
+    from .modeling import MissingPackageError as MissingPackageError
     from .modeling import PointCloudClassifierOutput as PointCloudClassifierOutput
     from .modeling import PointCloudError as PointCloudError
     from .modeling import PointCloudSegmenterOutput as PointCloudSegmenterOutput
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
     from .segmentation.labelling import LabelledPoints as LabelledPoints
     from .segmentation.labelling import label_points as label_points
     from .segmentation.part_files import write_parts as write_parts
+    from .segmentation.part_metrics import part_metrics as part_metrics
+    from .segmentation.scene_metrics import scene_metrics as scene_metrics
     from .training.collator import DataCollatorForPointClouds as DataCollatorForPointClouds
     from .training.trainer import compute_metrics as compute_metrics
     from .training.trainer import make_trainer as make_trainer
@@ -70,6 +74,9 @@ _HOME = {
     **dict.fromkeys(("load_point_cloud_dataset", "load_scanobjectnn", "load_modelnet", "load_shapenetpart"), "data"),
     **dict.fromkeys(("LabelledPoints", "label_points"), "segmentation.labelling"),
     "write_parts": "segmentation.part_files",
+    "category_parts_of": "data",
+    "part_metrics": "segmentation.part_metrics",
+    "scene_metrics": "segmentation.scene_metrics",
     "DataCollatorForPointClouds": "training.collator",
     "compute_metrics": "training.trainer",
     "make_trainer": "training.trainer",

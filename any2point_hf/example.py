@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from . import calm_threads  # noqa: F401 - before torch
 from .data.augmentation import Augmentation
 from .data.shapes import SHAPE_NAMES, make_cloud
 from .modeling.errors import BackboneLoadError

@@ -19,6 +19,7 @@ from any2point_hf.modeling.errors import Any2PointError, CheckpointError, PointC
 from any2point_hf.modeling.files import write_whole
 from any2point_hf.modeling.hub.names import pull_options, pulled_folder
 from any2point_hf.modeling.publishing.push import push_files
+from any2point_hf.modeling.pulled_config import LARGEST_NUMBER
 from any2point_hf.modeling.tokenizer.point_ops import SAMPLING_STARTS, farthest_point_sampling
 from any2point_hf.point_clouds.batch_rows import (
     are_of_points,
@@ -79,6 +80,8 @@ class Any2PointProcessor(SequenceFeatureExtractor):
         """Checks and keeps the settings."""
         FeatureExtractionMixin.__init__(self, **kwargs)  # not those of sound, which is what other sequences are
         self.num_points = _integer(num_points, "num_points", SMALLEST_CLOUD)
+        if self.num_points > LARGEST_NUMBER:
+            raise Any2PointError(f"num_points must be at most {LARGEST_NUMBER:,}, got {self.num_points:,}.")
         self.scale_to_unit_sphere = bool(scale_to_unit_sphere)
         self.seed = _integer(seed, "seed", 0)
         self.drop_invalid = bool(drop_invalid)

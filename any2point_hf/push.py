@@ -13,6 +13,7 @@ from . import modeling
 from .modeling.backbones.loading import build_backbone
 from .modeling.configuration_any2point import Any2PointConfig
 from .modeling.errors import CheckpointError
+from .modeling.hub.names import check_adapter_folder
 from .modeling.pretrained_model import Any2PointPreTrainedModel
 from .modeling.publishing.model_card import model_card
 from .modeling.publishing.push import push_files, pushed_files
@@ -79,8 +80,7 @@ def checked_adapter(folder: Path) -> Any2PointPreTrainedModel:
     Raises:
         CheckpointError: config, tensors or processor are missing, damaged or another model's, or the card is no UTF-8.
     """
-    if not folder.is_dir():
-        raise CheckpointError(f"an adapter must be a folder with config.json, and there is no folder {folder}.")
+    check_adapter_folder(folder)
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if values.get("model_type") != Any2PointConfig.model_type:

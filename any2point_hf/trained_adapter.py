@@ -10,7 +10,8 @@ from datasets import Dataset, DatasetDict
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from .data import Task, load_point_cloud_dataset
+from .data import load_point_cloud_dataset
+from .data.loading import Task
 from .data.parts.dataset import is_part_dataset
 from .data.sources import DataSource, name_of
 from .evaluation.calibration import expected_calibration_error

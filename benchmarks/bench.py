@@ -29,6 +29,8 @@ from suite import (
     tokenizer,
 )
 
+import any2point_hf.calm_threads  # noqa: F401 - the cases inherit what it sets
+
 GROUPS: dict[str, ModuleType] = {
     "ratios": end_to_end,
     "more_ratios": more_end_to_end,

@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import any2point_hf.calm_threads  # noqa: F401  # isort: skip
 import torch
 from transformers import set_seed
 

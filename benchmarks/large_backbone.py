@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 
+import any2point_hf.calm_threads  # noqa: F401  # isort: skip
 import torch
 from transformers import Qwen3Config
 

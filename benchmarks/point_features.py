@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+import any2point_hf.calm_threads  # noqa: F401  # isort: skip
 import torch
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features
 from transformers import set_seed

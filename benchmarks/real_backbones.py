@@ -26,6 +26,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import any2point_hf.calm_threads  # noqa: F401  # isort: skip
 import torch
 from safetensors.torch import load_file
 from torch import Tensor

@@ -10,6 +10,8 @@ import argparse
 import warnings
 
 import numpy as np
+
+import any2point_hf.calm_threads  # noqa: F401  # isort: skip
 import torch
 
 from any2point_hf.data import load_point_cloud_dataset

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from any2point_hf.conversion_scripts.checkpoint_file import check_checkpoint_file
 from any2point_hf.modeling.errors import CheckpointError
 from any2point_hf.modeling.zip_damage import zip_damage
 
@@ -45,9 +46,7 @@ def read_original_checkpoint(path: Path) -> OriginalCheckpoint:
         CheckpointError: the file is missing, damaged or not a checkpoint, holds pickled objects other than tensors
             and numbers, names a tensor twice, or has no tensors.
     """
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "is not there"
-        raise CheckpointError(f"--checkpoint must be a file, and {path} {found}. Check the path.")
+    check_checkpoint_file(path)
     with path.open("rb") as file:
         is_zip = file.read(4) == b"PK\x03\x04"  # files in torch's format of before 1.6 have no checksums
     damage = zip_damage(path) if is_zip else None

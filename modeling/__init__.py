@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .errors import ConfigurationError as ConfigurationError
     from .errors import DatasetError as DatasetError
     from .errors import HubError as HubError
+    from .errors import MissingPackageError as MissingPackageError
     from .errors import PointCloudError as PointCloudError
     from .errors import UnsupportedBackboneError as UnsupportedBackboneError
     from .modeling_any2point import Any2PointModel as Any2PointModel
@@ -49,6 +50,7 @@ _HOME = {
     "ConfigurationError": "errors",
     "DatasetError": "errors",
     "HubError": "errors",
+    "MissingPackageError": "errors",
     "PointCloudError": "errors",
     "UnsupportedBackboneError": "errors",
 }

@@ -284,7 +284,8 @@ class Any2PointConfig(BlockChoice, PreTrainedConfig):
             'pooling must be "max" and "cls" in some order',
             self.pooling,
         )
-        check_category_parts(self.category_parts, self.num_labels)
+        categories: Any = self.category_parts
+        check_category_parts(categories, self.num_labels or 0)
         super().validate_architecture()
 
     def record_module(self, backbone_config: PreTrainedConfig) -> None:

@@ -12,6 +12,10 @@ class ConfigurationError(Any2PointError):
     """A setting out of range, or one that does not fit the backbone."""
 
 
+class MissingPackageError(Any2PointError, ImportError):
+    """A package that an optional part needs and that is not installed; the message names the extra it comes with."""
+
+
 class PointCloudError(Any2PointError):
     """A point cloud (file or array) that cannot be used: wrong shape, not finite, too few points, unreadable."""
 

@@ -25,6 +25,16 @@ _LEFTOVERS = (_WRITING, ".saving-")  # the second is of earlier versions
 _SECONDS_OF_A_DAY = 86400
 
 
+def check_output_folder(output: Path) -> None:
+    """Checks that a folder can be made or written to at this path.
+
+    Raises:
+        Any2PointError: a file is there.
+    """
+    if output.exists() and not output.is_dir():
+        raise Any2PointError(f"--output must be a folder, and {output} is a file.")
+
+
 def write_whole(file: Path, text: str) -> None:
     """Writes text to a new file beside `file`, then moves it into its place; makes the folder if it is missing."""
     file.parent.mkdir(parents=True, exist_ok=True)

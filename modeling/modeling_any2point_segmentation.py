@@ -52,7 +52,8 @@ class Any2PointForPointCloudSegmentation(Any2PointPreTrainedModel):
                 "for segmentation. Leave it out."
             )
         num_labels: Any = config.num_labels
-        check_category_parts(config.category_parts, num_labels)
+        categories: Any = config.category_parts
+        check_category_parts(categories, num_labels)
         super().__init__(config)
         self.start_seed = start_seed
         self.any2point = Any2PointModel(config, attach=False, start_seed=start_seed)
@@ -63,7 +64,7 @@ class Any2PointForPointCloudSegmentation(Any2PointPreTrainedModel):
             self.any2point.tokenizer.level_widths[:NUM_LEVELS],
             num_blocks=len(self.read_blocks),
             num_labels=num_labels,
-            num_categories=len(config.category_parts or ()),
+            num_categories=len(categories or ()),
         )
         self.post_init()
         self.any2point.load_and_attach_backbone(backbone)
@@ -117,8 +118,9 @@ class Any2PointForPointCloudSegmentation(Any2PointPreTrainedModel):
             options: Any = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
             return forward_mixed(self, points, point_features, adapter_names, labels, category, **options)
         config, num_labels = self.config, self.segmenter.output.out_features
+        categories: Any = config.category_parts
         check_inputs(points, point_features, config.point_feature_names)
-        check_category(category, len(points), config.category_parts)
+        check_category(category, points.shape[0], categories)
         if labels is not None:
             check_point_labels(labels, points, num_labels, IGNORED_LABEL)
         wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states

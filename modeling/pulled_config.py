@@ -21,10 +21,10 @@ LARGEST_NUMBER = 2**24  # of any other field
 _LARGE = {"width": 4096, "blocks": 128, "classes": 10_000}  # more of these must stand in the tensors' header, too
 _SMALL_ADAPTER = 2**24  # parameters; a tiny backbone may have a larger adapter
 _FETCH_CODE = ("auto_map", "trust_remote_code", "code_revision", "custom_pipelines")
-_IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")  # may name a kernel on the Hub
-_OWN_IMPLEMENTATIONS = (None, "eager", "sdpa", "flex_attention", "flash_attention_2", "grouped_mm", "batched_mm")
+IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")  # may name a kernel on the Hub
+OWN_IMPLEMENTATIONS = (None, "eager", "sdpa", "flex_attention", "flash_attention_2", "grouped_mm", "batched_mm")
 # What transformers writes into a config.json, or passes on when it loads one, besides the fields of its dataclass.
-_OF_TRANSFORMERS = {*_FETCH_CODE, *_IMPLEMENTATIONS, "is_heterogeneous", "model_type", "name_or_path", "num_labels"}
+_OF_TRANSFORMERS = {*_FETCH_CODE, *IMPLEMENTATIONS, "is_heterogeneous", "model_type", "name_or_path", "num_labels"}
 _OF_TRANSFORMERS |= {"output_attentions", "per_layer_config", "quantization_config", "return_unused_kwargs"}
 _OF_TRANSFORMERS |= {"torch_dtype", "use_cache"}
 _OTHER_NAMES = dict.fromkeys(("num_channels", "in_channels", "input_channels", "num_features"), "num_point_features")
@@ -124,8 +124,8 @@ def _is_number(value: Any) -> bool:
 def _without_code(values: Mapping[str, Any], ignored: list[str]) -> dict[str, Any]:
     kept = {}
     for name, value in values.items():
-        implements = name.removeprefix("_").removesuffix("_internal") in _IMPLEMENTATIONS
-        if name in _FETCH_CODE or (implements and value not in _OWN_IMPLEMENTATIONS):
+        implements = name.removeprefix("_").removesuffix("_internal") in IMPLEMENTATIONS
+        if name in _FETCH_CODE or (implements and value not in OWN_IMPLEMENTATIONS):
             ignored += [name] if value else []
         elif not implements:
             kept[name] = _without_code(value, ignored) if isinstance(value, Mapping) else value

@@ -588,11 +588,13 @@ def test_ctrl_c_in_other_commands(run_command, monkeypatch, command, tmp_path):
     monkeypatch.setattr("any2point_hf.trained_adapter.load", interrupt)
     monkeypatch.setattr("any2point_hf.trained_adapter.info", interrupt)
     monkeypatch.setattr("any2point_hf.conversion_scripts.convert_any2point_checkpoint.convert", interrupt)
+    for name in ("f.ply", "c.pth"):
+        (tmp_path / name).write_text("checked before the work that is interrupted")
     arguments = {
         "evaluate": ["--model", tmp_path, "--data", "shapes"],
-        "predict": ["f", "--model", "m"],
+        "predict": [tmp_path / "f.ply", "--model", "m"],
         "info": ["--model", "m"],
-        "convert": ["--checkpoint", "c", "--backbone", "b", "--output", tmp_path / "o"],
+        "convert": ["--checkpoint", tmp_path / "c.pth", "--backbone", "b", "--output", tmp_path / "o"],
     }
     result = run_command(command, *arguments[command])
     assert (result.code, result.err) == (2, "error: interrupted.\n")

@@ -39,7 +39,13 @@ class _AutoModelForPointClouds(_BaseAutoModelClass):
         config = kwargs.get("config")
         if config is None:
             folder = pulled_folder(pretrained_model_name_or_path, ("config.json",), **pull_options(kwargs))
-            config = AutoConfig.from_pretrained(folder)
+            try:
+                config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            except (OSError, ValueError) as error:
+                raise CheckpointError(
+                    "an adapter must have a valid config.json of a model_type that transformers knows, and that of "
+                    f"{str(pretrained_model_name_or_path)!r} is none. The loader said: {str(error)[:250]}"
+                ) from error
             if not os.path.isdir(pretrained_model_name_or_path):
                 kwargs["revision"] = folder.name  # the model is of the same commit
         if type(config) not in cls._model_mapping:

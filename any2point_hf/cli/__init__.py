@@ -14,7 +14,10 @@ from types import ModuleType
 
 import shtab
 
-from .. import __version__
+from .. import (
+    __version__,
+    calm_threads,  # noqa: F401 - before torch
+)
 from . import (
     convert,
     demo,
@@ -31,6 +34,7 @@ from . import (
     train,
     visualize,
 )
+from .early_checks import check_names
 from .interrupts import noting
 from .parser import FAULT_OF_INPUT, Parser
 
@@ -80,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    check_names(options)
     if not getattr(options, "json", False):
         options.run(options)
         return

@@ -45,6 +45,12 @@ def add_batch_job(
 
 def run_batch_job(what: str, source: str, options: argparse.Namespace, **settings: Any) -> dict[str, Any] | None:
     """Runs a `BatchJob` or goes on with it; prints how many clouds were written, or returns it for `--json`."""
+    from ..data.names import check_source
+    from ..large_collections.output_file import check_output_file
+
+    check_output_file(options.out, what)
+    check_source(source)
+
     from accelerate import PartialState
 
     from ..large_collections.batch_inference import run_job

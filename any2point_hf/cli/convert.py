@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function, which prints what it did, and returns its report for `--json`."""
+    from ..conversion_scripts.checkpoint_file import check_checkpoint_file
+    from ..modeling.files import check_output_folder
+
+    check_checkpoint_file(options.checkpoint)
+    check_output_folder(options.output)
+
     from ..conversion_scripts import convert_any2point_checkpoint as script
 
     script.convert(options.checkpoint, options.backbone, options.output, options.setting)

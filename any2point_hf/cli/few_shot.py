@@ -63,6 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints what it returns, or returns it for `--json`."""
+    from ..modeling.files import check_output_folder
+
+    check_output_folder(options.output)
+
     from ..few_shot.protocol import few_shot
 
     options.interrupted = f"interrupted. What is done is in {options.output}; the same command goes on with the rest."

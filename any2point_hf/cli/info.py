@@ -51,7 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints what it returns, or returns it for `--json`."""
-    from .. import trained_adapter
     from ..modeling.errors import Any2PointError
 
     if options.model and options.preset:
@@ -67,6 +66,8 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     if options.diagnose:
         result = _diagnose(options, fields)
     else:
+        from .. import trained_adapter
+
         result = trained_adapter.info(options.model, options.backbone, fields | {"backbone_config": backbone_config})
     if options.json:
         return result

@@ -3,12 +3,12 @@
 import argparse
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import shtab
 
 from ..modeling.presets import PRESETS, find_preset
+from ..training.recipe_files import recipe_names
 
 
 def complete_with(action: argparse.Action, kind: dict[str, Any]) -> None:
@@ -125,7 +125,7 @@ def add_setting(parser: argparse.ArgumentParser) -> None:
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """Adds the options that decide how the model is trained; `None` stands for the recipe's own value."""
-    names = ", ".join(sorted(file.stem for file in (Path(__file__).parents[1] / "training" / "recipes").glob("*.yaml")))
+    names = ", ".join(recipe_names())
     group = parser.add_argument_group("the training")
     complete_with(
         group.add_argument(
@@ -255,6 +255,8 @@ def settings(texts: list[str]) -> dict[str, Any]:
     Raises:
         Any2PointError: one is not of that form, or no field has its name.
     """
+    if not texts:  # the import below takes seconds
+        return {}
     from ..modeling.configuration_any2point import METHOD_FIELDS, meant_field
     from ..modeling.errors import Any2PointError
 

@@ -129,8 +129,9 @@ def _check_task_options(options: argparse.Namespace, is_segmenter: bool) -> None
 
 
 def _check_files(options: argparse.Namespace) -> None:
-    """Checks that nothing is a folder, and that no option is of large collections."""
+    """Checks that all are files that can be read, and that no option is of large collections."""
     from ..modeling.errors import Any2PointError
+    from ..point_clouds.files import check_file
 
     folders = [file for file in options.files if Path(file).is_dir()]
     if folders:
@@ -140,3 +141,5 @@ def _check_files(options: argparse.Namespace) -> None:
     ignored = [name for name, value in given.items() if value]
     if ignored:
         raise Any2PointError(f"{', '.join(ignored)} needs --out FILE.parquet, got {options.out or 'none'}.")
+    for file in options.files:
+        check_file(Path(file))

@@ -3,6 +3,7 @@
 import argparse
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import shtab
@@ -43,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints what it returns, or returns it for `--json`."""
+    from ..modeling.hub.names import check_adapter_folder, pushed_name
+
+    check_adapter_folder(Path(options.folder))
+    pushed_name(options.name or Path(options.folder).resolve().name)
+
     from ..push import push
 
     with warnings.catch_warnings(record=True) as caught:

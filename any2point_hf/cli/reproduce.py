@@ -101,31 +101,40 @@ def _add_budget(group: argparse._ArgumentGroup) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints what it returns, or returns it for `--json`."""
     from ..modeling.errors import Any2PointError
+    from ..modeling.files import check_output_folder
+    from ..paper.tables import check_backbones
+    from ..pictures.packages import check_installed
 
+    check_output_folder(options.output)
     command = shlex.join(["any2point", *sys.argv[1:]])
     if options.figures:
-        from ..paper.figures import reproduce_figures
-
         if not options.model:
             raise Any2PointError("--figures needs --model: the folder or Hub id of a trained adapter; got none.")
         ignored = [f"--{name.replace('_', '-')}" for name in OF_TABLES if getattr(options, name)]
         if ignored:
             raise Any2PointError(f"{', '.join(ignored)} belongs to --table, got --figures. Leave it out.")
+        check_installed()
+
+        from ..paper.figures import reproduce_figures
+
         file = reproduce_figures(
             options.data, options.model, options.output, drop_invalid=options.drop_invalid, command=command
         )
         return _say(options, file)
     if options.model:
         raise Any2PointError("--model belongs to --figures, got --table. Leave it out, or ask for the figures.")
+    kinds = ("1d", "2d", "audio")
+    backbones = {kind: getattr(options, f"backbone_{kind}") for kind in kinds}
+    check_backbones(options.table, {kind for kind, backbone in backbones.items() if backbone})
+
     from ..paper import reproduce, runs
 
     options.interrupted = f"interrupted. What is done is in {options.output}; the same command goes on with the rest."
-    kinds = ("1d", "2d", "audio")
     budget = ("epochs", "num_points", "num_neighbors", "train_clouds", "batch_size", "learning_rate")
     file = reproduce.reproduce(
         options.table,
         options.data,
-        {kind: getattr(options, f"backbone_{kind}") for kind in kinds},
+        backbones,
         options.output,
         budget=runs.make_budget(options.quick, **{name: getattr(options, name) for name in budget}),
         seeds=options.seeds,

@@ -39,6 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> list[dict[str, Any]] | None:
     """Calls one function and prints what it returns, or returns it for `--json`."""
+    from ..point_clouds.files import check_file
+    from ..search.thumbnails import check_page
+
+    for file in options.files:
+        check_file(Path(file))
+    if options.html is not None:
+        check_page(options.html)
+
     from ..search.search import search
 
     results = search(

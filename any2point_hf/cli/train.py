@@ -84,11 +84,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints what it returns, or returns it for `--json`."""
-    from ..data import Task, load_point_cloud_dataset
+    from ..modeling.files import check_output_folder
+
+    check_output_folder(options.output)
+    frozen, fields = backbone(options), config_fields(options)
+
+    from ..data import load_point_cloud_dataset
     from ..data.fingerprint import data_fingerprint
     from ..data.hub_dataset import pinned
-    from ..data.parts.dataset import is_part_dataset
+    from ..data.loading import task_of_dataset
     from ..data.splits import check_trains
+    from ..modeling.backbones.fingerprint import BACKBONE_FILES, backbone_fingerprint
+    from ..modeling.configuration_any2point import Any2PointConfig
     from ..modeling.errors import Any2PointError
     from ..training.checkpoints import holds_checkpoint
     from ..training.recipe import changed, read_recipe
@@ -101,7 +108,7 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         f"interrupted. The checkpoint of the last whole epoch, if there was one, is in {options.output}; go on from it "
         "with --resume."
     )
-    base, fields, frozen = recipe(options), config_fields(options), backbone(options)
+    base = recipe(options)
     changes = recipe_changes(options, base)
     data = pinned(options.data)  # the same for all seeds
     command = pinned_command(options.arguments, options.data, data)
@@ -132,11 +139,14 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         loading: Any = {"task": options.task, "label_column": options.label_column, "features": features}
         dataset = load_point_cloud_dataset(data, drop_invalid=options.drop_invalid, **loading)
         check_trains(dataset)
-        task: Task = "segmentation" if is_part_dataset(dataset) else "classification"
-        given = {"data_fingerprint": data_fingerprint(dataset, features), "backbone": frozen}
+        given: dict[str, Any] = {"data_fingerprint": data_fingerprint(dataset, features), "backbone": frozen}
         given |= {"validation_share": options.validation_share, "start": "by name"}  # runs without it do not pair
-        used = base or read_recipe(choose_recipe(len(dataset["train"]), task))
-        given |= {"config": {**used.config, **fields}} | changed(used, **changes).settings()
+        given |= {BACKBONE_FILES: backbone_fingerprint(frozen)}
+        used = base or read_recipe(choose_recipe(len(dataset["train"]), task_of_dataset(dataset)))
+        config = {**used.config, **fields}
+        given |= {"sampling_start": Any2PointConfig(**config).sampling_start}
+        config.pop("sampling_start", None)
+        given |= {"config": config} | changed(used, **changes).settings()
         summary = train_with_seeds(options.seeds, options.output, given, train_once)
         if options.json:
             return {"output": str(options.output), "seeds": options.seeds, **summary}

@@ -1,6 +1,7 @@
 """`any2point visualize`."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from .options import add_backbone, add_drop_invalid, add_json, add_model, comple
 
 HELP = "pictures of a model at work on a cloud: attention, similarity, clusters, tokens"
 DESCRIPTION = """
-Draws the paper's figures 5, 6 and 7 of one cloud, as a PNG and as a page of its own to turn in a browser.
+Draws the paper's figures 5, 6 and 7 of one cloud, as a PNG and as a page of its own to turn in a browser. Needs
+the extra `pictures`.
 """
 EXAMPLES = """
   any2point visualize chair.ply --model my-adapter --kind attention
@@ -62,11 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints what it returns, or returns it for `--json`."""
-    from dataclasses import replace
-
-    from .. import trained_adapter
     from ..modeling.errors import Any2PointError
-    from ..pictures import kinds
+    from ..pictures.packages import check_installed
 
     if options.block is not None and options.kind not in OF_BLOCKS:
         raise Any2PointError(f"--block belongs to {' and '.join(OF_BLOCKS)}, got --kind {options.kind}. Leave it out.")
@@ -74,6 +73,11 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         raise Any2PointError(f"--token belongs to similarity, got --kind {options.kind}. Leave it out.")
     name, cloud = _cloud(options.cloud)
     files = _files(options.out or [Path()], f"{name}-{options.kind}")
+    check_installed()
+
+    from .. import trained_adapter
+    from ..pictures import kinds
+
     model, processor = trained_adapter.load(options.model, options.backbone)
     processor.drop_invalid |= options.drop_invalid
     arguments: dict[str, Any] = {}
@@ -102,10 +106,13 @@ _block.__name__ = "block"  # what argparse calls it
 
 def _cloud(text: str) -> tuple[str, Any]:
     """The cloud's name, and either a built-in shape's points or the path of a file."""
-    if not text.startswith(BUILT_IN):
-        return Path(text).stem, text
     from ..data.shapes import SHAPE_NAMES, make_cloud
     from ..modeling.errors import DatasetError
+    from ..point_clouds.files import check_file
+
+    if not text.startswith(BUILT_IN):
+        check_file(Path(text))
+        return Path(text).stem, text
 
     name = text.removeprefix(BUILT_IN)
     if name not in SHAPE_NAMES:

@@ -3,12 +3,11 @@
 Unusual here: `load_dataset("user/name")` would ask a dead Hub for minutes, and then take any commit from its cache.
 """
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 from datasets.data_files import sanitize_patterns
 from datasets.utils.metadata import MetadataConfigs
@@ -33,51 +32,13 @@ from transformers.utils import logging
 from yaml import YAMLError
 
 from ..modeling.errors import DatasetError, HubError, did_you_mean, listed
-from ..modeling.hub.calls import hub_calls
-from ..point_clouds.files import POINT_CLOUD_EXTENSIONS
-
-TABLE_EXTENSIONS = (".parquet", ".arrow", ".jsonl", ".tar")
-"""Data files that `datasets` reads without running code or opening pickles."""
+from ..modeling.hub.calls import hub_calls, resolved_commit
+from .names import PULLED_EXTENSIONS, TABLE_EXTENSIONS, HubDataset, parse_hub_name
 
 _CARD = "README.md"
-_PULLED = (*TABLE_EXTENSIONS, *POINT_CLOUD_EXTENSIONS, ".json", ".h5")  # never pickles or scripts
-_NAME = re.compile(r"(?P<repo_id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[^#@]+))?(?:#(?P<config>.+))?")
+_UP = re.compile(r"(^|[/\\])\.\.([/\\]|$)")  # a step out of a folder
 
 logger = logging.get_logger(__name__)
-
-
-class HubDataset(NamedTuple):
-    """What names a data set on the Hub.
-
-    Args:
-        repo_id: `user/name`.
-        revision: branch, tag or commit; None for the default branch.
-        config: one of those in the card, or a variant of an official data set.
-    """
-
-    repo_id: str
-    revision: str | None = None
-    config: str | None = None
-
-    def __str__(self) -> str:
-        revision = f"@{self.revision}" if self.revision else ""
-        return f"{self.repo_id}{revision}" + (f"#{self.config}" if self.config else "")
-
-
-def parse_hub_name(source: object) -> HubDataset | None:
-    """Takes `user/name[@revision][#config]` apart; None for anything else.
-
-    What is a path on this machine is no name, nor is one that ends like a data file: it is a path with a mistake.
-    """
-    found = _NAME.fullmatch(source) if isinstance(source, str) else None
-    if (
-        found is None
-        or found["repo_id"].lower().endswith(_PULLED)
-        or os.path.exists(str(source))
-        or os.path.exists(found["repo_id"])
-    ):
-        return None
-    return HubDataset(**found.groupdict())
 
 
 def pinned(source: Any) -> Any:
@@ -126,7 +87,7 @@ def _pull(name: HubDataset, *, local_files_only: bool = False) -> tuple[Path, Hu
     repository: Any = {"repo_id": name.repo_id, "repo_type": "dataset"}
     options: Any = {"local_files_only": local_files_only}
     try:
-        commit = HfApi().resolve_revision(revision=name.revision, **repository, **options).resolved
+        commit = resolved_commit(revision=name.revision, **repository, **options)
         repository["revision"] = commit
         files = _list_files(repository, local_files_only)
         card = hf_hub_download(filename=_CARD, **repository, **options) if _CARD in files else None
@@ -153,14 +114,25 @@ def _pull(name: HubDataset, *, local_files_only: bool = False) -> tuple[Path, Hu
 
 
 def _list_files(repository: dict[str, Any], local_files_only: bool) -> list[str]:
-    """The paths of a commit's files, whether they are in the cache or not."""
+    """The paths of a commit's files, whether they are in the cache or not.
+
+    Raises:
+        HubError: one lies outside of the repository.
+    """
     try:
         entries: Iterable[Any] = get_cached_repo_tree(**repository)
     except CachedRepoTreeNotFoundError:
         if local_files_only:
             raise
         entries = HfApi().list_repo_tree(recursive=True, **repository)
-    return [entry.path for entry in entries if isinstance(entry, RepoFile)]
+    paths = [entry.path for entry in entries if isinstance(entry, RepoFile)]
+    wrong = [path for path in paths if not isinstance(path, str) or path[:1] in ("/", "\\") or _UP.search(path)]
+    if wrong:
+        raise HubError(
+            f"the Hub must list files of {repository['repo_id']}, and lists {str(wrong[0])[:80]!r}. Check HF_ENDPOINT "
+            "and the proxy, or tell the data set's owner."
+        )
+    return paths
 
 
 def config_arguments(folder: Path, config: str | None) -> tuple[Path, dict[str, Any]] | None:
@@ -214,7 +186,7 @@ def _patterns(config: tuple[str, dict[str, Any]] | None) -> list[str]:
     """Which files to pull: the config's, or all of a kind that is read."""
     files = _files_of(config[1]) if config else []
     files += [file.replace("**/", "") for file in files]  # which `datasets` also takes for no folder at all
-    endings = (form for ending in _PULLED for form in (f"*{ending}", f"*{ending.upper()}"))
+    endings = (form for ending in PULLED_EXTENSIONS for form in (f"*{ending}", f"*{ending.upper()}"))
     return [_CARD, *(files or endings)]
 
 

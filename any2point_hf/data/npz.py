@@ -122,10 +122,8 @@ def load_arrays(
         optional: keys of arrays that may be there.
 
     Raises:
-        DatasetError: no such file, not a whole .npz, or an array is missing or not of the points' size.
+        DatasetError: not a whole .npz, or an array is missing or not of the points' size.
     """
-    if not path.is_file():
-        raise DatasetError(f"No such file: {path.absolute()}. Check the path.")
     if not zipfile.is_zipfile(path):
         raise DatasetError(
             f"{path} is truncated or not a .npz file (a zip archive). Copy or save it again with np.savez."

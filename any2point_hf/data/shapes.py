@@ -7,12 +7,15 @@ interval is cut in `NUM_BINS` bins, of which test takes every fourth and train t
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-from datasets import DatasetDict
 
 from any2point_hf.data.surfaces import Surface, boxes, four_legs, revolve, ring, sample_surfaces
 from any2point_hf.modeling.errors import DatasetError
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
 
 NUM_BINS = 32
 """How many bins the interval of a proportion is cut in."""
@@ -23,7 +26,7 @@ SPLITS = ("train", "test")
 _TEST_EVERY = 4
 
 
-def make_shapes(num_train: int = 2000, num_test: int = 500, num_points: int = 1024, seed: int = 0) -> DatasetDict:
+def make_shapes(num_train: int = 2000, num_test: int = 500, num_points: int = 1024, seed: int = 0) -> "DatasetDict":
     """Makes the shapes data set; labels run 0, 1, …, 9, 0, 1, …, so a multiple of ten is balanced.
 
     Args:
@@ -39,7 +42,7 @@ def make_shapes(num_train: int = 2000, num_test: int = 500, num_points: int = 10
     Raises:
         DatasetError: a count below 1 or a negative seed.
     """
-    from any2point_hf.data import build_dataset_dict  # here, because any2point_hf/data/__init__.py imports this module
+    from any2point_hf.data.loading import build_dataset_dict  # here, because loading.py imports this module
 
     check_counts(num_train, num_test, num_points, seed)
     splits = {}

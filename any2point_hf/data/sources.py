@@ -15,7 +15,8 @@ from pyarrow.dataset import ParquetFragmentScanOptions
 from ..modeling.errors import Any2PointError, DatasetError
 from ..point_clouds.files import POINT_CLOUD_EXTENSIONS
 from ..point_clouds.folders import LISTS_OF_FILES
-from .hub_dataset import TABLE_EXTENSIONS, config_arguments, parse_hub_name, pull_dataset
+from .hub_dataset import config_arguments, pull_dataset
+from .names import TABLE_EXTENSIONS, check_source, parse_hub_name, split_variant
 
 DataSource: TypeAlias = str | os.PathLike[str] | Dataset | Mapping[str, Dataset]
 """What `load_point_cloud_dataset` takes: a name, a path, or a data set in memory."""
@@ -53,17 +54,15 @@ def find_place(source: str | os.PathLike[str]) -> Place:
     """Finds a source's files, and pulls them if they are on the Hub. A path on this machine goes first.
 
     Raises:
-        DatasetError: the source looks like a data set's name on the Hub, and there is none.
+        DatasetError: there is no such path, or the source looks like a data set's name on the Hub, and there is none.
         HubError: the Hub does not answer, refuses or breaks off, and its cache does not help.
     """
     name = parse_hub_name(source)
     if name is not None:
         folder, name = pull_dataset(name)
         return Place(folder, name.config, str(name), is_on_hub=True)
-    folder_name, mark, variant = os.fspath(source).rpartition("#")
-    if mark and not Path(source).exists() and Path(folder_name).is_dir():
-        return Place(Path(folder_name), variant, os.fspath(source))
-    return Place(Path(source), None, os.fspath(source))
+    check_source(source)
+    return Place(*split_variant(source), os.fspath(source))
 
 
 def open_tables(place: Place) -> Dataset | DatasetDict | None:

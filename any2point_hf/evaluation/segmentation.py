@@ -9,9 +9,10 @@ from ..data.columns import feature_columns
 from ..data.parts.dataset import CATEGORY, PART
 from ..modeling.errors import DatasetError, listed
 from ..modeling.modeling_any2point_segmentation import Any2PointForPointCloudSegmentation
+from ..point_clouds.labels import IGNORED
 from ..processing_any2point import Any2PointProcessor
 from ..segmentation.labelling import category_names_of, label_points, part_names_of
-from ..segmentation.part_metrics import IGNORED, part_metrics
+from ..segmentation.part_metrics import part_metrics
 from ..segmentation.scene_metrics import point_confusion, scene_metrics
 
 

@@ -29,7 +29,7 @@ def open_folds(data: DataSource, drop_invalid: bool = False) -> DrawFold:
 
     Args:
         data: what `load_point_cloud_dataset` takes, or the folder of `5way_10shot/0.pkl` and so on.
-        drop_invalid: as in `load_point_cloud_dataset`; it has no part in published folds.
+        drop_invalid: as in `load_point_cloud_dataset`; published folds are read as they are.
 
     Returns:
         A function of ways, shots and a fold's number that returns the fold, always the same one.
@@ -39,7 +39,7 @@ def open_folds(data: DataSource, drop_invalid: bool = False) -> DrawFold:
     """
     if isinstance(data, (str, os.PathLike)) and is_published_folds(Path(data)):
         return partial(read_published_fold, Path(data))
-    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid)
+    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid, task="classification")
     if "train" not in dataset:
         raise DatasetError(f"folds are drawn from the split train, and the dataset has {listed(dataset)}.")
     return partial(draw_fold, dataset["train"])

@@ -21,11 +21,13 @@ from ..data.augmentation import Augmentation
 from ..data.fingerprint import data_fingerprint
 from ..data.hub_dataset import pinned
 from ..data.sources import DataSource, name_of
+from ..modeling.backbones.fingerprint import BACKBONE_FILES, backbone_fingerprint
 from ..modeling.backbones.loading import load_backbone
 from ..modeling.configuration_any2point import Any2PointConfig, recorded_path
 from ..modeling.errors import Any2PointError
-from ..modeling.files import read_record, write_whole
+from ..modeling.files import check_output_folder, read_record, write_whole
 from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
+from ..training.output_lock import output_lock
 from ..training.recipe import Recipe
 from .folds import NUM_QUERIES, open_folds
 from .rows import NUM_STEPS, ROWS, row_accuracy
@@ -72,7 +74,7 @@ def few_shot(
         shots: numbers of support clouds of each class, at least 1 each.
         folds: how many of each; they are numbered from 0.
         recipe: of the rows that train; by default `make_recipe`.
-        drop_invalid: as in `load_point_cloud_dataset`.
+        drop_invalid: whether to drop invalid points, with a warning.
         command: what was typed; the table shows it.
         say: called with a line of text after each measurement.
 
@@ -80,43 +82,50 @@ def few_shot(
         The file of the table.
 
     Raises:
-        Any2PointError: something does not fit; raised before anything is trained.
+        Any2PointError: something does not fit, or another run is at work in the folder; raised before anything is
+            trained.
     """
     output, backbone, recipe = Path(output), recorded_path(backbone), recipe or make_recipe(data)
     if min(ways, default=0) < 2 or min(shots, default=0) < 1 or folds < 1:
         raise Any2PointError(
             f"a protocol needs at least 2 ways, 1 shot and 1 fold, got {list(ways)}, {list(shots)} and {folds}."
         )
-    if output.exists() and not output.is_dir():
-        raise Any2PointError(f"--output must be a folder, and {output} is a file.")
+    check_output_folder(output)
     data = pinned(data)
     draw = open_folds(data, drop_invalid)
+    files = backbone_fingerprint(backbone)
     settings = [(way, shot) for way in ways for shot in shots]
     wanted: dict[Key, dict[str, Any]] = {}
     for fold in range(folds):  # draws all folds, so that one that cannot be drawn fails before any work
         for way, shot in settings:
             shared = {"ways": way, "shots": shot, "fold": fold, "data": data_fingerprint(draw(way, shot, fold))}
-            shared |= {"backbone": backbone, "steps": NUM_STEPS, "config": dict(recipe.config)} | recipe.settings()
+            shared |= {
+                "backbone": backbone,
+                BACKBONE_FILES: files,
+                "steps": NUM_STEPS,
+                "config": dict(recipe.config),
+            } | recipe.settings()
             shared["sampling_start"] = Any2PointConfig(**recipe.config).sampling_start  # of earlier ones "first"
             wanted |= {(row, way, shot, fold): json.loads(json.dumps({"row": row} | shared)) for row in ROWS}
-    for key, asked in wanted.items():
-        _check_record(_record_file(output, key), asked)
-    pretrained = load_backbone(backbone)
-    facts = _facts(name_of(data), backbone, recipe)
-    file = output / TABLE_FILE
-    write_few_shot_table(file, _accuracies(output, wanted), settings, facts, command)
-    keep_freed_memory()
-    for key, asked in wanted.items():
-        row, way, shot, fold = key
-        if _record_file(output, key).is_file():
-            continue
-        start = time.monotonic()
-        accuracy = row_accuracy(row, draw(way, shot, fold), pretrained, backbone, recipe, fold)
-        result: dict[str, Any] = {"accuracy": accuracy, "seconds": time.monotonic() - start}
-        result |= {"torch": torch.__version__, "transformers": transformers.__version__}
-        write_whole(_record_file(output, key), json.dumps({"settings": asked, "result": result}, indent=2) + "\n")
+    with output_lock(output):
+        for key, asked in wanted.items():
+            _check_record(_record_file(output, key), asked)
+        pretrained = load_backbone(backbone)
+        facts = _facts(name_of(data), backbone, recipe)
+        file = output / TABLE_FILE
         write_few_shot_table(file, _accuracies(output, wanted), settings, facts, command)
-        say(f"{way}-way {shot}-shot, fold {fold}, {row}: accuracy {accuracy:.4f} in {result['seconds']:.0f} s")
+        keep_freed_memory()
+        for key, asked in wanted.items():
+            row, way, shot, fold = key
+            if _record_file(output, key).is_file():
+                continue
+            start = time.monotonic()
+            accuracy = row_accuracy(row, draw(way, shot, fold), pretrained, backbone, recipe, fold, drop_invalid)
+            result: dict[str, Any] = {"accuracy": accuracy, "seconds": time.monotonic() - start}
+            result |= {"torch": torch.__version__, "transformers": transformers.__version__}
+            write_whole(_record_file(output, key), json.dumps({"settings": asked, "result": result}, indent=2) + "\n")
+            write_few_shot_table(file, _accuracies(output, wanted), settings, facts, command)
+            say(f"{way}-way {shot}-shot, fold {fold}, {row}: accuracy {accuracy:.4f} in {result['seconds']:.0f} s")
     return file
 
 
@@ -128,6 +137,7 @@ def _record_file(output: Path, key: Key) -> Path:
 def _check_record(file: Path, asked: dict[str, Any]) -> None:
     """Checks that a recorded measurement is of the same clouds, backbone and training."""
     before = read_record(file, "settings", "result", fix=_REMEASURE)["settings"] if file.is_file() else asked
+    before = {BACKBONE_FILES: asked[BACKBONE_FILES]} | before
     different = [f"{name} was {before.get(name)!r}" for name in asked if before.get(name) != asked[name]]
     if different:
         raise Any2PointError(

@@ -33,7 +33,15 @@ ROWS = {
 NUM_STEPS = 100  # of every training, so that a fold of any size takes the same time
 
 
-def row_accuracy(row: str, fold: DatasetDict, backbone: PreTrainedModel, name: str, recipe: Recipe, seed: int) -> float:
+def row_accuracy(
+    row: str,
+    fold: DatasetDict,
+    backbone: PreTrainedModel,
+    name: str,
+    recipe: Recipe,
+    seed: int,
+    drop_invalid: bool = False,
+) -> float:
     """Accuracy of a row on the query clouds of a fold, after the last step.
 
     Args:
@@ -43,10 +51,11 @@ def row_accuracy(row: str, fold: DatasetDict, backbone: PreTrainedModel, name: s
         name: its Hub id or folder.
         recipe: of the rows that train; its `epochs` give way to `NUM_STEPS`.
         seed: of start values, order, dropout, points, augmentation and of the control backbones.
+        drop_invalid: as of the processor, for clouds that were loaded as they are.
     """
     config = Any2PointConfig(**recipe.config)
-    sampling_start: Any = config.sampling_start
-    processor = Any2PointProcessor(config.num_points, recipe.scale_to_unit_sphere, seed, sampling_start=sampling_start)
+    options: Any = {"drop_invalid": drop_invalid, "sampling_start": config.sampling_start}
+    processor = Any2PointProcessor(config.num_points, recipe.scale_to_unit_sphere, seed, **options)
     clouds = _clouds(fold, processor)
     if row == POINT_NN:
         return point_nn_accuracy(*clouds, fold["train"].features["label"].num_classes)

@@ -5,6 +5,7 @@ finished shard is never made again. There is no scheduler of our own: here the p
 among themselves, and in `ray_engine.py` Ray Data gives them to its actors.
 """
 
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from ..modeling.errors import Any2PointError
 from ..modeling.hub.names import pinned_name
 from ..trained_adapter import load
+from ..training.output_lock import output_lock_of_all
 from .job import BatchJob, check_model, open_job
 from .shard_inference import run_shard
 
@@ -39,7 +41,8 @@ def run_job(job: BatchJob, engine: str = "accelerate") -> dict[str, int]:
         .npz, both have `dropped_points`, how many of each cloud.
 
     Raises:
-        Any2PointError: something in the input does not fit, or the finished shards were made with other settings.
+        Any2PointError: something in the input does not fit, the finished shards were made with other settings, or
+            another run makes the same output.
     """
     if engine not in ENGINES:
         raise Any2PointError(f"--engine must be one of {', '.join(ENGINES)}, got {engine!r}.")
@@ -55,21 +58,23 @@ def run_with_accelerate(job: BatchJob) -> dict[str, int]:
     # without a GPU it must be told so, or it would take each process of torchrun for a single one
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=_LONGEST_WAIT)
     # all processes take one commit of the adapter
-    (model,) = broadcast_object_list([pinned_name(job.model) if state.is_main_process else None])
+    found = [pinned_name(job.model), job.out.exists()] if state.is_main_process else [None, None]
+    model, is_complete = broadcast_object_list(found)
     job = replace(job, model=model)
     collection, shards = open_job(job)
-    if state.is_main_process:
-        shards.start()
-    # listed once: the folder changes as soon as the first process begins
-    (missing,) = broadcast_object_list([shards.missing() if state.is_main_process else None])
-    mine = missing[state.process_index :: state.num_processes]
-    if mine:
-        adapter, processor = load(job.model, job.backbone)
-        check_model(job, shards)
-        for index in tqdm(mine, desc=job.task, unit="shard", disable=not state.is_main_process):
-            run_shard(adapter, processor, collection, shards, job, index)
-    state.wait_for_everyone()
-    if state.is_main_process:
-        shards.join()
+    with nullcontext() if is_complete else output_lock_of_all(shards.folder):
+        if state.is_main_process:
+            shards.start()
+        # listed once: the folder changes as soon as the first process begins
+        (missing,) = broadcast_object_list([shards.missing() if state.is_main_process else None])
+        mine = missing[state.process_index :: state.num_processes]
+        if mine:
+            adapter, processor = load(job.model, job.backbone)
+            check_model(job, shards)
+            for index in tqdm(mine, desc=job.task, unit="shard", disable=not state.is_main_process):
+                run_shard(adapter, processor, collection, shards, job, index)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            shards.join()
     state.wait_for_everyone()
     return shards.counts()

@@ -14,6 +14,7 @@ from ..processing_any2point import Any2PointProcessor
 from ..trained_adapter import processor_of
 from .clouds import CloudCollection
 from .model_fingerprint import model_fingerprint
+from .output_file import check_output_file
 from .shard_files import ShardFiles
 from .sources import open_collection
 
@@ -61,10 +62,7 @@ class BatchJob:
         for name, minimum in (("top", 1), ("shard_size", 1), ("batch_size", 1), ("workers", 0)):
             if getattr(self, name) < minimum:
                 raise Any2PointError(f"{name} must be at least {minimum}, got {getattr(self, name)}.")
-        endings = [".parquet", ".index"] if self.task == "embed" else [".parquet"]
-        if Path(self.out).suffix not in endings or Path(self.out).is_dir():
-            ending = " or ".join(endings)
-            raise Any2PointError(f"--out must be a file that ends in {ending}, got {os.fspath(self.out)!r}.")
+        check_output_file(self.out, self.task)
         # processes of other machines may start in other folders
         object.__setattr__(self, "out", Path(os.path.abspath(self.out)))
         object.__setattr__(self, "model", recorded_path(self.model))

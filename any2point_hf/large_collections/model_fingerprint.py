@@ -6,20 +6,15 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from transformers.utils import cached_file
-from transformers.utils.hub import extract_commit_hash
-
-from ..modeling.backbones.loading import load_backbone_config
+from ..modeling.backbones.fingerprint import BACKBONE_FILES, backbone_fingerprint
 from ..modeling.errors import BackboneLoadError, CheckpointError
 from ..modeling.hub.names import pulled_folder
 from ..modeling.several_adapters.lora import LORA_FILES, LORA_FOLDER
 
-BACKBONE, LORA = "backbone_files", "lora_files"
-"""Settings that jobs of earlier versions do not have."""
+LORA = "lora_files"
+"""A setting that jobs of earlier versions do not have, as `BACKBONE_FILES`."""
 
 _ADAPTER_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
-_BACKBONE_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
-_ENDS = 1 << 20  # bytes that are read of each end of a backbone's file
 
 
 def model_fingerprint(model: str, backbone: str | None, must_load: bool = True) -> dict[str, str]:
@@ -52,7 +47,7 @@ def model_fingerprint(model: str, backbone: str | None, must_load: bool = True) 
     if not name or (name.startswith("./") and not os.path.isdir(name)):
         return fingerprint
     try:
-        return fingerprint | {BACKBONE: _backbone_fingerprint(name, revision)}
+        return fingerprint | {BACKBONE_FILES: backbone_fingerprint(name, revision, with_times=True)}
     except BackboneLoadError:
         if must_load:
             raise
@@ -75,20 +70,4 @@ def _hash_of(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _backbone_fingerprint(name: str, revision: str | None) -> str:
-    if not os.path.isdir(name):
-        load_backbone_config(name, revision)  # pulls it, or says what is wrong
-        config = cached_file(name, "config.json", revision=revision, local_files_only=True)
-        return str(extract_commit_hash(config, None))
-    digest = hashlib.sha256()
-    for file in sorted({file for pattern in _BACKBONE_FILES for file in Path(name).glob(pattern)}):
-        state = file.stat()
-        digest.update(f"{file.name} {state.st_size} {state.st_mtime_ns} ".encode())
-        with file.open("rb") as opened:
-            digest.update(opened.read(_ENDS))
-            opened.seek(max(_ENDS, state.st_size - _ENDS))
-            digest.update(opened.read())
     return digest.hexdigest()[:16]

@@ -5,6 +5,7 @@ job must mean the same on every machine: source, adapter, backbone and output li
 """
 
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from ..modeling.errors import Any2PointError
 from ..modeling.hub.names import pinned_name
 from ..trained_adapter import load
+from ..training.output_lock import output_lock
 from .clouds import CloudCollection
 from .job import BatchJob, check_model, open_job
 from .shard_files import ShardFiles
@@ -60,14 +62,24 @@ def run_with_ray(job: BatchJob, worker: type[ShardWorker] = ShardWorker) -> dict
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray is imported
     try:
-        import ray.data
+        import ray.data  # noqa: F401 - used by `_make_missing`
     except ImportError as error:
         raise Any2PointError(
             f"--engine ray needs Ray, and {error.name} is not installed. Run: pip install any2point_hf[ray]"
         ) from error
     job = replace(job, model=pinned_name(job.model))  # all actors take one commit of the adapter
     collection, shards = open_job(job)
-    shards.start()
+    with nullcontext() if job.out.exists() else output_lock(shards.folder):
+        shards.start()
+        _make_missing(job, collection, shards, worker)
+        shards.join()
+    return shards.counts()
+
+
+def _make_missing(job: BatchJob, collection: CloudCollection, shards: ShardFiles, worker: type[ShardWorker]) -> None:
+    """Has the actors make the shards that are not finished."""
+    import ray.data
+
     missing = shards.missing()
     if missing:
         if not ray.is_initialized():
@@ -87,5 +99,3 @@ def run_with_ray(job: BatchJob, worker: type[ShardWorker] = ShardWorker) -> dict
         for result in tqdm(results.iter_rows(), total=len(missing), desc=job.task, unit="shard"):
             if result["fault"]:
                 raise Any2PointError(result["fault"])
-    shards.join()
-    return shards.counts()

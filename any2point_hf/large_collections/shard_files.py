@@ -16,9 +16,10 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..modeling.backbones.fingerprint import BACKBONE_FILES
 from ..modeling.errors import Any2PointError
 from ..modeling.files import read_record
-from .model_fingerprint import BACKBONE, LORA
+from .model_fingerprint import LORA
 
 RUN_FILE = "run.json"
 DROPPED = "dropped_points"
@@ -45,9 +46,17 @@ class ShardFiles:
         self.bad_report = out.with_suffix(".bad.jsonl")
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self.num_shards = num_shards
-        if out.exists():
-            earlier = read_settings(out, "Choose another file, or delete it.")
-            self._check({**self._unrecorded(earlier), **earlier}, out)
+        self.check()
+
+    def check(self) -> None:
+        """Compares the settings with those of what is there already.
+
+        Raises:
+            Any2PointError: they differ.
+        """
+        if self.out.exists():
+            earlier = read_settings(self.out, "Choose another file, or delete it.")
+            self._check({**self._unrecorded(earlier), **earlier}, self.out)
         elif any(self.folder.glob("*.parquet")):
             earlier = read_record(self.folder / RUN_FILE, fix="Choose another file, or delete the folder.")
             if self._unrecorded(earlier):
@@ -59,12 +68,16 @@ class ShardFiles:
 
     def _unrecorded(self, earlier: dict[str, Any]) -> dict[str, Any]:
         """The settings of this run that an earlier version did not record."""
-        return {name: self.settings[name] for name in (BACKBONE, LORA) if name in self.settings and name not in earlier}
+        return {
+            name: self.settings[name]
+            for name in (BACKBONE_FILES, LORA)
+            if name in self.settings and name not in earlier
+        }
 
     def _check(self, earlier: dict[str, Any], place: Path) -> None:
         names = {**self.settings, **earlier}
-        if BACKBONE not in self.settings:  # it is not here, and a complete output does not need it
-            names.pop(BACKBONE, None)
+        if BACKBONE_FILES not in self.settings:  # it is not here, and a complete output does not need it
+            names.pop(BACKBONE_FILES, None)
         changed = [name for name in names if earlier.get(name) != self.settings.get(name)]
         if changed:
             raise Any2PointError(
@@ -74,7 +87,12 @@ class ShardFiles:
             )
 
     def start(self) -> None:
-        """Makes the folder and records the settings, unless the output is there."""
+        """Makes the folder and records the settings, unless the output is there.
+
+        Raises:
+            Any2PointError: another run has ended since, and had other settings.
+        """
+        self.check()
         if self.out.exists():
             return
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ def open_collection(
     """
     if not isinstance(source, (str, os.PathLike)):
         return _open_dataset(source, IN_MEMORY, split, _fingerprint_in_memory(source), drop_invalid)
-    if source == "shapes":
+    if source in ("shapes", "shapes-parts"):
         return _open_dataset(load_point_cloud_dataset(source), source, split, "built in")
     place = find_place(source)
     path = Path(os.path.abspath(place.path))

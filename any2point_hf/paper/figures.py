@@ -78,7 +78,7 @@ def reproduce_figures(
         models: folders or Hub ids of trained adapters.
         output: folder, made if it is missing.
         num_clouds: rows of a figure.
-        drop_invalid: as in `load_point_cloud_dataset`.
+        drop_invalid: whether to drop invalid points, with a warning.
         command: what was typed, for `figures.md`.
 
     Returns:
@@ -92,7 +92,7 @@ def reproduce_figures(
     data = pinned(data)
     output, clouds, figures = Path(output), _test_clouds(data, num_clouds, drop_invalid), _figures()
     for name in models:
-        _add_model(name, clouds, figures)
+        _add_model(name, clouds, figures, drop_invalid)
     for number, figure in figures.items():
         if figure.columns:
             arrange = _views_side_by_side if number == 7 else _models_side_by_side
@@ -135,7 +135,7 @@ def _figures() -> dict[int, PaperFigure]:
 
 def _test_clouds(data: DataSource, count: int, drop_invalid: bool) -> list[tuple[str, np.ndarray]]:
     """Class names and points of `count` test clouds, taken evenly from all classes."""
-    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid)
+    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid, task="classification")
     if "test" not in dataset:
         raise DatasetError(f"the dataset must have a split test, got {', '.join(dataset)}.")
     test = dataset["test"]
@@ -144,9 +144,12 @@ def _test_clouds(data: DataSource, count: int, drop_invalid: bool) -> list[tuple
     return [(names[row["label"]], np.asarray(row["points"], np.float32)) for row in rows]
 
 
-def _add_model(name: str, clouds: Sequence[tuple[str, np.ndarray]], figures: Mapping[int, PaperFigure]) -> None:
+def _add_model(
+    name: str, clouds: Sequence[tuple[str, np.ndarray]], figures: Mapping[int, PaperFigure], drop_invalid: bool
+) -> None:
     """Adds one model's pictures to the figures, or a note on why a figure does not show it."""
     model, processor = load(name)
+    processor.drop_invalid |= drop_invalid  # of official data sets, it alone drops
     config: Any = model.config
     last_block = len(model.any2point.blocks()) - 1
     backbone = f"{config.backbone_config.model_type}, {model.any2point.modality}"

@@ -20,14 +20,16 @@ from datasets import DatasetDict
 from ..data import load_point_cloud_dataset
 from ..data.hub_dataset import pinned
 from ..data.sources import DataSource, name_of
+from ..modeling.backbones.fingerprint import BACKBONE_FILES, backbone_fingerprint
 from ..modeling.configuration_any2point import recorded_path
 from ..modeling.errors import Any2PointError, DatasetError
-from ..modeling.files import read_record, write_whole
+from ..modeling.files import check_output_folder, read_record, write_whole
 from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
+from ..training.output_lock import output_lock
 from .markdown import write_table
 from .rows import FULL, PaperTable
 from .runs import Budget, Run, Runs
-from .tables import find_table
+from .tables import check_backbones, find_table
 from .tuning_baselines import check_method
 
 FOLDER_FILE = "settings.json"
@@ -60,7 +62,7 @@ def reproduce(
             shows differences.
         settings: further fields of Any2PointConfig by modality; a row's own fields take precedence.
         modalities: train only these now; the table still shows what is done of the others.
-        drop_invalid: as in `load_point_cloud_dataset`.
+        drop_invalid: whether to drop invalid points, with a warning.
         command: what was typed; the table shows it.
         say: called with a line of text after each training.
 
@@ -68,19 +70,21 @@ def reproduce(
         The file of the table.
 
     Raises:
-        Any2PointError: something does not fit; raised before anything is trained.
+        Any2PointError: something does not fit, or another run is at work in the folder; raised before anything is
+            trained.
     """
     paper_table, output, budget = find_table(table), Path(output), budget or Budget()
     given = {name: recorded_path(backbone) for name, backbone in backbones.items() if backbone}
-    _check_backbones(table, paper_table, given)
+    check_backbones(table, given)
     _check_asked(modalities or (), settings or {}, given)
     for row in paper_table.rows:
         check_method(row.method)
     extra_fields = {name: dict((settings or {}).get(name, {})) for name in given}
     data = pinned(data)
     dataset = _load(data, budget.train_clouds, drop_invalid)
-    runs = Runs(name_of(data), dataset, given, extra_fields, budget, output / "runs")
+    runs = Runs(name_of(data), dataset, given, extra_fields, budget, output / "runs", drop_invalid)
     folder = {"data": runs.fingerprint, "budget": asdict(budget), "backbones": given, "settings": extra_fields}
+    folder[BACKBONE_FILES] = {f"files of {name}": backbone_fingerprint(backbone) for name, backbone in given.items()}
     _check_folder(output, folder)
     plans = {
         (number, heading, modality, seed): runs.plan(row, modality, seed)
@@ -90,19 +94,21 @@ def reproduce(
         if modality in given
     }
     full_plans = {(modality, seed): runs.plan(FULL, modality, seed) for *_, modality, seed in plans}
-    _write_json(output / FOLDER_FILE, _joined(output, folder))
-    keep_freed_memory()
-    file = output / f"table-{table}.md"
-    _write(file, table, paper_table, plans, full_plans, runs, command)
-    for (number, heading, modality, seed), run in plans.items():
-        if run.record() is not None or modality not in (modalities or given):
-            continue
-        result = runs.train(run)
-        _write_json(run.file, {"settings": run.settings, "result": result})
+    with output_lock(output):
+        _check_folder(output, folder)  # again: another run may have ended since
+        _write_json(output / FOLDER_FILE, _joined(output, folder))
+        keep_freed_memory()
+        file = output / f"table-{table}.md"
         _write(file, table, paper_table, plans, full_plans, runs, command)
-        name = " ".join(filter(None, paper_table.rows[number].cells))
-        accuracy, minutes = result["accuracy"], result["minutes"]
-        say(f"table {table}, {name}, {heading}, seed {seed}: accuracy {accuracy:.4f} in {minutes:.1f} min")
+        for (number, heading, modality, seed), run in plans.items():
+            if run.record() is not None or modality not in (modalities or given):
+                continue
+            result = runs.train(run)
+            _write_json(run.file, {"settings": run.settings, "result": result})
+            _write(file, table, paper_table, plans, full_plans, runs, command)
+            name = " ".join(filter(None, paper_table.rows[number].cells))
+            accuracy, minutes = result["accuracy"], result["minutes"]
+            say(f"table {table}, {name}, {heading}, seed {seed}: accuracy {accuracy:.4f} in {minutes:.1f} min")
     return file
 
 
@@ -166,7 +172,7 @@ def balanced_choice(labels: Sequence[int] | np.ndarray, count: int, seed: int = 
 
 def _load(data: DataSource, train_clouds: int | None, drop_invalid: bool) -> DatasetDict:
     """Splits `train`, cut to this many clouds, and `test`."""
-    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid)
+    dataset = load_point_cloud_dataset(data, drop_invalid=drop_invalid, task="classification")
     for name in ("train", "test"):
         if name not in dataset:
             raise DatasetError(f"the dataset must have splits train and test, got {', '.join(dataset)}.")
@@ -174,20 +180,6 @@ def _load(data: DataSource, train_clouds: int | None, drop_invalid: bool) -> Dat
     if train_clouds is not None and train_clouds < len(train):
         train = train.select(balanced_choice(train["label"], train_clouds))
     return DatasetDict({"train": train, "test": dataset["test"]})
-
-
-def _check_backbones(number: int, table: PaperTable, backbones: Mapping[str, str]) -> None:
-    """Checks that a table has the backbones that it needs.
-
-    A table whose rows are each about one modality needs one backbone at least; the others compare modalities and need
-    the backbones of all.
-    """
-    wanted = table.modalities()
-    missing = [name for name in wanted if name not in backbones]
-    if missing and (len(missing) == len(wanted) or table.rows[0].modality is None):
-        joined = " or " if table.rows[0].modality else " and "
-        options = joined.join(f"--backbone-{name}" for name in missing)
-        raise Any2PointError(f"table {number} needs {options}: Hub id or folder of a frozen transformer; got none.")
 
 
 def _check_asked(
@@ -204,12 +196,11 @@ def _check_asked(
 
 def _check_folder(output: Path, folder: dict[str, Any]) -> None:
     """Checks that the folder's earlier tables had the same data, budget and backbones, so that all are comparable."""
-    if output.exists() and not output.is_dir():
-        raise Any2PointError(f"--output must be a folder, and {output} is a file.")
+    check_output_folder(output)
     earlier, changed = _earlier(output) if any(output.glob("runs/*.json")) else {}, []
     for name, values in json.loads(json.dumps(folder)).items() if earlier else ():
         parts = values if isinstance(values, dict) else {name: values}
-        before = earlier[name] if isinstance(values, dict) else {name: earlier[name]}
+        before = earlier.get(name, {}) if isinstance(values, dict) else {name: earlier[name]}
         changed += [f"{key} was {before[key]!r}" for key in parts if key in before and before[key] != parts[key]]
     if changed:
         raise Any2PointError(
@@ -226,7 +217,7 @@ def _earlier(output: Path) -> dict[str, Any]:
 def _joined(output: Path, folder: dict[str, Any]) -> dict[str, Any]:
     """What a folder's runs share, together with the backbones and settings of earlier tables."""
     earlier = _earlier(output)
-    return folder | {name: earlier.get(name, {}) | folder[name] for name in ("backbones", "settings")}
+    return folder | {name: earlier.get(name, {}) | folder[name] for name in ("backbones", "settings", BACKBONE_FILES)}
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 PAPER_BLOCKS = 12  # blocks of the backbones in Table 7; its depths are scaled to other numbers
 PAPER_CELL = 26  # pixels of a cell on the plane; Table 9 also tries 16 and 34
+PROMPTS_PER_BLOCK = 10  # 0.1 M on 12 blocks of width 768: with the tokenizer's 0.3 the paper's 0.4 M
+LORA_RANK = 8  # 0.6 M on q, k, v and output of these blocks: with the tokenizer's 0.3 the paper's 0.9 M
 Weights = Literal["pretrained", "permuted", "random"]
 CONTROLS: tuple[tuple[str, dict[str, Any], Weights, str], ...] = (  # name, fields, weights, note
     (

@@ -111,6 +111,7 @@ class Runs:
         extra_fields: fields of Any2PointConfig by modality; a row's own fields take precedence.
         budget: of every row.
         folder: where the records are kept.
+        drop_invalid: whether the processor drops invalid points, which an official data set may still have.
     """
 
     def __init__(
@@ -121,9 +122,10 @@ class Runs:
         extra_fields: Mapping[str, dict[str, Any]],
         budget: Budget,
         folder: Path,
+        drop_invalid: bool = False,
     ) -> None:
         self.data, self.dataset, self.backbones, self.budget, self.folder = data, dataset, backbones, budget, folder
-        self.fingerprint = data_fingerprint(dataset)
+        self.drop_invalid, self.fingerprint = drop_invalid, data_fingerprint(dataset)
         names = dataset["train"].features["label"].names
         self.labels: dict[str, Any] = {
             "id2label": dict(enumerate(names)),
@@ -188,8 +190,8 @@ class Runs:
         apply_method(model, run.settings["method"])
         trained = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
         of_model: Any = run.config
-        scale, sampling_start = self.recipe.scale_to_unit_sphere, of_model.sampling_start
-        processor = Any2PointProcessor(of_model.num_points, scale, seed, sampling_start=sampling_start)
+        options: Any = {"drop_invalid": self.drop_invalid, "sampling_start": of_model.sampling_start}
+        processor = Any2PointProcessor(of_model.num_points, self.recipe.scale_to_unit_sphere, seed, **options)
         with tempfile.TemporaryDirectory() as folder:
             trainer = make_trainer(model, processor, self.dataset, folder, self.recipe, seed=seed)
             trainer.args.save_strategy = trainer.args.eval_strategy = "no"  # only the last epoch's figures are kept

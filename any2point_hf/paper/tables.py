@@ -1,8 +1,9 @@
 """The paper's ten tables as data: each row's wording and figures, and the config values that make it (method.md 7)."""
 
+from collections.abc import Container
+
 from ..modeling.errors import Any2PointError
-from .rows import PaperTable, Row, with_controls
-from .tuning_baselines import LORA_RANK, PROMPTS_PER_BLOCK
+from .rows import LORA_RANK, PROMPTS_PER_BLOCK, PaperTable, Row, with_controls
 
 YES, NO = "✓", "-"
 
@@ -172,3 +173,25 @@ def find_table(number: int) -> PaperTable:
     if number not in TABLES:
         raise Any2PointError(f"--table must be one of {', '.join(map(str, TABLES))}, got {number}.")
     return with_controls(TABLES[number])
+
+
+def check_backbones(number: int, backbones: Container[str]) -> None:
+    """Checks that a table has the backbones that it needs.
+
+    A table whose rows are each about one modality needs one backbone at least; the others compare modalities and need
+    the backbones of all.
+
+    Args:
+        number: of the table.
+        backbones: the modalities that have one.
+
+    Raises:
+        Any2PointError: there is no such table, or a backbone is missing.
+    """
+    table = find_table(number)
+    wanted = table.modalities()
+    missing = [name for name in wanted if name not in backbones]
+    if missing and (len(missing) == len(wanted) or table.rows[0].modality is None):
+        joined = " or " if table.rows[0].modality else " and "
+        options = joined.join(f"--backbone-{name}" for name in missing)
+        raise Any2PointError(f"table {number} needs {options}: Hub id or folder of a frozen transformer; got none.")

@@ -19,9 +19,8 @@ from ..modeling.errors import UnsupportedBackboneError
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from ..modeling.numerics.initialization import StartValues
 from ..modeling.several_adapters.lora import require_peft
+from .rows import LORA_RANK, PROMPTS_PER_BLOCK
 
-PROMPTS_PER_BLOCK = 10  # 0.1 M on 12 blocks of width 768: with the tokenizer's 0.3 the paper's 0.4 M
-LORA_RANK = 8  # 0.6 M on q, k, v and output of these blocks: with the tokenizer's 0.3 the paper's 0.9 M
 METHODS = ("any2point", "full", "prompt", "lora")
 _OF_PEFT = ("prompt", "lora")
 

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 
 from ..modeling.files import write_whole
+from .packages import from_extra
 from .picture_content import BACKGROUND_COLOR, COLOR_SCALE, MARK_COLOR, Panel, PictureContent, category_colors
+
+with from_extra():
+    import plotly.graph_objects as go
 
 POINT_SIZE = 4
 FEW_POINTS = 512  # a cloud of at most this many has larger points

@@ -19,11 +19,14 @@ from ..point_clouds.invalid import DroppedPoints
 from ..processing_any2point import Any2PointProcessor
 from .clusters import clusters
 from .measures import cls_attention, cls_similarity, on_points, position_similarity, token_positions
+from .packages import check_installed
 from .picture import Picture
 from .picture_content import Panel
 
 SHOWN_POINTS = 2048
 CLUSTER_NAMES = ("least similar", "between", "most similar")
+
+check_installed()  # before a model runs for a picture that cannot be drawn
 
 Cloud = np.ndarray | Mapping[str, Any] | PointCloud | str | os.PathLike
 

@@ -28,6 +28,7 @@ class Picture(PictureContent):
 
         Raises:
             Any2PointError: the extension is neither.
+            MissingPackageError: the extra `pictures` is not installed.
         """
         path = Path(path)
         if path.suffix.lower() not in FORMATS:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from any2point_hf.data.parts.labels import whole_labels
 from any2point_hf.modeling.errors import DatasetError, PointCloudError, listed
+from any2point_hf.point_clouds.labels import whole_labels
 
 from .features import features_of
 
@@ -47,8 +47,8 @@ def labels_of(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 
 def are_of_points(labels: Sequence[Any]) -> bool:
-    """Whether labels are of points: arrays, tensors or lists."""
-    return any(np.ndim(label) > 0 for label in labels if not isinstance(label, (str, bytes)))
+    """Whether labels are of points: arrays, tensors or lists of several."""
+    return any(np.ndim(label) > 0 and len(label) > 1 for label in labels if not isinstance(label, (str, bytes)))
 
 
 def classes_of(labels: Sequence[Any]) -> np.ndarray | None:

@@ -55,12 +55,16 @@ def feature_names(given: Iterable[str]) -> list[str]:
     """Names of features, in order, out of those of features, groups and columns: ["rgb", "nx"] -> ["red", "green", …].
 
     Raises:
-        ConfigurationError: a name is empty.
+        ConfigurationError: a name is empty, or a feature is named twice.
     """
     words = [given] if isinstance(given, str) else list(given)
     if not all(word.strip() for word in words):
         raise ConfigurationError(f"features of points must have names, such as rgb or intensity, got {words}.")
-    return [name for word in words for name in features_of(word.strip())]
+    names = [name for word in words for name in features_of(word.strip())]
+    if len({*names}) < len(names):
+        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        raise ConfigurationError(f"features of points must be named once, got {twice!r} twice.")
+    return names
 
 
 def feature_of_column(column: str) -> str:

@@ -120,19 +120,9 @@ def read_cloud(
 ) -> PointCloud:
     """The same for those who read many files: `dropped` drops invalid points and counts them, None refuses them."""
     path = Path(path)
-    extension = path.suffix.lower()
-    if path.is_dir():
-        raise PointCloudError(f"{path} is a folder; expected one point cloud file. Give the path of a file in it.")
-    if path.is_symlink() and not path.exists():
-        raise PointCloudError(f"{path} is a link to {os.readlink(path)}, where there is nothing. Mend or remove it.")
-    if not path.is_file():
-        raise PointCloudError(f"{path} does not exist. Check the path, relative to {Path.cwd()}.")
-    if extension not in _READERS:
-        known = " ".join(POINT_CLOUD_EXTENSIONS)
-        raise PointCloudError(f"{path} has the extension {extension!r}; point cloud files end in {known}.")
-    if not path.stat().st_size:
-        raise PointCloudError(f"{path} is empty (0 bytes); expected a point cloud. Write or download the file again.")
+    check_file(path)
     wanted = None if names is None else feature_names(names)
+    extension = path.suffix.lower()
     try:
         geometry = _READERS[extension](path, wanted)
         if geometry.triangles is None:
@@ -153,6 +143,25 @@ def read_cloud(
             f"{path} cannot be read as {extension}: {reason}. "
             "Check that the file is complete and of the format that its extension names."
         ) from error
+
+
+def check_file(path: Path) -> None:
+    """Checks that a file is there and of a format that is read, without opening it.
+
+    Raises:
+        PointCloudError: it is not, or it is empty.
+    """
+    if path.is_dir():
+        raise PointCloudError(f"{path} is a folder; expected one point cloud file. Give the path of a file in it.")
+    if path.is_symlink() and not path.exists():
+        raise PointCloudError(f"{path} is a link to {os.readlink(path)}, where there is nothing. Mend or remove it.")
+    if not path.is_file():
+        raise PointCloudError(f"{path} does not exist. Check the path, relative to {Path.cwd()}.")
+    if path.suffix.lower() not in _READERS:
+        known = " ".join(POINT_CLOUD_EXTENSIONS)
+        raise PointCloudError(f"{path} has the extension {path.suffix.lower()!r}; point cloud files end in {known}.")
+    if not path.stat().st_size:
+        raise PointCloudError(f"{path} is empty (0 bytes); expected a point cloud. Write or download the file again.")
 
 
 def _all_features(path: Path) -> set[str]:

@@ -17,7 +17,7 @@ from ..modeling.tokenizer.point_ops import split_features
 from ..point_clouds.files import read_point_cloud
 from ..trained_adapter import load
 from .cloud_index import CloudIndex, Hit
-from .thumbnails import thumbnail_page
+from .thumbnails import check_page, thumbnail_page
 
 
 def search(
@@ -43,8 +43,8 @@ def search(
     Raises:
         Any2PointError: something in the input does not fit, such as an index of another model.
     """
-    if page is not None and Path(page).suffix not in (".html", ".htm"):
-        raise Any2PointError(f"--html must be a file that ends in .html, got {os.fspath(page)!r}.")
+    if page is not None:
+        check_page(page)
     opened = CloudIndex.load(index)
     model = pinned_name(model)
     opened.check_model(model, backbone)

@@ -1,9 +1,13 @@
 """A page that shows queries beside what was found for them: one HTML file that needs nothing else."""
 
 import html
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+
+from ..modeling.errors import Any2PointError
 
 _SIZE, _MOST_POINTS, _RADIUS = 120, 600, 1.3  # pixels, points of a thumbnail, pixels
 _TURN, _TILT = np.radians(35), np.radians(20)  # of the view, z up
@@ -16,6 +20,12 @@ figure { margin: 0; width: 132px; }
 figure.query { border-right: 2px solid #999; padding-right: 12px; }
 figcaption { font-size: 12px; overflow-wrap: anywhere; }
 """
+
+
+def check_page(page: str | os.PathLike) -> None:
+    """Raises an Any2PointError for a path that is not that of an .html file."""
+    if Path(page).suffix not in (".html", ".htm"):
+        raise Any2PointError(f"--html must be a file that ends in .html, got {os.fspath(page)!r}.")
 
 
 def thumbnail(points: np.ndarray | None) -> str:

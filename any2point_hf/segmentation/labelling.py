@@ -15,8 +15,8 @@ from ..modeling.configuration_any2point import SMALLEST_CLOUD
 from ..modeling.errors import DatasetError, did_you_mean, listed
 from ..modeling.modeling_any2point_segmentation import Any2PointForPointCloudSegmentation
 from ..modeling.segmentation.large_clouds import SUBSETS_AT_ONCE, answer_large_cloud
+from ..point_clouds.labels import IGNORED
 from ..processing_any2point import Any2PointProcessor
-from .part_metrics import IGNORED
 
 
 @dataclass(frozen=True, eq=False)

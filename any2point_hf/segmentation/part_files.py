@@ -11,8 +11,8 @@ import pyarrow.csv
 
 from ..modeling.errors import Any2PointError
 from ..pictures.picture_content import BACKGROUND_COLOR, category_colors
+from ..point_clouds.labels import IGNORED
 from .labelling import LabelledPoints
-from .part_metrics import IGNORED
 
 
 def write_parts(labelled: LabelledPoints, path: str | os.PathLike) -> Path:

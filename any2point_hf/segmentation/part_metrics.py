@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..modeling.errors import DatasetError
-
-IGNORED = -100
-"""The label of points that have none; they count nowhere."""
+from ..point_clouds.labels import IGNORED
 
 ONLY_CATEGORY = "all"
 """The name of the only category where shapes have none: all parts belong to it."""

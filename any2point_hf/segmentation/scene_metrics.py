@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..modeling.errors import DatasetError
-from .part_metrics import IGNORED
+from ..point_clouds.labels import IGNORED
 
 
 def point_confusion(predicted: np.ndarray, truth: np.ndarray, num_parts: int) -> np.ndarray:

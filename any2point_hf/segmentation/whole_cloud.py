@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from transformers.feature_extraction_utils import BatchFeature
 
-from .part_metrics import IGNORED
+from ..point_clouds.labels import IGNORED
 
 
 class WholeCloud(NamedTuple):

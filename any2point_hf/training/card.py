@@ -1,7 +1,9 @@
 """The model card of a training, with its pictures: written into the adapter's folder at the end."""
 
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,11 @@ from datasets import DatasetDict
 from transformers import Trainer
 
 from ..data.hub_dataset import HubDataset
+from ..modeling.errors import MissingPackageError
 from ..modeling.files import write_whole
 from ..modeling.publishing.model_card import GENERATED, model_card
 from ..modeling.publishing.model_card_text import Evaluation, TrainingFacts
 from ..modeling.publishing.model_description import ModelDescription
-from .pictures import draw_confusion_matrix, draw_training_curves
 from .probe_before_training import MOST_CLOUDS
 from .recipe import Recipe
 from .repeating import shown_command, shown_path, training_code
@@ -37,6 +39,8 @@ def write_training_card(
 ) -> None:
     """Writes README.md and images/. A README.md that was not generated stays, with a warning.
 
+    Without the extra `pictures` there is a line on standard error instead of images.
+
     Args:
         folder: of the adapter.
         description: of the model.
@@ -44,9 +48,17 @@ def write_training_card(
         history: `trainer.state.log_history`.
         confusion: matrix of the test split, [classes, classes].
     """
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    draw_training_curves(history, folder / CURVES)
-    draw_confusion_matrix(confusion, description.class_names, folder / CONFUSION)
+    try:
+        from .pictures import draw_confusion_matrix, draw_training_curves
+    except MissingPackageError as error:
+        print(f"the training is saved without pictures of it: {error}", file=sys.stderr, flush=True)
+        facts = replace(facts, pictures={})
+        for picture in (CURVES, CONFUSION):  # of an earlier training
+            (folder / picture).unlink(missing_ok=True)
+    else:
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        draw_training_curves(history, folder / CURVES)
+        draw_confusion_matrix(confusion, description.class_names, folder / CONFUSION)
     card = folder / CARD
     if card.is_file() and GENERATED not in card.read_text(encoding="utf-8", errors="replace"):
         warnings.warn(f"{card} was not written by a training and stays as it is. Move it to get one.", stacklevel=2)

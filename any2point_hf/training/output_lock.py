@@ -1,4 +1,4 @@
-"""One training at a time in a folder: a file there says which process is at work."""
+"""One run at a time in a folder, of whichever command: a file there says which process is at work."""
 
 import json
 import os
@@ -16,14 +16,14 @@ from accelerate.utils import broadcast_object_list
 
 from ..modeling.errors import Any2PointError
 
-LOCK_FILE = ".training.lock"
+LOCK_FILE = ".output.lock"
 _SECONDS_TO_WRITE = 60  # an empty file older than this was left by a kill between making and filling it
 _held: set[Path] = set()  # by this process, because its number alone cannot tell an earlier process of this number
 
 
 @contextmanager
 def output_lock(output: Path) -> Iterator[None]:
-    """Keeps other trainings out of a folder as long as the block runs.
+    """Keeps other runs out of a folder as long as the block runs.
 
     The lock file has the process's number and name and the machine's name. One whose process is gone is taken over; of
     a process on another machine this cannot be told, so a person has to delete it.
@@ -32,7 +32,7 @@ def output_lock(output: Path) -> Iterator[None]:
         output: made if it is missing, and removed again if nothing was written to it.
 
     Raises:
-        Any2PointError: another training is at work in the folder.
+        Any2PointError: another run is at work in the folder.
     """
     is_new = not output.exists()
     output.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def output_lock(output: Path) -> Iterator[None]:
 
 @contextmanager
 def output_lock_of_all(output: Path) -> Iterator[None]:
-    """`output_lock` for the processes of one training: the first of them has it, all are refused.
+    """`output_lock` for the processes of one run: the first of them has it, all are refused.
 
     Args:
         output: as there.
@@ -138,6 +138,6 @@ def _remove(lock: Path, stale: dict[str, Any]) -> None:
 def _refusal(output: Path, holder: dict[str, Any]) -> str:
     pid, host = holder.get("pid", "?"), holder.get("host", "?")
     return (
-        f"{output} must have one training at a time, and process {pid} on {host} is at work there. Wait for it, or "
-        f"choose another folder. If no such training runs any more, delete {output / LOCK_FILE}."
+        f"{output} must have one run at a time, and process {pid} on {host} is at work there. Wait for it, or "
+        f"choose another folder. If that process is gone, delete {output / LOCK_FILE}."
     )

@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
@@ -12,8 +11,8 @@ import yaml
 from ..data.augmentation import Augmentation
 from ..modeling.configuration_any2point import METHOD_FIELDS
 from ..modeling.errors import ConfigurationError, did_you_mean, require
+from .recipe_files import recipe_file
 
-RECIPES = Path(__file__).parent / "recipes"
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 200  # of a recipe whose length is given in steps
 Settings = TypeVar("Settings", bound=Any)  # any dataclass
 
@@ -102,13 +101,7 @@ def read_recipe(source: str | os.PathLike[str]) -> Recipe:
     Raises:
         ConfigurationError: there is no such recipe, the file is not YAML, or it has an unknown field or a wrong value.
     """
-    path = Path(source)
-    if path.suffix not in (".yaml", ".yml"):
-        names = sorted(file.stem for file in RECIPES.glob("*.yaml"))
-        meant = did_you_mean(str(source), names)
-        require(str(source) in names, f"a recipe is one of {', '.join(names)}, or a path to a .yaml", source, meant)
-        path = RECIPES / f"{source}.yaml"
-    require(path.is_file(), "a recipe must be an existing file", str(path.absolute()), " Check the path.")
+    path = recipe_file(source)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         return _recipe(values)

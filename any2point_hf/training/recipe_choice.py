@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from datasets import Dataset, LargeList, List
 
-from ..data import Task
+from ..data.loading import Task
 from ..data.parts.dataset import CATEGORY, PART, is_part_dataset
 from ..data.parts.tables import NAMES_OF_PARTS
 from ..modeling.configuration_any2point import Any2PointConfig

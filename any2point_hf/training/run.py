@@ -12,17 +12,19 @@ from accelerate.utils import parse_flag_from_env
 from datasets import DatasetDict
 from transformers import set_seed
 
-from ..data import Task, load_point_cloud_dataset
+from ..data import load_point_cloud_dataset
 from ..data.fingerprint import data_fingerprint
 from ..data.hub_dataset import parse_hub_name, pinned
+from ..data.loading import Task, task_of_dataset
 from ..data.parts.dataset import is_part_dataset
 from ..data.sources import DataSource, name_of
 from ..data.splits import check_trains
 from ..data.validation import hold_out_validation
+from ..modeling.backbones.fingerprint import BACKBONE_FILES, backbone_fingerprint
 from ..modeling.batch_memory import batch_too_large, is_out_of_memory
 from ..modeling.configuration_any2point import Any2PointConfig
 from ..modeling.errors import Any2PointError, CheckpointError
-from ..modeling.files import folder_written_whole, read_record, write_whole
+from ..modeling.files import check_output_folder, folder_written_whole, read_record, write_whole
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from ..modeling.modeling_any2point_segmentation import Any2PointForPointCloudSegmentation
 from ..modeling.publishing.model_description import describe
@@ -99,8 +101,7 @@ def train(
     """
     keep_freed_memory()
     output = Path(output)
-    if output.exists() and not output.is_dir():
-        raise Any2PointError(f"--output must be a folder, and {output} is a file.")
+    check_output_folder(output)
     if not resume:
         _check_unused(output)
     fields = {**(recipe.config if recipe else {}), **(config_fields or {})}
@@ -113,8 +114,8 @@ def train(
         options: Any = {"drop_invalid": drop_invalid, "features": features, "task": task, "label_column": label_column}
         dataset = load_point_cloud_dataset(data, **options)
         check_trains(dataset)
-        are_parts = is_part_dataset(dataset)
-        found: Task = "segmentation" if are_parts else "classification"
+        found = task_of_dataset(dataset)
+        are_parts = found == "segmentation"
         chosen = None if recipe else _choice(len(dataset["train"]), found, output, resume)
         if validation_share is not None:
             dataset = hold_out_validation(dataset, validation_share)
@@ -123,11 +124,11 @@ def train(
     fields = {**recipe.config, **(config_fields or {})} | ({"point_feature_names": features} if features else {})
     config = _config(backbone, dataset, fields)
     run = {"data_fingerprint": data_fingerprint(dataset, features), "seed": seed, "validation_share": validation_share}
-    run |= recipe.settings()
+    run |= recipe.settings() | {BACKBONE_FILES: backbone_fingerprint(backbone)}
     del run["epochs"]  # a run may be made longer
     with output_lock_of_all(output):  # if the folder cannot be made, this fails before the training
         if resume:
-            checkpoint, damaged = _last_checkpoint(output, config, run, recipe.epochs)
+            checkpoint, damaged = _last_checkpoint(output, config, run, recipe.epochs, fields)
         else:
             _check_unused(output)  # again: another training may have ended since
             checkpoint, damaged = None, cut_off_checkpoints(output)
@@ -215,15 +216,22 @@ def _check_unused(output: Path) -> None:
 
 
 def _last_checkpoint(
-    output: Path, config: Any2PointConfig, run: dict[str, Any], epochs: float
+    output: Path, config: Any2PointConfig, run: dict[str, Any], epochs: float, fields: dict[str, Any]
 ) -> tuple[str, dict[Path, str]]:
-    """The newest whole checkpoint, after a check that these settings may go on from it; and the damaged ones."""
+    """The newest whole checkpoint, after a check that these settings may go on from it; and the damaged ones.
+
+    Where `fields` do not say `sampling_start`, the config gets that of the checkpoint, since earlier versions had
+    another default.
+    """
     newest, state, damaged = checkpoint_to_resume(output)
     if state["epoch"] > epochs:
         raise CheckpointError(
             f"--epochs must be at least the {state['epoch']:g} that {newest} has trained, got {epochs:g}."
         )
-    recorded = Any2PointConfig.from_pretrained(newest).to_dict() | read_record(output / RUN_FILE)
+    began_with: Any = Any2PointConfig.from_pretrained(newest)
+    if fields.get("sampling_start") is None:
+        config.sampling_start = began_with.sampling_start
+    recorded = began_with.to_dict() | {BACKBONE_FILES: run[BACKBONE_FILES]} | read_record(output / RUN_FILE)
     wanted = {name: value for name, value in config.to_dict().items() if name in _RESUMED} | run
     different = [name for name, value in wanted.items() if recorded.get(name) != value]
     if different:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..modeling.backbones.fingerprint import BACKBONE_FILES
 from ..modeling.errors import Any2PointError
-from ..modeling.files import read_record, write_whole
+from ..modeling.files import check_output_folder, read_record, write_whole
 from .checkpoints import holds_checkpoint
 from .output_lock import output_lock
 
@@ -32,8 +33,7 @@ def train_with_seeds(
         Any2PointError: the folder's runs had other settings, or `output` is a file, holds a training of one seed or is
             in use by another training.
     """
-    if output.exists() and not output.is_dir():
-        raise Any2PointError(f"--output must be a folder, and {output} is a file.")
+    check_output_folder(output)
     if holds_checkpoint(output):
         raise Any2PointError(f"{output} holds a training of a single seed. Choose another folder for --seeds.")
     with output_lock(output):
@@ -46,11 +46,13 @@ def _train_missing(
     runs: dict[str, dict[str, float]] = {}
     if file.is_file():
         earlier = read_record(file, "settings", "runs")
-        changed = [name for name in settings if earlier["settings"].get(name) != settings[name]]
+        before = {"sampling_start": "first"} | earlier["settings"]  # all that earlier versions knew
+        before.setdefault(BACKBONE_FILES, settings.get(BACKBONE_FILES))  # which they did not record
+        changed = [name for name in settings if before.get(name) != settings[name]]
         if changed:
             raise Any2PointError(
                 f"{file} holds runs with other settings, these differ: "
-                + ", ".join(f"{name} was {earlier['settings'].get(name)!r}" for name in changed)
+                + ", ".join(f"{name} was {before.get(name)!r}" for name in changed)
                 + ". Give the same ones, or choose another folder."
             )
         runs = earlier["runs"]

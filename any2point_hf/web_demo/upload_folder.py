@@ -30,10 +30,8 @@ def delete_old(folder: Path, now: float | None = None) -> None:
         now: the time, in seconds since 1970.
     """
     now = time.time() if now is None else now
-    for file in list(folder.rglob("*")):
+    for file in [Path(place, name) for place, _, names in os.walk(folder) for name in names]:
         with contextlib.suppress(OSError):
-            if file.is_dir():
-                continue
             lives = UNFINISHED_SECONDS if file.parent == folder else LIVE_SECONDS
             if now - file.stat().st_mtime > lives:
                 file.unlink()

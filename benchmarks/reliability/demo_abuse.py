@@ -43,6 +43,15 @@ def status(address: str, method: str = "GET", path: str = "/config", body: bytes
         return connection.getresponse().status
 
 
+def large_request(address: str) -> None:
+    """Sends 500 MB, which are no upload, without saying how long they are."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+    parts, kind = (bytes(1_000_000) for _ in range(500)), {"Content-Type": "application/json"}
+    with contextlib.closing(connection), contextlib.suppress(OSError):  # refused before all was sent
+        connection.request("POST", "/gradio_api/queue/join", parts, kind, encode_chunked=True)
+        connection.getresponse().read()
+
+
 def cut_upload(address: str) -> None:
     """Sends half of an upload and goes away."""
     host, port = address.removeprefix("http://").split(":")
@@ -92,6 +101,8 @@ def main() -> None:
         for _ in range(rounds):
             grown = largest_growth(process, lambda: classify(memory_bomb(), "bomb.npy"))
             count("a file of 168 bytes that takes 4.5 GB", grown > GROWTH)
+            grown = largest_growth(process, lambda: large_request(address))
+            count("a request of 500 MB that is no upload", grown > GROWTH)
             slow = threading.Thread(target=classify, args=(slow_mesh(), "slow.obj"))
             slow.start()
             time.sleep(1)

@@ -9,12 +9,12 @@ import copy
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import resolve_revision
 
 from ..errors import BackboneLoadError, CheckpointError, HubError, UnsupportedBackboneError
 from ..hub.calls import hub_calls, hub_trouble
+from ..pulled_config import IMPLEMENTATIONS, MOST_BLOCKS, OWN_IMPLEMENTATIONS
 from .bottleneck_hook import BottleneckHook
 from .detector import backbone_spec
 from .part_of_model import LOADED_WHOLE, TOWER_CLASSES, is_wrapper, tower_config, tower_module
@@ -23,6 +23,7 @@ from .spec import num_blocks
 if TYPE_CHECKING:
     from ..configuration_any2point import Any2PointConfig
 
+_NO_CODE = {"trust_remote_code": False}  # unless told so, transformers asks the user whether to run a backbone's code
 DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
 
 
@@ -46,8 +47,8 @@ def _read_config(backbone: str, options: dict[str, Any], trouble: HubError | Non
 
     try:
         with hub_calls(f"to load the backbone {backbone!r}"):
-            return AutoConfig.from_pretrained(backbone, **options | _cache_alone(trouble))
-    except (OSError, ValueError) as error:
+            return AutoConfig.from_pretrained(backbone, **options | _cache_alone(trouble) | _NO_CODE)
+    except Exception as error:  # of a damaged or odd file transformers raises many types
         raise _load_error(backbone, trouble or error) from error
 
 
@@ -83,6 +84,9 @@ def load_backbone(
     whole = _read_config(backbone, options, trouble)
     config = tower_config(whole, modality)
     spec = backbone_spec(config)
+    if num_blocks(config) > MOST_BLOCKS:
+        raise _load_error(backbone, f"its config claims {num_blocks(config):,} blocks; {MOST_BLOCKS} are the most.")
+    _check_attention(backbone, whole, kwargs)
     is_whole = whole.model_type in LOADED_WHOLE or is_wrapper(whole)
     auto_class = _auto_class(whole if is_whole else config)
     try:
@@ -92,9 +96,11 @@ def load_backbone(
                 revision=options["revision"],
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
-                **kwargs | _cache_alone(trouble),
+                **kwargs | _cache_alone(trouble) | _NO_CODE,
             )
-    except (HubError, OSError, RuntimeError, SafetensorError) as error:
+    except UnsupportedBackboneError:
+        raise
+    except Exception as error:  # of damaged files and odd configs transformers raises many types
         raise _load_error(backbone, trouble or error) from error
     tower = tower_module(module, modality)
     prefix = next((f"{name}." for name, part in module.named_children() if part is tower), "")
@@ -108,6 +114,20 @@ def load_backbone(
     if tower is not module:
         tower.name_or_path = tower.config._name_or_path = str(backbone)  # the name of the whole
     return tower
+
+
+def _check_attention(backbone: str, config: PreTrainedConfig, chosen: dict[str, Any]) -> None:
+    """Refuses a config that has attention loaded as a kernel from the Hub, which is code; the caller may choose one.
+
+    Raises:
+        BackboneLoadError: it does.
+    """
+    parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
+    for name in IMPLEMENTATIONS:
+        named = [value for part in parts if (value := getattr(part, f"_{name}_internal", None)) is not None]
+        wrong = [value for value in named if value not in OWN_IMPLEMENTATIONS]
+        if wrong and name not in chosen:
+            raise _load_error(backbone, f"its config would fetch code: {name} is {wrong[0]!r}.")
 
 
 def _auto_class(config: PreTrainedConfig) -> Any:

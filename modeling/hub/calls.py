@@ -117,6 +117,22 @@ def hub_calls(doing: str, largest: Mapping[str, int] | None = None) -> Iterator[
         hooks["response"].remove(ours.after_answer)
 
 
+def resolved_commit(repo_id: str, **options: Any) -> str:
+    """The commit that a revision stands for now; to be called inside `hub_calls`.
+
+    Args:
+        repo_id: of the repository.
+        options: of `HfApi.resolve_revision`.
+
+    Raises:
+        HubError: the answer is no commit, and could be anything that moves.
+    """
+    commit = HfApi().resolve_revision(repo_id, **options).resolved
+    if not re.fullmatch("[0-9a-f]{40}", commit):
+        raise _no_hub(_rule(f"to load {repo_id!r}"), ValueError(f"{commit[:80]!r} is no commit"))
+    return commit
+
+
 def hub_trouble(repo_id: str, options: Mapping[str, Any]) -> HubError | None:
     """Returns why the Hub cannot be asked for a repository, by a single call; None if it answers or need not be asked.
 
@@ -131,7 +147,7 @@ def hub_trouble(repo_id: str, options: Mapping[str, Any]) -> HubError | None:
     asked = {name: options[name] for name in ("revision", "token", "cache_dir") if options.get(name) is not None}
     try:
         with hub_calls(f"to load {repo_id!r}"):
-            HfApi().resolve_revision(repo_id, **asked)
+            resolved_commit(repo_id, **asked)
     except HubError as error:
         return None if isinstance(error.__cause__, HfHubHTTPError) else error  # an answer, which the caller gets too
     except HFValidationError:

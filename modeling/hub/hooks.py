@@ -26,6 +26,8 @@ LARGEST_FILE = constants.MAX_HTTP_DOWNLOAD_SIZE
 BROKEN_OFF = "Nothing is half written: do the same again, and what has arrived is not sent twice"
 _READING = ("GET", "HEAD")
 _COMPRESSED = ("gzip", "deflate", "br", "zstd")  # what the client would unpack, to any size
+# What the client makes names of files from: a commit, and what a blob is called. Others could name files elsewhere.
+_NAMES = {"x-repo-commit": "[0-9a-f]{40}", "x-linked-etag": r"[\w.+=-]*", "etag": r"[\w.+=-]*"}
 _WATCH, _OWNER = "any2point_watch", "any2point_hooks"  # extensions of a request; its redirects take them over
 
 current: ContextVar["Hooks | None"] = ContextVar("current", default=None)
@@ -74,7 +76,7 @@ class Hooks:
         """The hook of an answer, whose body has not been read.
 
         Raises:
-            GaveUpError: the answer is compressed, or announces too large a file.
+            GaveUpError: the answer is compressed, announces too large a file, or names one that could lie anywhere.
             HfHubHTTPError: the Hub refuses, and the client shall not try again.
         """
         request, status = response.request, response.status_code
@@ -84,6 +86,7 @@ class Hooks:
         if response.headers.get("content-encoding", "").lower() in _COMPRESSED:
             raise GaveUpError("its answer is compressed though it was asked not to be. Check HF_ENDPOINT and the proxy")
         if request.method == "HEAD" and status < 400:
+            _check_names(response)
             self._announce(response, watch)
         self._count(response, watch)
         if status != 429 and status < 500:
@@ -148,6 +151,20 @@ class Hooks:
         flow = watch.file if is_file else Flow(0)
         at_end = int if follows else forget
         response.stream = CountedStream(response.stream, flow, largest, watch.name, at_end)
+
+
+def _check_names(response: httpx.Response) -> None:
+    """Refuses a commit or a blob's name that the client would not keep inside its cache.
+
+    Raises:
+        GaveUpError: there is one.
+    """
+    for header, form in _NAMES.items():
+        name = response.headers.get(header, "0" * 40).removeprefix("W/").strip('"')
+        if not re.fullmatch(form, name):
+            raise GaveUpError(
+                f"its answer is not that of a Hub ({header}: {name[:80]!r}). Check HF_ENDPOINT and the proxy"
+            )
 
 
 def retry_after(response: httpx.Response) -> float:

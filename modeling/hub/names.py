@@ -6,6 +6,7 @@ A bare name is looked for in this order: a local folder, the Hub's repository of
 of that name in the namespace `ANY2POINT_NAMESPACE` or, without it, in that of the logged-in user.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,11 +22,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import validate_repo_id
-from transformers.utils import logging
 
 from ..errors import CheckpointError, HubError
 from ..files import finish_saving
-from .calls import hub_calls
+from .calls import hub_calls, resolved_commit
 
 NAMESPACE_VARIABLE = "ANY2POINT_NAMESPACE"
 LARGEST_FILES = {".json": 2**20, ".safetensors": 2**31}
@@ -33,7 +33,7 @@ LARGEST_FILES = {".json": 2**20, ".safetensors": 2**31}
 
 PULL_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def pushed_name(name: str) -> str:
@@ -49,6 +49,35 @@ def pushed_name(name: str) -> str:
     except HFValidationError as error:
         raise HubError(f"a repository is called name or user/name, got {name!r}. {error}") from error
     return name
+
+
+def check_name(name: str | os.PathLike, files: Sequence[str] = ("config.json",)) -> None:
+    """Checks, without a call, that an adapter's name is a folder here, or may be that of a repository on the Hub.
+
+    Raises:
+        CheckpointError: neither.
+    """
+    if not os.path.isdir(name) and not is_repository_name(name):
+        raise _not_found(str(name), files, [f"the folder {name} (there is none)"])
+
+
+def is_repository_name(name: str | os.PathLike) -> bool:
+    """Whether a repository may be called so; `@` and a revision may follow."""
+    try:
+        validate_repo_id(str(name).partition("@")[0])
+    except HFValidationError:
+        return False
+    return True
+
+
+def check_adapter_folder(folder: Path) -> None:
+    """Checks that an adapter's folder is there.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"an adapter must be a folder with config.json, and there is no folder {folder}.")
 
 
 def pull_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,13 +117,10 @@ def pulled_folder(
     """
     if os.path.isdir(name):
         return _settled(Path(name), subfolder)
+    check_name(name, files)
     tried = [f"the folder {name} (there is none)"]
     name, _, own_revision = str(name).partition("@")
     revision = own_revision or revision
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        raise _not_found(name, files, tried) from None
     files = [f"{subfolder}/{file}" if subfolder else file for file in files]
     cache_dir = Path(cache_dir or constants.HF_HUB_CACHE)
     if local_files_only or constants.is_offline_mode():
@@ -166,8 +192,7 @@ def _download(
 ) -> Path | None:
     """Downloads files of one commit; returns their folder in the cache, or None, with the reason added to `tried`."""
     try:
-        commit = HfApi().resolve_revision(repo_id, **options)
-        options = options | {"revision": commit}
+        options = options | {"revision": resolved_commit(repo_id, **options)}
         paths = [hf_hub_download(repo_id, file, force_download=force_download, **options) for file in files]
     except GatedRepoError:
         reason = "gated: ask for access on its page, and log in"

@@ -35,7 +35,7 @@ _WHAT = {
     "segmentation": "A segmentation model, which labels every point of 3D point clouds",
     None: "Features of 3D point clouds",
 }
-_CLASSES = {"classification": "Classes", "segmentation": "Parts"}
+_CLASSES = {"classification": "Classes", "segmentation": "Parts", None: ""}
 _ALWAYS = {
     "classification": "It always answers with one of its classes, whatever the cloud is.",
     "segmentation": "It always gives each point one of its parts, whatever the cloud is.",
@@ -135,7 +135,7 @@ def facts(description: ModelDescription, revision: str | None) -> str:
         "Modality": _MODALITIES[description.modality],
         "Points a cloud": f"{description.num_points:,}",
         "Features of a point": ", ".join(f"`{name}`" for name in description.point_feature_names),
-        _CLASSES.get(description.task, ""): f"{len(description.class_names)}: {', '.join(description.class_names)}",
+        _CLASSES[description.task]: f"{len(description.class_names)}: {', '.join(description.class_names)}",
         "Categories": f"{len(description.categories)}: {', '.join(description.categories)}",
         "Licence": _licence(description),
     }

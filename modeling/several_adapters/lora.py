@@ -8,6 +8,7 @@ files at its top for a PEFT adapter. Only models with a LoRA need `peft`.
 import copy
 import importlib.util
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from ..backbones.bottleneck_hook import BottleneckHook
 from ..backbones.spec import BackboneSpec, find
 from ..errors import Any2PointError, CheckpointError, ConfigurationError, UnsupportedBackboneError
+from ..pulled_config import LARGEST_NUMBER
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -208,7 +210,7 @@ def read_lora_config(folder: Path) -> Any:
     try:
         config = LoraConfig.from_pretrained(str(folder))
         _check_config(config, LoraConfig)
-        _check_ranks(config, folder / LORA_FILES[1])
+        _check_claims(config, folder / LORA_FILES[1])
     except CheckpointError:
         raise
     except Exception as error:
@@ -218,23 +220,42 @@ def read_lora_config(folder: Path) -> Any:
     return config
 
 
-def _check_ranks(config: Any, file: Path) -> None:
-    """Compares LoRA's ranks with the tensors' shapes, before layers of these ranks are made.
+def _check_claims(config: Any, file: Path) -> None:
+    """Compares what LoRA's config claims with the tensors beside it, before layers are made of it.
+
+    Layers are those that the tensors name: patterns of names, which could take forever to match, are not used.
 
     Raises:
-        CheckpointError: they are not the tensors' ranks, or the config would import a module by name.
+        CheckpointError: ranks are not the tensors', a factor is no finite number, a pattern is complicated, or the
+            config would import a module by name.
     """
     try:
         with safe_open(file, "pt") as opened:
-            stored = {min(opened.get_slice(name).get_shape(), default=0) for name in opened.keys()}  # noqa: SIM118
+            shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} could not be read; was it copied whole? The loader said: {error}") from error
-    claimed = {config.r, *config.rank_pattern.values()}
+    stored = {min(shape, default=0) for shape in shapes.values()}
+    claimed, patterns = {config.r, *config.rank_pattern.values()}, {*config.rank_pattern, *config.alpha_pattern}
+    factors = [config.lora_alpha, *config.alpha_pattern.values()]
+    wrong = []
     if not claimed & stored or max(claimed) > max(stored) or config.megatron_config is not None:
+        wrong.append(f"claims the ranks {sorted(claimed)} where they have {sorted(stored)}")
+    if not all(abs(factor) <= LARGEST_NUMBER for factor in factors):
+        wrong.append(f"has the factor {max(factors, key=abs)}")
+    if len(patterns) > len(shapes) or not all(map(_is_simple, patterns)):
+        wrong.append(f"has patterns that take long to match ({str(max(patterns, key=len))[:80]})")
+    if wrong:
         raise CheckpointError(
-            f"{file.with_name(LORA_FILES[0])} must describe the tensors beside it, and claims the ranks "
-            f"{sorted(claimed)} where they have {sorted(stored)}. It is damaged or of another adapter: pull it again."
+            f"{file.with_name(LORA_FILES[0])} must describe the tensors beside it, and {', and '.join(wrong)}. It is "
+            "damaged or of another adapter: pull it again."
         )
+    config.target_modules = {name.removeprefix(_PREFIX).split(LORA_TENSORS)[0] for name in shapes}
+    config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
+
+
+def _is_simple(pattern: str) -> bool:
+    """Whether a pattern is matched in a short time: it has no groups, and repeats something twice at most."""
+    return "(" not in pattern and len(re.findall(r"[*+?{]", pattern)) <= 2
 
 
 def load_lora_weights(backbone: Any, folder: Path) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from any2point_hf import data
 from any2point_hf.cli import main
+from any2point_hf.data import loading
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -359,8 +359,8 @@ def test_options_of_a_collection_need_a_place_for_the_results(run_command, adapt
 
 
 def test_built_in_shapes_are_turned_unless_told_otherwise(run_train, used, monkeypatch):
-    few = data.make_shapes(40, 10, num_points=128)
-    monkeypatch.setattr(data, "make_shapes", lambda seed=0: few)
+    few = loading.make_shapes(40, 10, num_points=128)
+    monkeypatch.setattr(loading, "make_shapes", lambda seed=0: few)
     for arguments, axis in (((), "z"), (("--rotate", "none"), None), (("--rotate", "x"), "x")):
         run_train(*arguments, data="shapes")
         assert used.pop().recipe.augmentation.rotation_axis == axis

@@ -199,7 +199,8 @@ def test_a_conversion_hands_back_its_report(run_command, monkeypatch, tmp_path):
         (output / script.REPORT_FILE).write_text('{"trained": ["a"]}')
 
     monkeypatch.setattr(script, "convert", convert)
-    arguments = ("convert", "--checkpoint", "a.pth", "--backbone", "b", "--output")
+    (tmp_path / "a.pth").touch()
+    arguments = ("convert", "--checkpoint", tmp_path / "a.pth", "--backbone", "b", "--output")
     assert run_command(*arguments, tmp_path / "plain").out == "what people read\n"
     result = run_command(*arguments, tmp_path / "json", "--json")
     assert only_json(result) == {"output": str(tmp_path / "json"), "report": {"trained": ["a"]}}
@@ -210,7 +211,10 @@ def test_a_table_hands_back_its_file(run_command, monkeypatch, tmp_path):
     from any2point_hf.paper import reproduce
 
     monkeypatch.setattr(reproduce, "reproduce", lambda *_, **__: print("table 4, …") or tmp_path / "table-4.md")
-    result = run_command("reproduce", "--table", "4", "--data", "shapes", "--output", tmp_path, "--quick", "--json")
+    backbones = ("--backbone-1d", "a", "--backbone-2d", "b")
+    result = run_command(
+        "reproduce", "--table", "4", "--data", "shapes", "--output", tmp_path, *backbones, "--quick", "--json"
+    )
     assert only_json(result) == {"table": 4, "file": str(tmp_path / "table-4.md")}
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import Trainer, TrainingArguments
 
 from any2point_hf import Any2PointProcessor, DataCollatorForPointClouds
 from any2point_hf.data.augmentation import Augmentation
@@ -163,6 +164,37 @@ def test_training_draws_labels_with_their_points(features, drop):
         np.testing.assert_allclose(augmented["point_features"][..., 0], augmented["labels"] / 10, atol=1e-6)
     else:
         assert "point_features" not in augmented
+
+
+class Recorder(torch.nn.Module):
+    """Takes what a segmentation model takes, and keeps it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.batches = []
+
+    def forward(self, points, labels=None, category=None):
+        self.batches.append((points, labels, category))
+        return {"loss": self.weight.sum() * 0 + 0.0, "logits": points}
+
+
+@pytest.mark.parametrize("way", ["keep", "rename"])
+def test_the_stock_trainer_hands_labels_and_categories_over(tmp_path, way):
+    dataset = part_dataset([150, 70, 140, 65])["train"].remove_columns("intensity")
+    options = {"remove_unused_columns": False}
+    if way == "rename":
+        dataset, options = dataset.rename_column("part", "labels"), {}
+    model = Recorder()
+    arguments = TrainingArguments(
+        str(tmp_path), per_device_train_batch_size=2, max_steps=2, report_to="none", save_strategy="no", **options
+    )
+    Trainer(model, arguments, train_dataset=dataset, processing_class=Any2PointProcessor(64)).train()
+    seen = []
+    for points, labels, category in model.batches:
+        np.testing.assert_array_equal(labels.cpu().numpy(), octants(points.cpu().numpy()))
+        seen += category.tolist()
+    assert sorted(seen) == [0, 0, 1, 1]
 
 
 def test_points_without_a_label_stay_so():

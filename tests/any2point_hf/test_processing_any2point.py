@@ -279,6 +279,8 @@ def test_the_smallest_cloud_is_accepted(processor):
 
 @pytest.mark.parametrize("num_points", [63, 0, -1, 64.0, "64", True, None])
 def test_num_points_is_checked(num_points):
+    with pytest.raises(Any2PointError, match="num_points must be at most 16,777,216, got 1,000,000,000"):
+        Any2PointProcessor(10**9)
     with pytest.raises(Any2PointError, match="num_points must be an integer of at least 64, got"):
         Any2PointProcessor(num_points=num_points)
 

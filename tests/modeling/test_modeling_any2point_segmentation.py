@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoConfig
 
+from any2point_hf import AutoModelForPointCloudClassification, AutoModelForPointCloudSegmentation
 from any2point_hf.modeling import (
     Any2PointConfig,
     Any2PointError,
@@ -280,6 +281,15 @@ def test_a_classifier_and_a_segmenter_share_a_backbone(make, tmp_path):
     assert all(
         parameter.data_ptr() == theirs[name].data_ptr() for name, parameter in beside.backbone.named_parameters()
     )
+
+
+def test_the_auto_class_makes_it(make, tmp_path):
+    backbone = make.backbone("vit")
+    make.segmenter(backbone, num_labels=5).save_pretrained(tmp_path)
+    loaded = AutoModelForPointCloudSegmentation.from_pretrained(tmp_path, backbone=backbone)
+    assert type(loaded) is Any2PointForPointCloudSegmentation
+    with pytest.raises(CheckpointError, match="segmentation adapter"):
+        AutoModelForPointCloudClassification.from_pretrained(tmp_path, backbone=backbone)
 
 
 @torch.no_grad()

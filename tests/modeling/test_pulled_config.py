@@ -2,6 +2,7 @@ import json
 import time
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from any2point_hf import Any2PointConfig, Any2PointForPointCloudClassification
@@ -116,18 +117,50 @@ def test_an_index_of_other_files_is_refused(folder, backbone):
 
 
 def test_an_adapter_larger_than_its_backbone_is_refused(folder, backbone):
-    import torch
-
     file = folder / "model.safetensors"
     save_file(load_file(file) | {"any2point.more": torch.zeros(4100, 4100)}, file, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"smaller than its backbone, and \S+ has 16,\d+,\d+ parameters"):
         load(folder, backbone)
 
 
-@pytest.mark.parametrize("change_of", [{"r": 10**9}, {"rank_pattern": {"query": 10**9}}, {"megatron_config": {"a": 1}}])
+NEVER_MATCHED = "((.+)+)+!"  # each further letter of a name doubles the time
+
+
+@pytest.mark.parametrize(
+    "change_of",
+    [
+        *({"r": 10**9}, {"rank_pattern": {"query": 10**9}}, {"megatron_config": {"a": 1}}),
+        *({"rank_pattern": {NEVER_MATCHED: 8}}, {"alpha_pattern": {NEVER_MATCHED: 8}}),
+        *({"alpha_pattern": {".*.*.*!": 8}}, {"alpha_pattern": {f"a{number}": 8 for number in range(1000)}}),
+        *({"lora_alpha": 1e300}, {"lora_alpha": float("nan")}, {"alpha_pattern": {"query": float("inf")}}),
+    ],
+)
 def test_ranks_of_a_lora_are_those_of_its_tensors(make, backbone, tmp_path, change_of):
     make.model(backbone, head=True, lora=True).save_pretrained(tmp_path)
     file = tmp_path / "lora" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change_of))
     with pytest.raises(CheckpointError, match="must describe the tensors beside it"):
         load(tmp_path, backbone)
+
+
+@pytest.mark.parametrize(
+    "change_of",
+    [
+        {"target_modules": NEVER_MATCHED},
+        {"exclude_modules": NEVER_MATCHED},
+        {"layers_pattern": NEVER_MATCHED, "layers_to_transform": [0]},
+    ],
+)
+def test_the_layers_of_a_lora_are_those_of_its_tensors(make, backbone, tmp_path, change_of):
+    model, points = make.model(backbone, head=True, lora=True).eval(), torch.rand(2, 128, 3)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "lora" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change_of))
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["checksums"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path, backbone).eval()(points).logits, model(points).logits)

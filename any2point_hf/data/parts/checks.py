@@ -16,8 +16,8 @@ from any2point_hf.data.parts.dataset import (
     occurring_parts,
     part_names_of,
 )
-from any2point_hf.data.parts.labels import checked_parts
 from any2point_hf.modeling.errors import DatasetError, listed
+from any2point_hf.point_clouds.labels import checked_parts
 
 _ROWS = 64
 

@@ -12,12 +12,11 @@ import numpy as np
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, Value
 from numpy.typing import ArrayLike
 
-from any2point_hf.data.parts.labels import checked_parts
 from any2point_hf.data.splits import check_trains
 from any2point_hf.modeling.errors import DatasetError, listed
 from any2point_hf.point_clouds.checks import local_float32
 from any2point_hf.point_clouds.features import FEATURE_GROUPS, grouped_features
-from any2point_hf.segmentation.part_metrics import IGNORED
+from any2point_hf.point_clouds.labels import IGNORED, checked_parts
 
 PART, CATEGORY = "part", "category"
 """Names of the columns."""

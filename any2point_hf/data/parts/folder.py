@@ -14,14 +14,15 @@ from datasets import DatasetDict
 from any2point_hf.data.folder import read_folder
 from any2point_hf.data.folder_metadata import find_tables
 from any2point_hf.data.parts.dataset import LabelledCloud, build_part_dataset_dict
-from any2point_hf.data.parts.labels import whole_labels
 from any2point_hf.data.splits import usual_split
 from any2point_hf.modeling.errors import DatasetError
 from any2point_hf.point_clouds.features import feature_of_column
 from any2point_hf.point_clouds.files import PointCloud
 from any2point_hf.point_clouds.folders import is_cloud_file, warn_of_left_out
+from any2point_hf.point_clouds.labels import IGNORED, whole_labels
 from any2point_hf.point_clouds.reading import CloudReader
-from any2point_hf.segmentation.part_metrics import IGNORED
+
+_LARGEST_LABEL = 1 << 24  # up to here float32 holds every integer
 
 
 def read_part_folder(root: Path, reader: CloudReader, label_column: str | None) -> DatasetDict:
@@ -73,6 +74,11 @@ class _LabelReader(CloudReader):
         cloud = super().read(path)
         label = self.feature_names[-1]
         labels = whole_labels(cloud.features[label], len(cloud.points), f"{path}, column {label!r}")
+        if len(labels) and labels.max() >= _LARGEST_LABEL:
+            raise DatasetError(
+                f"{path}, column {label!r}: labels of points must be below {_LARGEST_LABEL:,}, because columns are "
+                f"read as float32, got {labels.max():,}. Number the parts."
+            )
         wrong = labels[(labels < 0) & (labels != IGNORED)]
         if len(wrong):
             raise DatasetError(

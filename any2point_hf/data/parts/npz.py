@@ -18,8 +18,8 @@ from any2point_hf.data.npz import (
     load_arrays,
 )
 from any2point_hf.data.parts.dataset import LabelledCloud, build_part_dataset_dict
-from any2point_hf.data.parts.labels import checked_parts
 from any2point_hf.modeling.errors import DatasetError
+from any2point_hf.point_clouds.labels import checked_parts
 from any2point_hf.point_clouds.reading import CloudReader
 
 _KEYS = ("points", "part", "split", "part_names")
@@ -71,7 +71,7 @@ def read_part_npz(path: Path, reader: CloudReader) -> DatasetDict:
         clouds = []
         for row in rows:
             of_row = f"{path}: points[{row}]"
-            cloud = cloud_of_arrays(points[row], others, row, of_row, reader)
+            cloud = cloud_of_arrays(points[row], others, int(row), of_row, reader)
             labels = part[row] if reader.dropped is None else part[row][reader.dropped.kept]
             labels = checked_parts(labels, len(cloud.points), part_names.tolist(), f"{path}: part[{row}]")
             clouds.append(LabelledCloud(cloud.points, labels, cloud.features))

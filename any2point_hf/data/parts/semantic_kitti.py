@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from any2point_hf.data.official_files import cached_dataset, require_files
 from any2point_hf.data.parts.dataset import PART, part_features
 from any2point_hf.modeling.errors import DatasetError, listed
-from any2point_hf.segmentation.part_metrics import IGNORED
+from any2point_hf.point_clouds.labels import IGNORED
 
 # As `learning_map` of semantic-kitti.yaml: the labels in files that count as each class; all others are ignored.
 _LABELS_OF_CLASSES = {

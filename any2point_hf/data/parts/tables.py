@@ -7,12 +7,12 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, LargeList, List, Value
 
 from ...modeling.errors import DatasetError, listed
+from ...point_clouds.labels import checked_parts, whole_labels
 from ...point_clouds.reading import CloudReader
 from ..columns import LABEL_NAMES, is_file, points_column, type_name
 from ..own_types import with_class_labels, with_column, with_own_points
 from ..splits import named_splits
 from .dataset import CATEGORY, PART, part_features
-from .labels import checked_parts, whole_labels
 
 Tables: TypeAlias = Dataset | Mapping[str, Dataset]
 """A data set of `datasets`, or several by the names of splits."""

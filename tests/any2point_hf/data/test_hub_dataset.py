@@ -341,3 +341,12 @@ def test_the_command_line_names_what_is_wrong(hub, run_train):
         assert line.startswith("error: ")
         assert reason in line
         assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("path", ["../../x.xyz", "/x.xyz", "a/../../../x.xyz", "a\\..\\x.xyz", "..", 5, None])
+def test_files_outside_of_the_repository_are_refused(hub, path):
+    hub.store("me/data", {"a/train/0.xyz": b"0 0 0\n1 1 1\n"})
+    entry = {"type": "file", "path": path, "oid": "0" * 40, "size": 12}
+    hub.fail("GET", "/tree/", body=json.dumps([entry]).encode())
+    with pytest.raises(HubError, match=r"must list files of me/data, and lists .*Check HF_ENDPOINT"):
+        pinned("me/data")

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from datasets import DatasetDict
 
 from any2point_hf.data import build_dataset_dict
+from any2point_hf.data.parts.shapes import make_part_shapes
 from any2point_hf.data.validation import hold_out_validation
 from any2point_hf.modeling import DatasetError
 
@@ -47,3 +49,12 @@ def test_a_class_with_too_few_clouds():
 def test_a_validation_split_of_its_own():
     with pytest.raises(DatasetError, match="validation split of its own, which is used"):
         hold_out_validation(dataset(validation=clouds((0, 1))), 0.2)
+
+
+def test_a_data_set_of_parts_gives_its_share_of_each_category():
+    parts = make_part_shapes(20, 5, 16)
+    split = hold_out_validation(parts, 0.25)
+    assert sorted(split["validation"]["category"][:]) == [0, 1, 2, 3, 4]
+    assert split["train"].num_rows == 15
+    without = DatasetDict({name: rows.remove_columns("category") for name, rows in parts.items()})
+    assert hold_out_validation(without, 0.25)["validation"].num_rows == 5

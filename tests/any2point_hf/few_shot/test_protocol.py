@@ -1,17 +1,21 @@
 """The protocol: what each row is given, what is resumed, and what is refused before anything is trained."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from any2point_hf.data import build_dataset_dict
 from any2point_hf.few_shot import protocol, rows
 from any2point_hf.few_shot.folds import open_folds
 from any2point_hf.few_shot.protocol import few_shot, make_recipe
 from any2point_hf.few_shot.rows import ROWS, row_accuracy
 from any2point_hf.modeling.backbones.loading import load_backbone
-from any2point_hf.modeling.errors import Any2PointError, DatasetError
+from any2point_hf.modeling.errors import Any2PointError, DatasetError, PointCloudError
+from any2point_hf.training.output_lock import LOCK_FILE, output_lock
 from any2point_hf.training.recipe import changed
 from any2point_hf.training.trainer import make_trainer
 
@@ -45,7 +49,7 @@ def measured(monkeypatch):
     """Rows are measured at once, each with an accuracy of its own; what they were given."""
     given = []
 
-    def accuracy(row, fold, backbone, name, recipe, seed):
+    def accuracy(row, fold, backbone, name, recipe, seed, drop_invalid):
         given.append((row, seed, fold["train"].with_format("numpy")["points"][0].tobytes()))
         return len(given) / 100
 
@@ -138,6 +142,21 @@ def test_the_same_fold_gives_the_same_accuracy(data, bert, monkeypatch):
         assert first == second
 
 
+@pytest.mark.parametrize("row", ["pretrained", "linear probe", "Point-NN"])
+def test_invalid_points_of_an_official_data_set_can_be_dropped(data, bert, monkeypatch, row):
+    monkeypatch.setattr(rows, "NUM_STEPS", 1)
+    fold = open_folds(data)(2, 3, 0)
+    clouds = list(fold["train"].with_format("numpy")["points"])
+    clouds[0] = np.concatenate([clouds[0], np.full((5, 3), np.nan, np.float32)])
+    fold["train"] = build_dataset_dict({"train": (clouds, fold["train"]["label"])}, ["ball", "disc"])["train"]
+    arguments = (row, fold, load_backbone(str(bert)), str(bert), RECIPE, 0)
+    with pytest.raises(PointCloudError, match="--drop-invalid"):
+        row_accuracy(*arguments)
+    with pytest.warns(UserWarning, match="5 .*points are dropped"):
+        dropped = row_accuracy(*arguments, drop_invalid=True)
+    assert dropped == row_accuracy(row, open_folds(data)(2, 3, 0), *arguments[2:])
+
+
 # Resuming
 
 
@@ -157,6 +176,29 @@ def test_what_is_done_is_not_repeated(run, measured):
     assert [seed for _, seed, _ in measured] == [0] * 6 + [1] * 6 + [2] * 6
     assert "| pretrained: adapters on the frozen backbone | 7.0 ± 6.0 (3 folds) |" in text  # 1, 7 and 13
     assert "| pretrained \N{MINUS SIGN} permuted | -1.0 [-1.0, -1.0] |" in text
+
+
+def test_rows_on_another_backbone_are_not_mixed(run, measured, bert, tmp_path):
+    backbone = shutil.copytree(bert, tmp_path / "bert")
+    run(folds=1, backbone=backbone)
+    tensors = load_file(file := backbone / "model.safetensors")
+    save_file({name: tensor + 1e-3 for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
+    with pytest.raises(Any2PointError, match="these differ: backbone_files was"):
+        run(folds=2, backbone=backbone)
+    for record in (tmp_path / "out").rglob("0/*.json"):
+        known = json.loads(record.read_text())
+        del known["settings"]["backbone_files"]  # as of an earlier version
+        record.write_text(json.dumps(known))
+    run(folds=2, backbone=backbone)
+    assert len(measured) == 2 * len(ROWS)
+
+
+def test_two_runs_on_one_output(run, measured, tmp_path):
+    with output_lock(tmp_path / "out"), pytest.raises(Any2PointError, match="must have one run at a time"):
+        run()
+    assert measured == []
+    run()
+    assert not (tmp_path / "out" / LOCK_FILE).exists()
 
 
 def test_an_interrupted_fold_goes_on(run, measured, monkeypatch, tmp_path):

@@ -18,12 +18,13 @@ from datasets import Array2D, ClassLabel, Dataset, Features, Value
 
 from any2point_hf.large_collections import batch_inference
 from any2point_hf.large_collections.batch_inference import run_job
-from any2point_hf.large_collections.job import BatchJob
+from any2point_hf.large_collections.job import BatchJob, open_job
 from any2point_hf.large_collections.shard_files import ShardFiles
 from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudClassification
 from any2point_hf.modeling.errors import Any2PointError, CheckpointError, PointCloudError
 from any2point_hf.processing_any2point import Any2PointProcessor
 from any2point_hf.trained_adapter import load
+from any2point_hf.training.output_lock import LOCK_FILE, output_lock
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -117,6 +118,30 @@ def test_embeddings_equal_the_plain_forward(job, expected, shard_size, batch_siz
     assert np.abs(expected[0][0] - expected[0][1]).max() > 0.01  # so that a mix-up of rows would show
     assert pq.ParquetFile(made.out).num_row_groups == -(-COUNT // shard_size)
     assert [path.name for path in made.out.parent.iterdir()] == ["out.parquet"]
+
+
+def test_two_runs_on_one_output(job, model, tmp_path):
+    made = job()
+    with output_lock(shards := tmp_path / "out.parquet.shards"):
+        with pytest.raises(Any2PointError, match=rf"must have one run at a time, and process {os.getpid()} on"):
+            run_job(made)
+        assert [path.name for path in shards.iterdir()] == [LOCK_FILE]
+    run_job(made)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
+    with output_lock(shards):
+        assert run_job(made)["clouds"] == COUNT  # it is complete, and nothing is written
+
+
+def test_another_run_ended_while_this_one_began(job, monkeypatch):
+    def open_and_be_overtaken(asked):
+        opened = open_job(asked)
+        if asked.shard_size == 4:
+            run_job(job(shard_size=8))
+        return opened
+
+    monkeypatch.setattr(batch_inference, "open_job", open_and_be_overtaken)
+    with pytest.raises(Any2PointError, match="of a run with other settings, these differ: shard_size was 8, is 4"):
+        run_job(job())
 
 
 @pytest.mark.parametrize("shard_size", [1024, 5])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from any2point_hf import Any2PointConfig, Any2PointForPointCloudClassification, Any2PointProcessor
-from any2point_hf.modeling.errors import DatasetError
+from any2point_hf.data import build_dataset_dict
+from any2point_hf.modeling.errors import DatasetError, PointCloudError
 from any2point_hf.paper import figures as paper_figures
 from any2point_hf.pictures.kinds import draw_attention, draw_clusters, draw_similarity
 from any2point_hf.pictures.picture import Picture
@@ -106,3 +107,15 @@ def test_data_without_a_test_split(adapter, tmp_path, two_classes):
     np.savez(tmp_path / "train.npz", **{**arrays, "split": np.zeros_like(arrays["split"])})
     with pytest.raises(DatasetError, match="test"):
         paper_figures.reproduce_figures(str(tmp_path / "train.npz"), [str(adapter)], tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_invalid_points_of_an_official_data_set_can_be_dropped(adapter, two_classes, tmp_path, monkeypatch):
+    arrays = two_classes.arrays()
+    clouds = [np.concatenate([cloud, np.full((5, 3), np.nan, np.float32)]) for cloud in arrays["points"][:4]]
+    official = build_dataset_dict({"test": (clouds, arrays["labels"][:4])}, ["ball", "disc"])
+    monkeypatch.setattr(paper_figures, "load_point_cloud_dataset", lambda *_, **__: official)
+    with pytest.raises(PointCloudError, match="--drop-invalid"):
+        paper_figures.reproduce_figures("official/", [str(adapter)], tmp_path)
+    with pytest.warns(UserWarning, match="5 of 85 points are dropped"):
+        assert paper_figures.reproduce_figures("official/", [str(adapter)], tmp_path, drop_invalid=True).is_file()

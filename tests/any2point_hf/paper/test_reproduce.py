@@ -1,13 +1,16 @@
 import json
+import shutil
 import sys
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, Dinov2Config, Dinov2Model
 
-from any2point_hf.modeling.errors import Any2PointError, DatasetError
+from any2point_hf.data import build_dataset_dict
+from any2point_hf.modeling.errors import Any2PointError, DatasetError, PointCloudError
 from any2point_hf.modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from any2point_hf.modeling.presets import SCAN
 from any2point_hf.paper.reproduce import balanced_choice, reproduce
@@ -15,6 +18,7 @@ from any2point_hf.paper.rows import Row
 from any2point_hf.paper.runs import Budget, Runs, base_fields, make_budget
 from any2point_hf.paper.tables import TABLES, find_table
 from any2point_hf.paper.tuning_baselines import METHODS, apply_method
+from any2point_hf.training.output_lock import LOCK_FILE, output_lock
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
@@ -284,6 +288,29 @@ def test_the_full_one_may_be_of_another_table(run, trainings):
     assert len(trainings) == done + 2 * 3
 
 
+def test_rows_on_another_backbone_are_not_mixed(run, trainings, backbones, tmp_path):
+    line = shutil.copytree(backbones["1d"], tmp_path / "line")
+    run(4, backbones=backbones | {"1d": str(line)})
+    tensors = load_file(file := line / "model.safetensors")
+    save_file({name: tensor + 1e-3 for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
+    with pytest.raises(Any2PointError, match="these differ: files of 1d was '"):
+        run(4, backbones=backbones | {"1d": str(line)}, seeds=[0, 1])
+    settings = json.loads((record := tmp_path / "out" / "settings.json").read_text())
+    assert settings.pop("backbone_files")
+    record.write_text(json.dumps(settings))  # as of an earlier version
+    done = len(trainings)
+    run(4, backbones=backbones | {"1d": str(line)}, seeds=[0, 1])
+    assert len(trainings) == 2 * done
+
+
+def test_two_runs_on_one_output(run, trainings, tmp_path):
+    with output_lock(tmp_path / "out"), pytest.raises(Any2PointError, match="must have one run at a time"):
+        run(4)
+    assert trainings == []
+    run(4)
+    assert not (tmp_path / "out" / LOCK_FILE).exists()
+
+
 def test_hashes_of_pretrained_rows_do_not_name_weights(backbones, dataset, tmp_path):
     runs = Runs("two classes", dataset, backbones, {name: {} for name in backbones}, BUDGET, tmp_path)
     plain, permuted, random = (runs.plan(Row((), {}, weights=w), "1d", 0) for w in ("pretrained", "permuted", "random"))
@@ -319,6 +346,18 @@ def test_controls_differ_from_the_full_one_by_their_weights_alone(backbones, dat
     permuted, random = controls[0], controls[2]
     assert torch.equal(permuted[matrix].flatten().sort().values, plain[matrix].flatten().sort().values)
     assert not torch.equal(random[matrix].flatten().sort().values, plain[matrix].flatten().sort().values)
+
+
+def test_invalid_points_of_an_official_data_set_can_be_dropped(backbones, dataset, tmp_path):
+    clouds = {name: list(dataset[name].with_format("numpy")["points"]) for name in dataset}
+    clouds["test"][0] = np.concatenate([clouds["test"][0], np.full((5, 3), np.nan, np.float32)])
+    spoiled = build_dataset_dict({name: (clouds[name], dataset[name]["label"]) for name in clouds}, ["ball", "disc"])
+    made = ("two classes", spoiled, {"1d": backbones["1d"]}, {"1d": {}}, BUDGET, tmp_path)
+    with pytest.raises(PointCloudError, match="--drop-invalid"):
+        Runs(*made).train(Runs(*made).plan(Row((), {}), "1d", 0))
+    runs = Runs(*made, drop_invalid=True)
+    with pytest.warns(UserWarning, match="5 .*points are dropped"):
+        assert runs.train(runs.plan(Row((), {}), "1d", 0))["accuracy"] > 0
 
 
 def test_table_1_shows_the_data_set_it_was_run_on(run, trainings, backbones):

@@ -336,3 +336,9 @@ def test_an_error_names_the_features_that_the_file_has(tmp_path):
     (tmp_path / "a.csv").write_text("x,y,z,i,nx\n" + table(POINTS, INTENSITY, INTENSITY, delimiter=","))
     with pytest.raises(PointCloudError, match="the features found there are: intensity, normal_x"):
         read_point_cloud_with_features(tmp_path / "a.csv", ["rgb"])
+
+
+@pytest.mark.parametrize("names", [["rgb", "red"], ["intensity", "intensity"], ["rgb"] * 10**5])
+def test_a_feature_that_is_named_twice(names):
+    with pytest.raises(ConfigurationError, match=r"must be named once, got '(red|intensity)' twice"):
+        feature_names(names)

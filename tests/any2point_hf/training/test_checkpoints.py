@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from any2point_hf.modeling.errors import Any2PointError, CheckpointError
@@ -40,9 +40,9 @@ def flip_a_bit(file):
 
 @pytest.fixture(scope="module")
 def train(two_classes, bert, one_thread):
-    def train(output, epochs=2, **options):
-        options = {"batch_size": 8, "seed": 5, **options}
-        return training_run.train(str(two_classes.path), str(bert), output, FIELDS, epochs=epochs, **options)
+    def train(output, epochs=2, backbone=bert, **options):
+        options = {"config_fields": FIELDS, "batch_size": 8, "seed": 5, **options}
+        return training_run.train(str(two_classes.path), str(backbone), output, epochs=epochs, **options)
 
     return train
 
@@ -173,6 +173,39 @@ def test_a_broken_record_of_the_run(train, output, content):
         train(output, epochs=3, resume=True)
 
 
+@pytest.mark.parametrize("says_so", [False, True])
+def test_a_training_of_an_earlier_version_goes_on_as_it_began(train, tmp_path, says_so):
+    first = {"config_fields": FIELDS | {"sampling_start": "first"}}
+    train(tmp_path / "output", epochs=1, **first)
+    for file in (tmp_path / "output").rglob("*onfig.json"):  # the checkpoint's and the processor's
+        known = json.loads(file.read_text())
+        known.pop("sampling_start", None)
+        file.write_text(json.dumps(known))
+    (tmp_path / "output" / "checkpoint-2" / FILES_RECORD).unlink()
+    with pytest.raises(CheckpointError, match="these differ now: sampling_start was 'first'"):
+        train(tmp_path / "output", resume=True, config_fields=FIELDS | {"sampling_start": "farthest"})
+    train(tmp_path / "output", resume=True, **(first if says_so else {}))
+    assert json.loads((tmp_path / "output" / "config.json").read_text())["sampling_start"] == "first"
+    assert json.loads((tmp_path / "output" / "preprocessor_config.json").read_text())["sampling_start"] == "first"
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_a_training_goes_on_with_the_backbone_it_began_with(train, bert, tmp_path, is_recorded):
+    output, backbone = tmp_path / "output", shutil.copytree(bert, tmp_path / "bert")
+    train(output, epochs=1, backbone=backbone)
+    tensors = load_file(file := backbone / "model.safetensors")
+    save_file({name: tensor + 1e-3 for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
+    if is_recorded:
+        with pytest.raises(CheckpointError, match=r"these differ now: backbone_files was '\w{16}'\. Give the same"):
+            train(output, resume=True, backbone=backbone)
+        shutil.copy(bert / "model.safetensors", file)  # at another time
+    else:  # by an earlier version
+        record = json.loads((output / training_run.RUN_FILE).read_text())
+        del record["backbone_files"]
+        (output / training_run.RUN_FILE).write_text(json.dumps(record))
+    train(output, resume=True, backbone=backbone)
+
+
 @pytest.mark.parametrize("runs", [{"0": None}, {"0": {"accuracy": "high"}}, {"0": 0.5}])
 def test_a_broken_record_of_seeds(tmp_path, runs):
     (tmp_path / SEEDS_FILE).write_text(json.dumps({"settings": {}, "runs": runs}))
@@ -182,10 +215,10 @@ def test_a_broken_record_of_seeds(tmp_path, runs):
 
 def test_two_trainings_on_one_output(train, tmp_path):
     with output_lock(tmp_path / "output"):
-        with pytest.raises(Any2PointError, match="must have one training at a time"):
+        with pytest.raises(Any2PointError, match="must have one run at a time"):
             train(tmp_path / "output")
         assert [path.name for path in (tmp_path / "output").iterdir()] == [LOCK_FILE]
-        with pytest.raises(Any2PointError, match="must have one training at a time"):
+        with pytest.raises(Any2PointError, match="must have one run at a time"):
             train_with_seeds([0], tmp_path / "output", {}, lambda seed, folder: {"accuracy": 1.0})
     train(tmp_path / "output", epochs=1)
     assert not (tmp_path / "output" / LOCK_FILE).exists()

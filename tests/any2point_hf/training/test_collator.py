@@ -40,7 +40,7 @@ def test_every_kind_of_cloud_and_label(tmp_path):
     points = cloud(70)
     np.save(tmp_path / "a.npy", points)
     kinds = [points, points.tolist(), torch.from_numpy(points), str(tmp_path / "a.npy"), tmp_path / "a.npy"]
-    labels = [{"label": 1}, {"labels": np.int64(1)}, {"label_ids": torch.tensor(1)}, {"label": True}, {"labels": 1}]
+    labels = [{"label": 1}, {"labels": np.int64(1)}, {"label_ids": torch.tensor([1])}, {"label": True}, {"labels": 1}]
     rows = [{"points": kind, "name": "x", **label} for kind, label in zip(kinds, labels, strict=True)]
     batch = DataCollatorForPointClouds(PROCESSOR)(rows)
     assert (batch["points"] == batch["points"][:1]).all()

@@ -1,4 +1,4 @@
-"""One training at a time in a folder: who is refused, and whose lock is taken over."""
+"""One run at a time in a folder: who is refused, and whose lock is taken over."""
 
 import json
 import os
@@ -33,10 +33,10 @@ def output(tmp_path):
     return tmp_path / "output"
 
 
-def test_a_second_training_is_refused_and_the_first_keeps_its_lock(output):
+def test_a_second_run_is_refused_and_the_first_keeps_its_lock(output):
     with output_lock(output):
         held = (output / LOCK_FILE).read_text()
-        message = rf"one training at a time, and process {os.getpid()} on {platform.node()} is at work .* delete .*lock"
+        message = rf"one run at a time, and process {os.getpid()} on {platform.node()} is at work .* delete .*lock"
         with pytest.raises(Any2PointError, match=message), output_lock(output):
             pass
         assert (output / LOCK_FILE).read_text() == held
@@ -77,7 +77,7 @@ def test_of_a_process_on_another_machine_nothing_is_known(output):
 
 def test_an_empty_lock_is_being_written_or_of_a_kill_long_ago(output):
     (output / LOCK_FILE).touch()
-    with pytest.raises(Any2PointError, match="one training at a time"), output_lock(output):
+    with pytest.raises(Any2PointError, match="one run at a time"), output_lock(output):
         pass
     os.utime(output / LOCK_FILE, (0, 0))
     with output_lock(output):

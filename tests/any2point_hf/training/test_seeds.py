@@ -1,7 +1,9 @@
 import json
+import shutil
 import statistics
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from any2point_hf.modeling.errors import Any2PointError
 from any2point_hf.training.seeds import SEEDS_FILE, train_with_seeds
@@ -48,6 +50,32 @@ def test_runs_of_other_settings_are_not_mixed(tmp_path):
     train_with_seeds([1], tmp_path, {"epochs": 3}, lambda *_: {"accuracy": 0.5})
     with pytest.raises(Any2PointError, match="other settings, these differ: epochs was 3"):
         train_with_seeds([1, 2], tmp_path, {"epochs": 4}, lambda *_: {"accuracy": 0.5})
+
+
+def test_runs_on_another_backbone_are_not_mixed(run_train, bert, tmp_path):
+    backbone = shutil.copytree(bert, tmp_path / "bert")
+    assert run_train("--seeds", "0", backbone=backbone).code == 0
+    tensors = load_file(file := backbone / "model.safetensors")
+    save_file({name: tensor + 1e-3 for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
+    refused = run_train("--seeds", "0,1", backbone=backbone)
+    assert (refused.code, "these differ: backbone_files was" in refused.err) == (2, True)
+    record = json.loads((seeds := tmp_path / "trained" / SEEDS_FILE).read_text())
+    del record["settings"]["backbone_files"]  # as of an earlier version
+    seeds.write_text(json.dumps(record))
+    assert run_train("--seeds", "0", backbone=backbone).code == 0
+
+
+def test_runs_of_an_earlier_version_are_not_mixed_with_another_start_of_sampling(run_train, tmp_path):
+    start = ("--set", "sampling_start=first")
+    assert run_train("--seeds", "0", *start).code == 0
+    file = tmp_path / "trained" / SEEDS_FILE
+    record = json.loads(file.read_text())
+    del record["settings"]["sampling_start"]
+    file.write_text(json.dumps(record))
+    refused = run_train("--seeds", "0,1")
+    assert (refused.code, "these differ: sampling_start was 'first'. Give the same ones" in refused.err) == (2, True)
+    assert run_train("--seeds", "0,1", *start).code == 0
+    assert set(json.loads(file.read_text())["runs"]) == {"0", "1"}
 
 
 def test_on_the_command_line(run_train, tmp_path):

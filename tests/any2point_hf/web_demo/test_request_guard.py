@@ -103,5 +103,55 @@ def test_a_full_folder_takes_no_more(tmp_path):
     assert ask(tmp_path, UPLOAD, "POST", guard=guard).status == 200
 
 
+@pytest.mark.parametrize("says_length", [True, False])
+@pytest.mark.parametrize("method", ["POST", "GET", "PUT"])
+def test_other_requests_are_small(tmp_path, method, says_length):
+    length = {"content_length": "1200000"} if says_length else {}
+    guard = {"max_bytes": 10**9}
+    refused = ask(tmp_path, "/gradio_api/queue/join", method, [bytes(400_000)] * 3, guard=guard, **length)
+    assert (refused.status, refused.body) == (413, b"The request is too large.")
+    assert ask(tmp_path, "/gradio_api/queue/join", method, [bytes(400_000)] * 2, guard=guard).status == 200
+
+
+def test_uploads_that_arrive_together_are_limited(tmp_path):
+    options = {"is_local": False, "is_shared": False, "is_framed": False, "max_bytes": 1_000_000, "uploads": tmp_path}
+    guard, sent = RequestGuard(app, **options, max_uploads=2), []
+
+    async def upload(size, then):
+        """Sends so much, and the end of the request when it is told to."""
+        first, answer = True, []
+
+        async def receive():
+            nonlocal first
+            if first:
+                first = False
+                return {"type": "http.request", "body": bytes(size), "more_body": True}
+            await then.wait()
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message):
+            answer.append(message)
+
+        await guard({"type": "http", "path": UPLOAD, "method": "POST", "headers": []}, receive, send)
+        sent.append(answer[0]["status"])
+
+    async def four_at_once():
+        then = asyncio.Event()
+        slow = [asyncio.create_task(upload(900_000, then)) for _ in range(4)]
+        await asyncio.sleep(0.01)
+        assert sent == [503, 503]  # before any of the others is complete
+        then.set()
+        await asyncio.gather(*slow)
+        await upload(900_000, then)
+
+    asyncio.run(four_at_once())
+    assert sent == [503, 503, 200, 200, 200]
+    assert guard.arriving == 0
+
+
+def test_files_that_go_while_they_are_counted(tmp_path, vanishing_folder):
+    assert ask(tmp_path, UPLOAD, "POST").status == 200
+
+
 def test_there_are_no_web_sockets(tmp_path):
     assert ask(tmp_path, kind="websocket") == "websocket.close"

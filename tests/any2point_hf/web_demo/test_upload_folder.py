@@ -35,6 +35,12 @@ def test_an_upload_that_was_read_is_deleted_a_minute_later(tmp_path):
     delete_soon(path)  # which is gone
 
 
+def test_files_that_go_meanwhile(tmp_path, vanishing_folder):
+    old = put(tmp_path / "tmp1", 100)
+    delete_old(tmp_path, NOW)
+    assert not old.exists()
+
+
 def test_the_sweeper_does_so(tmp_path, monkeypatch):
     monkeypatch.setattr("any2point_hf.web_demo.upload_folder.EVERY_SECONDS", 0.01)
     path = put(tmp_path / "tmp2", 100)

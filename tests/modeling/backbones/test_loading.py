@@ -1,12 +1,16 @@
 import copy
+import json
+import shutil
 import subprocess
 import sys
+from fractions import Fraction
 
 import pytest
 import torch
 from huggingface_hub import constants
 from transformers import AutoModel, SwinConfig, SwinModel
 
+from any2point_hf import AutoModelForPointCloudClassification
 from any2point_hf.modeling import (
     Any2PointConfig,
     Any2PointForPointCloudClassification,
@@ -269,3 +273,49 @@ def test_a_backbone_that_is_not_on_the_hub(hub, hub_waits):
     with pytest.raises(BackboneLoadError, match=r"'org/bert' could not be loaded.*answered 40[14].*spelling"):
         load_backbone("org/bert")
     assert hub_waits == []
+
+
+def test_code_of_a_backbone_is_never_run(tmp_path, monkeypatch):
+    asked, ran = [], tmp_path / "ran"
+    monkeypatch.setattr("builtins.input", lambda *question: asked.append(question) or "y")
+    classes = {"AutoConfig": "code.CodeConfig", "AutoModel": "code.CodeModel"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "code", "auto_map": classes}))
+    (tmp_path / "code.py").write_text(f"open({str(ran)!r}, 'w')")
+    for load in (load_backbone_config, load_backbone):
+        with pytest.raises(BackboneLoadError, match="custom code"):
+            load(str(tmp_path))
+    with pytest.raises(CheckpointError, match="custom code"):
+        AutoModelForPointCloudClassification.from_pretrained(tmp_path)
+    assert not asked
+    assert not ran.exists()
+
+
+ODD_CONFIGS = {
+    "a kernel": (
+        {"_attn_implementation": "kernels-community/flash-attn"},
+        "fetch code: attn_implementation is 'kernels",
+    ),
+    "a million blocks": ({"num_hidden_layers": 10**6}, "claims 1,000,000 blocks"),
+    "a dtype that is none": ({"dtype": "system"}, "no attribute 'system'"),
+    "quantized by what is not here": ({"quantization_config": {"quant_method": "aqlm"}}, "aqlm"),
+}
+
+
+@pytest.mark.parametrize(("fields", "said"), ODD_CONFIGS.values(), ids=ODD_CONFIGS)
+def test_an_odd_config_of_a_backbone_is_one_error(bert, tmp_path, fields, said):
+    folder = shutil.copytree(bert, tmp_path / "bert")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+    with pytest.raises(BackboneLoadError, match=said):
+        load_backbone(str(folder))
+
+
+def test_odd_files_of_a_backbone_are_one_error(bert, tmp_path):
+    folder = shutil.copytree(bert, tmp_path / "bert")
+    (folder / "model.safetensors").unlink()
+    torch.save({"weights": Fraction(1)}, folder / "pytorch_model.bin")  # a pickle of more than tensors
+    with pytest.raises(BackboneLoadError, match="Weights only load failed"):
+        load_backbone(str(folder))
+    (folder / "config.json").write_text(100_000 * "[")
+    with pytest.raises(BackboneLoadError, match="recursion"):
+        load_backbone(str(folder))

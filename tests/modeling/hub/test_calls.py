@@ -1,6 +1,7 @@
 """Pulls from a Hub that refuses, breaks off, hangs or is dead (pushes to one: test_hub_push.py)."""
 
 import gzip
+import json
 import os
 import threading
 import time
@@ -10,6 +11,7 @@ import pytest
 from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import get_session
 
+from any2point_hf.data.hub_dataset import pinned
 from any2point_hf.modeling import BackboneLoadError, CheckpointError, HubError
 from any2point_hf.modeling.backbones.loading import load_backbone_config
 from any2point_hf.modeling.hub.calls import hub_calls
@@ -260,6 +262,42 @@ def test_odd_answers(hub, push, pull, body):
     if body != ODD["no commit"]:
         with pytest.raises(HubError, match=r"its answer is not that of a Hub"):
             push("me/adapter")
+
+
+@pytest.mark.parametrize("sha", ["main", "../../elsewhere", "0" * 39, "A" * 40, "0" * 40 + "\n"])
+def test_a_commit_that_is_none(hub, push, pull, sha):
+    push("me/adapter")
+    hub.store("me/data", {"a/train/0.xyz": b"0 0 0\n1 1 1\n"})
+    hub.fail("GET", "/api/(models|datasets)", body=json.dumps({"id": "me/adapter", "sha": sha}).encode())
+    for load in (lambda: pull("me/adapter"), lambda: load_backbone_config("me/adapter"), lambda: pinned("me/data")):
+        with pytest.raises(
+            (HubError, BackboneLoadError), match=r"its answer is not that of a Hub .*is no commit.*Check HF_ENDPOINT"
+        ):
+            load()
+    hub.faults.clear()
+    pull("me/adapter")
+
+
+NAMES_ELSEWHERE = [
+    ("ETag", '"{folder}/written"'),
+    ("X-Linked-Etag", '"{folder}/written"'),
+    ("ETag", 'W/"../../../../written"'),
+    ("X-Repo-Commit", "../../../written"),
+    ("X-Repo-Commit", "main"),
+]
+
+
+@pytest.mark.parametrize(("header", "value"), NAMES_ELSEWHERE)
+def test_nothing_is_written_outside_of_the_cache(hub, push, pull, tmp_path, header, value):
+    commit, content = push("me/adapter").oid, b"key of somebody"
+    names = {"X-Repo-Commit": commit, "ETag": '"a"', header: value.format(folder=tmp_path)}
+    hub.fail("HEAD", "config.json", status=200, headers={"Content-Length": len(content)} | names)
+    hub.fail("GET", "config.json", status=200, body=content)
+    with pytest.raises(HubError, match=rf"not that of a Hub \({header.lower()}: .*Check HF_ENDPOINT"):
+        pull("me/adapter")
+    assert not list(tmp_path.rglob("written*"))
+    hub.faults.clear()
+    pull("me/adapter")
 
 
 def test_a_backbone_that_gets_odd_answers(hub, bert):

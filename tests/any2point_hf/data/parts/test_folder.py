@@ -106,6 +106,7 @@ def test_points_without_labels_and_invalid_points(tmp_path):
         (LABELS, "clas", r"must have clas for every point; the features found there are: class, red"),
         (LABELS + 0.5, "class", r"train/a\.txt, column 'class': labels of points must be integers, got 2\.5"),
         (-LABELS, "class", r"train/a\.txt, column 'class': .* not be negative, except -100 .*, got -2 \(20 such"),
+        (LABELS + 2**24, "class", r"labels of points must be below 16,777,216, .* got 16,777,220"),
         (LABELS * np.nan, "class", r"train/a\.txt: class must be finite numbers, got 20 of 20 that are NaN"),
     ],
 )

@@ -16,7 +16,7 @@ def dataset():
 
 
 def test_by_its_name(monkeypatch):
-    monkeypatch.setattr("any2point_hf.data.make_part_shapes", lambda seed: make_part_shapes(5, 5, 64, seed))
+    monkeypatch.setattr("any2point_hf.data.loading.make_part_shapes", lambda seed: make_part_shapes(5, 5, 64, seed))
     dataset = load_point_cloud_dataset("shapes-parts", seed=1)
     assert is_part_dataset(dataset)
     assert dataset["train"][:] == make_part_shapes(5, 5, 64, 1)["train"][:]

@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from any2point_hf.modeling.errors import DatasetError
-from any2point_hf.segmentation.part_metrics import IGNORED
+
+IGNORED = -100
+"""The label of points that have none; they count nowhere."""
 
 
 def checked_parts(part: ArrayLike, num_points: int, part_names: Sequence[str], name: str) -> np.ndarray:

@@ -1,0 +1,195 @@
+"""Loads any source of point clouds as a data set: built-in, official, on the Hub, of `datasets`, folders, .npz."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, Value
+
+from any2point_hf.data.folder import read_folder
+from any2point_hf.data.modelnet import is_modelnet, load_modelnet
+from any2point_hf.data.npz import read_npz
+from any2point_hf.data.parts.dataset import PART, is_part_dataset
+from any2point_hf.data.parts.loading import is_part_source, load_part_dataset
+from any2point_hf.data.parts.shapes import make_part_shapes
+from any2point_hf.data.parts.tables import Tables
+from any2point_hf.data.scanobjectnn import is_scanobjectnn, load_scanobjectnn
+from any2point_hf.data.shapenetpart import is_shapenetpart, load_shapenetpart
+from any2point_hf.data.shapes import make_shapes
+from any2point_hf.data.sources import IN_MEMORY, DataSource, Place, find_place, open_tables
+from any2point_hf.data.splits import with_own_splits, with_test_split
+from any2point_hf.modeling.errors import DatasetError, listed
+from any2point_hf.point_clouds.checks import local_float32
+from any2point_hf.point_clouds.features import FEATURE_GROUPS, feature_names, features_of, grouped_features
+from any2point_hf.point_clouds.files import PointCloud
+from any2point_hf.point_clouds.invalid import DroppedPoints
+from any2point_hf.point_clouds.reading import CloudReader
+
+Task: TypeAlias = Literal["classification", "segmentation"]
+"""What a model says: a class for each cloud, or a part for each point."""
+
+TASKS: tuple[Task, ...] = get_args(Task)
+
+
+def task_of_dataset(dataset: Mapping[str, Dataset]) -> Task:
+    """What a data set that was loaded is for."""
+    return "segmentation" if is_part_dataset(dataset) else "classification"
+
+
+def load_point_cloud_dataset(
+    source: DataSource,
+    *,
+    seed: int = 0,
+    drop_invalid: bool = False,
+    features: Sequence[str] = (),
+    task: Task | None = None,
+    label_column: str | None = None,
+) -> DatasetDict:
+    """Loads a data set: folders of clouds, .npz files and shapes into memory, the others memory-mapped from a cache.
+
+    Args:
+        source: one of
+
+            - "shapes" for the built-in shapes, "shapes-parts" for those of them that have parts (a folder of that
+              name: "./shapes");
+            - "user/name", "user/name@revision" or "user/name#config" on the Hub; a path of that name goes first;
+            - the folder of ScanObjectNN, ModelNet or ShapeNetPart as published, with "#OBJ_BG", "#PB_T50_RS/split1" or
+              "#modelnet10" after it to choose a variant;
+            - a folder `<class>/<split>/<file>`, `<split>/<class>/<file>` or `<class>/<file>`, or one with a
+              metadata.csv or metadata.jsonl that has `file_name` and `label`;
+            - a .parquet, .arrow or .jsonl file, a folder of them, or one that `save_to_disk` wrote;
+            - a path that ends in .npz;
+            - a Dataset or DatasetDict of `datasets` in memory.
+        seed: of the shapes, of sampling points on meshes, and of a test split where there is none; not negative.
+        drop_invalid: whether to drop points that are not finite, and those of more than a quarter of a cloud's at one
+            place, with one warning that counts them; else such a cloud is an error. It has no part in official data
+            sets, whose points have to be whole, nor in the built-in shapes.
+        features: what is read of each point besides its place, such as `["rgb", "normal"]` (names and groups of
+            `point_clouds/features.py`). Files and .npz are read for them; other data sets must have columns of these
+            names, or meshes.
+        task: "classification" for a class for each cloud, "segmentation" for a part for each point; None for what the
+            source is for: segmentation if it has labels of points and none of clouds, or classes of parts in a column
+            `part`, or if `label_column` is given.
+        label_column: the column with the label of each point, in tables or in a folder's files; None for one of a
+            usual name in tables.
+
+    Returns:
+        Splits `train` and `test` (and `validation` where there is one; of a source without a training split `test`
+        alone), with columns `points` (float32
+        [N, 3], in the source's unit; N may vary) and `label` (ClassLabel), and the source's further columns. For
+        segmentation there are `part` (a list of ClassLabel, −100 for a point without one) and, where there are any,
+        `category` (ClassLabel) in place of `label`.
+
+    Raises:
+        DatasetError: no such source, or a wrong layout, column, class or label in it, or a feature is missing.
+        PointCloudError: a cloud cannot be read or has invalid points; the message names its file or row.
+        HubError: the Hub does not answer, refuses or breaks off, and its cache does not help.
+    """
+    if seed < 0:
+        raise DatasetError(f"seed must not be negative, got {seed}; use 0, 1, 2, …")
+    if task not in (None, *TASKS):
+        raise DatasetError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
+    if task == "classification" and (label_column is not None or source == "shapes-parts"):
+        raise DatasetError("label_column and 'shapes-parts' are for segmentation, got task='classification'.")
+    if task == "segmentation" and source == "shapes":
+        raise DatasetError("the shapes with a part for each point are 'shapes-parts', got 'shapes' for segmentation.")
+    reader = CloudReader(seed, feature_names(features), DroppedPoints() if drop_invalid else None)
+    if source == "shapes":
+        return _reported(make_shapes(seed=seed), reader)
+    if source == "shapes-parts":
+        return _reported(make_part_shapes(seed=seed), reader)
+    place, tables = _opened(source)
+    path = place.path
+    is_for_parts = task == "segmentation" or label_column is not None
+    if is_for_parts or (task is None and is_part_source(place, tables)):
+        parts = load_part_dataset(place, tables, reader, label_column)
+        if parts is not None:
+            return _reported(parts, reader)
+    if tables is not None:
+        dataset = with_own_splits(tables, place.name, reader)
+        if is_part_dataset(dataset):  # and asked for as one of classes
+            dataset = DatasetDict({name: split.remove_columns(PART) for name, split in dataset.items()})
+        return _reported(dataset, reader)
+    official = _load_official(place)
+    if official is not None:
+        return _reported(official, reader)
+    if path.is_dir():
+        if place.variant is not None:
+            raise DatasetError(
+                f"Only ScanObjectNN, ModelNet and data sets with configs have variants, got {place.variant!r} for "
+                f"{path}. Leave it out."
+            )
+        splits, class_names = read_folder(path, reader)
+    else:
+        splits, class_names = read_npz(path, reader)
+    dataset = with_test_split(build_dataset_dict(splits, class_names), place.name, seed=seed)
+    return _reported(dataset, reader)
+
+
+def _reported(dataset: DatasetDict, reader: CloudReader) -> DatasetDict:
+    """The data set, after a check of its columns of features and a warning of what was dropped of it."""
+    for split, part in dataset.items():
+        found = {name for column in part.column_names for name in features_of(column)}
+        if missing := [name for name in reader.feature_names if name not in found]:
+            raise DatasetError(
+                f"the split {split!r} must have columns for the features {listed(missing)}, its columns are "
+                f"{listed(part.column_names)}. Rename the ones they are (docs/data.md), or leave the features out."
+            )
+    if reader.dropped is not None:
+        reader.dropped.warn(sum(dataset.num_rows.values()))
+    return dataset
+
+
+def _opened(source: DataSource) -> tuple[Place, Tables | None]:
+    """Where a source's files are, and its tables, if it has any and none of the official layouts."""
+    if not isinstance(source, (str, os.PathLike)):
+        return Place(Path(), None, IN_MEMORY), source
+    place = find_place(source)
+    is_official = is_scanobjectnn(place.path) or is_modelnet(place.path) or is_shapenetpart(place.path)
+    return place, None if is_official else open_tables(place)
+
+
+def _load_official(place: Place) -> DatasetDict | None:
+    """Loads the folder if it has one of the official layouts."""
+    folder, variant = place.path, place.variant
+    if is_scanobjectnn(folder):
+        name, _, split = (variant or "PB_T50_RS").partition("/")
+        return load_scanobjectnn(folder, name, split or "main_split")
+    if is_modelnet(folder):
+        return load_modelnet(folder, variant)
+    return load_shapenetpart(folder) if variant is None and is_shapenetpart(folder) else None
+
+
+def build_dataset_dict(
+    splits: Mapping[str, tuple[Iterable[np.ndarray | PointCloud], Sequence[int]]], class_names: Sequence[str]
+) -> DatasetDict:
+    """Builds the data set from arrays; every source goes through here.
+
+    Args:
+        splits: for every split its clouds, [N, 3] each (N may vary) or with features, and as many class indices. Clouds
+            in map coordinates, that float32 cannot hold, are moved to their means.
+        class_names: the names that the class indices stand for.
+
+    Returns:
+        The same splits in memory, with columns `points`, `label` and those of the features, such as `rgb`.
+    """
+    # Array2D reads back 20 times faster than nested lists: its rows come as views, not as Python lists.
+    array, number = Array2D((None, 3), "float32"), List(Value("float32"))
+    dataset = {}
+    for split, (clouds, labels) in splits.items():
+        rows: dict[str, list[Any]] = {"points": [], "label": list(labels)}
+        for cloud in clouds:
+            points, features = cloud if isinstance(cloud, PointCloud) else PointCloud(cloud)
+            rows["points"].append(local_float32(points))
+            for name, values in grouped_features(features).items():
+                rows.setdefault(name, []).append(values)
+        kinds = {
+            name: array if name in FEATURE_GROUPS and values[0].ndim == 2 else number
+            for name, values in rows.items()
+            if name not in ("points", "label")
+        }
+        types = Features(points=array, label=ClassLabel(names=list(class_names)), **kinds)
+        dataset[split] = Dataset.from_dict(rows, features=types)
+    return DatasetDict(dataset)
