@@ -132,14 +132,22 @@ class SplitOfAdapter:
 
     @property
     def labels(self) -> np.ndarray:
-        """Of the clouds in the model's numbering, [n] int; those of points are not asked for here."""
+        """Of the clouds in the model's numbering, [n] int.
+
+        Raises:
+            DatasetError: the data have a part for each point instead.
+        """
         if is_part_dataset(self.dataset):
             raise DatasetError("this needs a class for each cloud, got a part for each point. Take a classifier.")
         of_dataset, of_model = self.clouds.features["label"].names, self.class_names
         return np.array([of_model.index(of_dataset[int(label)]) for label in self.clouds["label"]])
 
     def batches(self, batch_size: int) -> Iterator[torch.Tensor]:
-        """The clouds as the model takes them, with their features: [B, N, 3 + F] float32, on the model's device."""
+        """The clouds as the model takes them, with their features: [B, N, 3 + F] float32, on the model's device.
+
+        Args:
+            batch_size: B, but for the last one.
+        """
         processed = process_split(self.clouds, self.processor, self.processor.num_points)
         for rows in processed.iter(batch_size):
             yield joined(rows).to(self.model.device)

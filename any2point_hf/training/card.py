@@ -21,7 +21,7 @@ from ..modeling.publishing.model_description import ModelDescription
 from .probe_before_training import MOST_CLOUDS
 from .recipe import Recipe
 from .repeating import shown_command, shown_path, training_code
-from .results import TestResult
+from .results import ResultOnTest
 
 CARD = "README.md"
 CURVES = "images/training_curves.png"
@@ -72,7 +72,7 @@ def training_facts(
     recipe: Recipe,
     run: Mapping[str, Any],
     evaluations: Sequence[Evaluation],
-    result: TestResult,
+    result: ResultOnTest,
     command: Sequence[str] | None,
     of_hub: HubDataset | None = None,
 ) -> TrainingFacts:

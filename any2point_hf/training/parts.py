@@ -1,7 +1,7 @@
 """What a training for segmentation has in place of classes: parts and categories, their checks and their metrics."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from datasets import Dataset
@@ -11,9 +11,12 @@ from transformers import EvalPrediction, PreTrainedModel
 from ..data.parts.dataset import CATEGORY, category_parts_of, part_names_of
 from ..modeling.configuration_any2point import Any2PointConfig
 from ..modeling.errors import DatasetError, listed
+from ..segmentation.labelling import part_names_of as names_of_model
 from ..segmentation.part_metrics import part_metrics
 from ..segmentation.scene_metrics import point_confusion
 from .batches import LABELS
+
+CategoryParts: TypeAlias = Mapping[str, list[int]] | None
 
 PART_METRICS = ("instance_miou", "class_miou", "accuracy")
 """What a training reports; the first one chooses the best epoch."""
@@ -21,6 +24,12 @@ PART_METRICS = ("instance_miou", "class_miou", "accuracy")
 
 def part_config_fields(dataset: Mapping[str, Dataset]) -> dict[str, Any]:
     """The fields of a config that say what the parts and categories of a data set are.
+
+    Args:
+        dataset: of parts, with a split `train`.
+
+    Returns:
+        `id2label`, `label2id` and `category_parts`.
 
     Raises:
         DatasetError: a category has no part in the training split.
@@ -39,37 +48,37 @@ def check_parts(model: PreTrainedModel, dataset: Mapping[str, Dataset]) -> None:
     Raises:
         DatasetError: it has others, or in another order.
     """
-    config: Any = model.config
-    advice = "Set id2label and category_parts in Any2PointConfig as part_config_fields(dataset) gives them."
     if not hasattr(model, "predict_parts"):
         raise DatasetError(
             f"a data set with a part for each point trains an Any2PointForPointCloudSegmentation, got "
             f"{type(model).__name__}. Load the data with task='classification', or take that model."
         )
-    names, known = part_names_of(dataset), part_names(config)
+    advice = "Set id2label and category_parts in Any2PointConfig as part_config_fields(dataset) gives them."
+    names, known = part_names_of(dataset), list(names_of_model(model))
     if names != known:
         raise DatasetError(
             f"the model must have the dataset's {len(names)} parts in their order ({listed(names)}), and its config "
             f"has {len(known)}: {listed(known)}. {advice}"
         )
+    config: Any = model.config
     of_dataset, of_model = category_parts_of(dataset), config.category_parts
-    shown = {name: "none" if parts is None else str(parts) for name, parts in (("d", of_dataset), ("m", of_model))}
-    fits = (of_dataset is None) == (of_model is None) and (
-        of_dataset is None
-        or of_model is None
-        or ([*of_dataset] == [*of_model] and all({*parts} <= {*of_model[name]} for name, parts in of_dataset.items()))
-    )
-    if not fits:
+    if not _are_known(of_dataset, of_model):
         raise DatasetError(
-            f"the model's categories must be the dataset's, in their order and with their parts ({shown['d'][:200]}), "
-            f"got {shown['m'][:200]}. {advice}"
+            f"the model's categories must be the dataset's, in their order and with their parts "
+            f"({_shown(of_dataset)}), got {_shown(of_model)}. {advice}"
         )
 
 
-def part_names(config: Any2PointConfig) -> list[str]:
-    """The parts of a model, in the order of its logits."""
-    id2label: Any = config.id2label
-    return [id2label[index] for index in range(len(id2label))]
+def _are_known(of_dataset: CategoryParts, of_model: CategoryParts) -> bool:
+    """Whether a model has a data set's categories; it may have parts that no training cloud has."""
+    if of_dataset is None or of_model is None:
+        return of_dataset is of_model
+    names = [*of_dataset]
+    return names == [*of_model] and all({*of_dataset[name]} <= {*of_model[name]} for name in names)
+
+
+def _shown(categories: CategoryParts) -> str:
+    return "none" if categories is None else listed(f"{name} {parts}" for name, parts in categories.items())
 
 
 def part_trainer_options(model: Any) -> dict[str, Callable[..., Any]]:
@@ -84,7 +93,7 @@ def part_trainer_options(model: Any) -> dict[str, Callable[..., Any]]:
         return model.predict_parts(logits[0] if isinstance(logits, tuple) else logits, category)
 
     def measure(evaluation: EvalPrediction) -> dict[str, float]:
-        measured = measured_parts(evaluation.predictions, evaluation.label_ids, model.config)
+        measured = measured_parts(evaluation.predictions, evaluation.label_ids, model)
         return {name: measured[name] for name in PART_METRICS}
 
     return {"preprocess_logits_for_metrics": choose, "compute_metrics": measure}
@@ -95,19 +104,20 @@ def label_columns(config: Any2PointConfig) -> list[str]:
     return [LABELS, *([CATEGORY] if config.category_parts else [])]
 
 
-def measured_parts(predicted: Any, label_ids: Any, config: Any2PointConfig) -> dict[str, Any]:
+def measured_parts(predicted: Any, label_ids: Any, model: Any) -> dict[str, Any]:
     """`part_metrics` of what the Trainer gathered.
 
     Args:
         predicted: [n, N] int, the parts.
         label_ids: [n, N] int, −100 for a point without a label; with categories a pair of these and [n] int.
-        config: of the model.
+        model: that predicted them.
     """
     labels, categories = label_ids if isinstance(label_ids, tuple | list) else (label_ids, None)
-    return part_metrics(list(predicted), list(labels), part_names(config), categories, config.category_parts)
+    names, category_parts = names_of_model(model), model.config.category_parts
+    return part_metrics(list(predicted), list(labels), names, categories, category_parts)
 
 
-def confusion_of_parts(predicted: Any, label_ids: Any, config: Any2PointConfig) -> np.ndarray:
+def confusion_of_parts(predicted: Any, label_ids: Any, num_parts: int) -> np.ndarray:
     """How many points of each part (row) were taken for each part (column), [parts, parts]; arguments as above."""
     labels = label_ids[0] if isinstance(label_ids, tuple | list) else label_ids
-    return point_confusion(np.ravel(predicted), np.ravel(labels), len(part_names(config)))
+    return point_confusion(np.ravel(predicted), np.ravel(labels), num_parts)

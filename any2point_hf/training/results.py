@@ -1,6 +1,6 @@
 """What a training reached: its metrics, those of each class, category and part, and the rows of its card."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,8 @@ from datasets import Dataset
 from transformers import Trainer
 
 from ..modeling.publishing.model_card_text import Evaluation
-from .parts import PART_METRICS, confusion_of_parts, measured_parts, part_names
+from ..segmentation.labelling import part_names_of
+from .parts import PART_METRICS, confusion_of_parts, measured_parts
 from .trainer import accuracies, confusion_matrix
 
 CLASS_METRICS = ("accuracy", "mean_class_accuracy")
@@ -20,7 +21,7 @@ Shares = Mapping[str, tuple[int, float | None]]
 
 
 @dataclass(frozen=True)
-class TestResult:
+class ResultOnTest:
     """How well weights answer for the test split.
 
     Args:
@@ -37,40 +38,40 @@ class TestResult:
     per_part: Shares = field(default_factory=dict)
 
 
-def answers_for_test(trainer: Trainer) -> TestResult:
+def answers_for_test(trainer: Trainer) -> ResultOnTest:
     """Asks a trained model for the test split; every process has to call this.
 
     Args:
         trainer: of `make_trainer`, whose model has the weights that are to be measured.
     """
     model: Any = trainer.model
-    config = model.config
     tested: Any = trainer.predict(_test_clouds(trainer))
-    names = part_names(config)
     if hasattr(model, "predict_parts"):
-        return _result_of_parts(tested.predictions, tested.label_ids, config)
+        return _result_of_parts(tested.predictions, tested.label_ids, model)
+    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     predictions = tested.predictions.argmax(axis=-1)
     measured = accuracies(predictions, tested.label_ids, len(names))
     confusion = confusion_matrix(predictions, tested.label_ids, len(names))
-    counts = confusion.sum(axis=1).tolist()
-    per_class = dict(zip(names, zip(counts, measured["per_class"], strict=True), strict=True))
-    return TestResult({name: measured[name] for name in CLASS_METRICS}, confusion, per_class)
+    per_class = _shares(names, confusion.sum(axis=1), measured["per_class"])
+    return ResultOnTest({name: measured[name] for name in CLASS_METRICS}, confusion, per_class)
 
 
-def _result_of_parts(predicted: np.ndarray, label_ids: Any, config: Any) -> TestResult:
-    measured, confusion = measured_parts(predicted, label_ids, config), confusion_of_parts(predicted, label_ids, config)
-    per_category: dict[str, tuple[int, float | None]] = {}
-    if config.category_parts:
-        counts = np.bincount(label_ids[1], minlength=len(config.category_parts)).tolist()
-        per_category = {
-            name: (count, measured["per_category"][name])
-            for name, count in zip(config.category_parts, counts, strict=True)
-        }
-    points = confusion.sum(axis=1).tolist()
-    per_part = {
-        name: (count, measured["per_part"][name]) for name, count in zip(part_names(config), points, strict=True)
-    }
-    return TestResult({name: measured[name] for name in PART_METRICS}, confusion, per_category, per_part)
+def _result_of_parts(predicted: np.ndarray, label_ids: Any, model: Any) -> ResultOnTest:
+    categories, names = model.config.category_parts, part_names_of(model)
+    measured, confusion = (
+        measured_parts(predicted, label_ids, model),
+        confusion_of_parts(predicted, label_ids, len(names)),
+    )
+    metrics = {name: measured[name] for name in PART_METRICS}
+    per_part = _shares(names, confusion.sum(axis=1), measured["per_part"].values())
+    if categories is None:
+        return ResultOnTest(metrics, confusion, {}, per_part)
+    counts = np.bincount(label_ids[1], minlength=len(categories))
+    return ResultOnTest(metrics, confusion, _shares(categories, counts, measured["per_category"].values()), per_part)
+
+
+def _shares(names: Iterable[str], counts: np.ndarray, values: Iterable[float | None]) -> Shares:
+    return dict(zip(names, zip(counts.tolist(), values, strict=True), strict=True))
 
 
 def _test_clouds(trainer: Trainer) -> Dataset:

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_the_choice_by_size(monkeypatch, num_clouds, has_gpu, name):
     monkeypatch.setattr("torch.cuda.is_available", lambda: has_gpu)
     assert choose_recipe(num_clouds) == name
+    assert choose_recipe(num_clouds, "segmentation") == "segmentation"
     read_recipe(name)
 
 
