@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .auto.feature_extraction_pipeline import (
         PointCloudFeatureExtractionPipeline as PointCloudFeatureExtractionPipeline,
     )
+    from .auto.segmentation_pipeline import PointCloudSegmentationPipeline as PointCloudSegmentationPipeline
     from .data import load_modelnet as load_modelnet
     from .data import load_point_cloud_dataset as load_point_cloud_dataset
     from .data import load_scanobjectnn as load_scanobjectnn
@@ -66,6 +67,7 @@ _HOME = {
     **dict.fromkeys(("AutoModelForPointCloudClassification", "AutoModelForPointCloudSegmentation"), "auto.auto_model"),
     "PointCloudClassificationPipeline": "auto.classification_pipeline",
     "PointCloudFeatureExtractionPipeline": "auto.feature_extraction_pipeline",
+    "PointCloudSegmentationPipeline": "auto.segmentation_pipeline",
     **dict.fromkeys(("PointCloud", "read_point_cloud", "read_point_cloud_with_features"), "point_clouds.files"),
     **dict.fromkeys(("load_point_cloud_dataset", "load_scanobjectnn", "load_modelnet", "load_shapenetpart"), "data"),
     **dict.fromkeys(("LabelledPoints", "label_points"), "segmentation.labelling"),
