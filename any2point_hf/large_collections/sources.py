@@ -30,7 +30,7 @@ def open_collection(
 
     Args:
         source: a folder of point-cloud files in any nesting; or whatever else `load_point_cloud_dataset` takes, with
-            labels or without ("shapes" and .npz files are held in memory).
+            labels or without ("shapes", "shapes-parts" and .npz files are held in memory).
         split: of a data set; None for "test", or for the only split of a data set that has no "test".
         drop_invalid: whether reading a cloud drops its invalid points, with a warning that counts them; else such a
             cloud is an error. Those of a .npz are dropped as it is opened, with one warning.
@@ -42,7 +42,7 @@ def open_collection(
     """
     if not isinstance(source, (str, os.PathLike)):
         return _open_dataset(source, IN_MEMORY, split, _fingerprint_in_memory(source), drop_invalid)
-    if source == "shapes":
+    if source in ("shapes", "shapes-parts"):
         return _open_dataset(load_point_cloud_dataset(source), source, split, "built in")
     place = find_place(source)
     path = Path(os.path.abspath(place.path))
