@@ -118,7 +118,7 @@ class Any2PointForPointCloudSegmentation(Any2PointPreTrainedModel):
             return forward_mixed(self, points, point_features, adapter_names, labels, category, **options)
         config, num_labels = self.config, self.segmenter.output.out_features
         check_inputs(points, point_features, config.point_feature_names)
-        check_category(category, len(points), config.category_parts)
+        check_category(category, points.shape[0], config.category_parts)  # len would fix it in exports
         if labels is not None:
             check_point_labels(labels, points, num_labels, IGNORED_LABEL)
         wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -173,7 +173,7 @@ class Any2PointForPointCloudSegmentation(Any2PointPreTrainedModel):
             DatasetError: categories of another shape than the clouds, out of range, or missing.
         """
         categories = self.config.category_parts
-        check_category(category, len(logits), categories)
+        check_category(category, logits.shape[0], categories)
         if categories is None:
             return logits
         allowed = parts_mask(categories, logits.shape[-1], logits.device)[category]  # [B, parts]

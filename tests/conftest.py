@@ -3,6 +3,7 @@ import importlib.util
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -258,6 +259,12 @@ def save_segmenter(folder, bert, **settings):
     processor = Any2PointProcessor(64, point_feature_names=model.config.point_feature_names)
     processor.save_pretrained(folder)
     return SimpleNamespace(folder=folder, model=model, processor=processor, part_names=PART_NAMES)
+
+
+@pytest.fixture(scope="session")
+def segmenter_of(bert, one_thread):
+    """`segmenter_of(**settings)`: an untrained segmentation model with these fields of its config."""
+    return partial(make_segmenter, bert)
 
 
 @pytest.fixture(scope="session")

@@ -39,12 +39,12 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints what it returns, or returns it for `--json`."""
     from ..export import export_file
     from ..modeling.errors import Any2PointError
-    from ..trained_adapter import load
+    from ..trained_adapter import load_either
 
     suffix = {"onnx": ".onnx", "torch": ".pt2"}[options.format]
     if options.output.suffix != suffix:
         raise Any2PointError(f"--output must end in {suffix} for --format {options.format}, got {options.output}.")
-    report = export_file(*load(options.model, options.backbone), options.format, options.output)
+    report = export_file(*load_either(options.model, options.backbone), options.format, options.output)
     if options.json:
         return report
     opset = f", opset {report['opset']}" if report["opset"] else ""
