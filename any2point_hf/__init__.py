@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .pictures.kinds import draw_similarity as draw_similarity
     from .pictures.kinds import draw_tokens as draw_tokens
     from .pictures.matplotlib_pictures import draw_point_clouds as draw_point_clouds
+    from .pictures.parts import draw_parts as draw_parts
     from .point_clouds.files import PointCloud as PointCloud
     from .point_clouds.files import read_point_cloud as read_point_cloud
     from .point_clouds.files import read_point_cloud_with_features as read_point_cloud_with_features
@@ -78,6 +79,7 @@ _HOME = {
     "draw_point_clouds": "pictures.matplotlib_pictures",
     **dict.fromkeys(("export_onnx", "export_program"), "export"),
     **dict.fromkeys(("draw_attention", "draw_clusters", "draw_similarity", "draw_tokens"), "pictures.kinds"),
+    "draw_parts": "pictures.parts",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

@@ -235,8 +235,13 @@ def make_segmenter(backbone, **settings):
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        fields = {"num_points": 64, "num_neighbors": 8, "num_views": 2, "id2label": dict(enumerate(PART_NAMES))}
-        model = Any2PointForPointCloudSegmentation(Any2PointConfig(backbone=backbone, **fields, **settings))
+        fields = {
+            "num_points": 64,
+            "num_neighbors": 8,
+            "num_views": 2,
+            "id2label": dict(enumerate(PART_NAMES)),
+        } | settings
+        model = Any2PointForPointCloudSegmentation(Any2PointConfig(backbone=backbone, **fields))
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if "backbone." not in name:

@@ -11,7 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 
-from .picture_content import BACKGROUND_COLOR, COLOR_SCALE, MARK_COLOR, Panel, PictureContent, category_colors
+from .picture_content import BACKGROUND_COLOR, COLOR_SCALE, MARK_COLOR, Panel, PictureContent
 
 PANEL_INCHES = 2.6
 DOTS_PER_INCH = 110
@@ -77,7 +77,7 @@ def _colors(picture: PictureContent, panel: Panel) -> dict[str, Any]:
         return {"cmap": LinearSegmentedColormap.from_list("scale", COLOR_SCALE), "norm": Normalize(*panel.limits)}
     count = len(picture.categories)
     return {
-        "cmap": ListedColormap(category_colors(count)),
+        "cmap": ListedColormap(picture.colors_of_categories()),
         "norm": BoundaryNorm(np.arange(count + 1) - 0.5, count),
     }
 
