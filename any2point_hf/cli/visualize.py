@@ -110,7 +110,7 @@ def _draw_kind(options: argparse.Namespace, model: Any, processor: Any, cloud: A
 def _draw_parts(options: argparse.Namespace, model: Any, processor: Any, cloud: Any) -> Any:
     """The picture of parts, beside the true ones where they are known."""
     from ..pictures.parts import draw_parts
-    from ..pictures.true_parts import KnownCloud, row_with_parts, shape_with_parts
+    from ..segmentation.true_parts import KnownCloud, row_with_parts, shape_with_parts
 
     known = KnownCloud(cloud, None, None)
     if options.row is not None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from datasets import DatasetDict
 
 from ..data import load_point_cloud_dataset
 from ..data.columns import feature_columns, undecoded
@@ -13,8 +14,8 @@ from ..data.shapes import SHAPE_NAMES, make_cloud_with_parts
 from ..data.sources import DataSource
 from ..modeling.errors import DatasetError, listed
 from ..processing_any2point import Any2PointProcessor
-from ..segmentation import labelling
-from ..segmentation.part_metrics import IGNORED
+from . import labelling
+from .part_metrics import IGNORED
 
 
 class KnownCloud(NamedTuple):
@@ -58,14 +59,29 @@ def row_with_parts(model: Any, processor: Any2PointProcessor, data: DataSource, 
     Raises:
         DatasetError: the data set has no parts, no such row, or parts that the model does not know.
     """
-    names = processor.point_feature_names
-    dataset = load_point_cloud_dataset(data, task="segmentation", features=names)
+    dataset = load_parts(data, processor)
+    if row >= len(dataset["test"]):
+        raise DatasetError(f"--row must lie in 0…{len(dataset['test']) - 1} (the clouds of {data}), got {row}.")
+    return known_cloud(model, processor, dataset, row, data)
+
+
+def load_parts(data: DataSource, processor: Any2PointProcessor) -> DatasetDict:
+    """A data set of parts with a split "test", and with the features that a processor wants.
+
+    Raises:
+        DatasetError: the source is no such data set.
+    """
+    dataset = load_point_cloud_dataset(data, task="segmentation", features=processor.point_feature_names)
     if not is_part_dataset(dataset) or "test" not in dataset:
         raise DatasetError(f"{data} must have a column {PART!r} and a split test, got the splits {listed(dataset)}.")
-    clouds = dataset["test"]
-    if row >= len(clouds):
-        raise DatasetError(f"--row must lie in 0…{len(clouds) - 1} (the clouds of {data}), got {row}.")
-    chosen = clouds.select([row])
+    return dataset
+
+
+def known_cloud(
+    model: Any, processor: Any2PointProcessor, dataset: DatasetDict, row: int, data: DataSource
+) -> KnownCloud:
+    """The same of a data set that is loaded, of the name `data`."""
+    chosen, names = dataset["test"].select([row]), processor.point_feature_names
     numbers = _numbering(part_names_of(dataset), labelling.part_names_of(model), data)
     truth = np.append(numbers, IGNORED)[_places(chosen.with_format("numpy")[0][PART], len(numbers))]
     categories = category_names_of(dataset)
