@@ -24,7 +24,7 @@ from .whole_cloud import WholeCloud
 class LabelledPoints:
     """What a model says of one cloud, in the order of the cloud's own points.
 
-    Attributes:
+    Args:
         points: [N, 3], as they were given.
         parts: [N] int64, places in `part_names`; −100 for invalid points that were dropped.
         probabilities: [N] float32, of each point's part among those of the category; NaN for dropped points.
