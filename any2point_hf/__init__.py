@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .auto.feature_extraction_pipeline import (
         PointCloudFeatureExtractionPipeline as PointCloudFeatureExtractionPipeline,
     )
+    from .auto.segmentation_pipeline import PointCloudSegmentationPipeline as PointCloudSegmentationPipeline
     from .data import category_parts_of as category_parts_of
     from .data import load_modelnet as load_modelnet
     from .data import load_point_cloud_dataset as load_point_cloud_dataset
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from .pictures.kinds import draw_similarity as draw_similarity
     from .pictures.kinds import draw_tokens as draw_tokens
     from .pictures.matplotlib_pictures import draw_point_clouds as draw_point_clouds
+    from .pictures.parts import draw_parts as draw_parts
     from .point_clouds.files import PointCloud as PointCloud
     from .point_clouds.files import read_point_cloud as read_point_cloud
     from .point_clouds.files import read_point_cloud_with_features as read_point_cloud_with_features
@@ -70,6 +72,7 @@ _HOME = {
     **dict.fromkeys(("AutoModelForPointCloudClassification", "AutoModelForPointCloudSegmentation"), "auto.auto_model"),
     "PointCloudClassificationPipeline": "auto.classification_pipeline",
     "PointCloudFeatureExtractionPipeline": "auto.feature_extraction_pipeline",
+    "PointCloudSegmentationPipeline": "auto.segmentation_pipeline",
     **dict.fromkeys(("PointCloud", "read_point_cloud", "read_point_cloud_with_features"), "point_clouds.files"),
     **dict.fromkeys(("load_point_cloud_dataset", "load_scanobjectnn", "load_modelnet", "load_shapenetpart"), "data"),
     **dict.fromkeys(("LabelledPoints", "label_points"), "segmentation.labelling"),
@@ -83,6 +86,7 @@ _HOME = {
     "draw_point_clouds": "pictures.matplotlib_pictures",
     **dict.fromkeys(("export_onnx", "export_program"), "export"),
     **dict.fromkeys(("draw_attention", "draw_clusters", "draw_similarity", "draw_tokens"), "pictures.kinds"),
+    "draw_parts": "pictures.parts",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]

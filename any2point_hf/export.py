@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +23,18 @@ from . import __version__
 from .modeling.errors import Any2PointError
 from .modeling.files import folder_written_whole
 from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
+from .modeling.modeling_any2point_segmentation import Any2PointForPointCloudSegmentation
 from .processing_any2point import Any2PointProcessor
 
 OPSET = 20  # the first with GELU; ONNX Runtime knows it since 1.17
 LARGEST_DIFFERENCE = 1e-4  # of a logit, from the model's own
 EXAMPLE_BATCH = 3
 CHECKED_BATCHES = (1, 5)  # other sizes than the example's
+INPUTS = ("points", "point_features")  # beside which there may be `category`
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 METADATA_FILE = "any2point.json"  # in a .pt2
+
+ExportedModel: TypeAlias = Any2PointForPointCloudClassification | Any2PointForPointCloudSegmentation
 
 
 @dataclass(frozen=True)
@@ -55,24 +59,25 @@ class ExportReport:
 
 
 class _Logits(nn.Module):
-    """The model as points [B, N, 3] (and features [B, N, F]) -> logits [B, classes], and nothing else."""
+    """The model as points [B, N, 3] (and features [B, N, F], categories [B]) -> its logits, and nothing else."""
 
-    def __init__(self, model: Any2PointForPointCloudClassification) -> None:
+    def __init__(self, model: ExportedModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, points: Tensor, point_features: Tensor | None = None) -> Tensor:
-        return self.model(points, point_features).logits
+    def forward(self, points: Tensor, point_features: Tensor | None = None, category: Tensor | None = None) -> Tensor:
+        return self.model(points, point_features, **({} if category is None else {"category": category})).logits
 
 
 def export_program(
-    model: Any2PointForPointCloudClassification,
+    model: ExportedModel,
     path: str | os.PathLike | None = None,
     processor: Any2PointProcessor | None = None,
 ) -> ExportedProgram:
     """The model as one graph of torch operations, for a CPU: points [B, N, 3] float32 -> logits [B, classes].
 
-    A model with features has a second input, [B, N, F] float32.
+    A model with features has a second input, [B, N, F] float32. A segmenter gives logits [B, N, parts] of all points,
+    and takes `category=` [B] int64, by this name, if it has categories.
 
     Args:
         model: with its active adapter; it is left as it was.
@@ -94,11 +99,12 @@ def export_program(
 
 
 def export_onnx(
-    model: Any2PointForPointCloudClassification, path: str | os.PathLike, processor: Any2PointProcessor | None = None
+    model: ExportedModel, path: str | os.PathLike, processor: Any2PointProcessor | None = None
 ) -> ExportReport:
     """Writes the model as ONNX: input `points` [batch, N, 3] float32, output `logits` [batch, classes].
 
-    A model with features has a second input, `point_features` [batch, N, F] float32.
+    A model with features has a second input, `point_features` [batch, N, F] float32. A segmenter gives logits
+    [batch, N, parts] of all points, and has an input `category` [batch] int64 if it has categories.
 
     Args:
         model: with its active adapter; it is left as it was.
@@ -125,9 +131,7 @@ def export_onnx(
     return ExportReport("onnx", *_sizes(files), OPSET, processor.num_points, difference)
 
 
-def export_file(
-    model: Any2PointForPointCloudClassification, processor: Any2PointProcessor, format: str, path: Path
-) -> dict[str, Any]:
+def export_file(model: ExportedModel, processor: Any2PointProcessor, format: str, path: Path) -> dict[str, Any]:
     """What the command line does: writes one format and says what was written, as a dict of `ExportReport`."""
     if format == "onnx":
         return asdict(export_onnx(model, path, processor))
@@ -140,6 +144,8 @@ def export_file(
 def check_logits(model: nn.Module, run: Callable[..., Tensor], num_points: int) -> float:
     """The largest difference of the logits of `run` from the model's, on new random clouds, one of each batch flat.
 
+    A segmenter's categories take turns.
+
     Raises:
         Any2PointError: it is above 1e-4, or not a number.
     """
@@ -150,8 +156,9 @@ def check_logits(model: nn.Module, run: Callable[..., Tensor], num_points: int) 
         points[0, :, 2] = 0
         points /= points.norm(dim=-1).amax(dim=1).view(-1, 1, 1)
         inputs = (points, *_features(model, points, generator))
+        category = _category(model, batch_size)
         with torch.no_grad():
-            differences.append((run(*inputs) - model(*inputs).logits).abs().max())
+            differences.append((run(*inputs, **category) - model(*inputs, **category).logits).abs().max())
     difference = float(torch.stack(differences).max())
     if not difference <= LARGEST_DIFFERENCE:
         raise Any2PointError(
@@ -161,8 +168,11 @@ def check_logits(model: nn.Module, run: Callable[..., Tensor], num_points: int) 
     return difference
 
 
-def metadata(model: Any2PointForPointCloudClassification, processor: Any2PointProcessor) -> dict[str, str]:
-    """What a file says of itself, each value as JSON: class names, points a cloud, features, processor's settings."""
+def metadata(model: ExportedModel, processor: Any2PointProcessor) -> dict[str, str]:
+    """What a file says of itself, each value as JSON: class names, points a cloud, features, processor's settings.
+
+    Of a segmenter these names are the parts', and `category_parts` has pairs of a category and its parts, or null.
+    """
     values = {
         "id2label": model.config.id2label,
         "num_points": processor.num_points,
@@ -170,27 +180,38 @@ def metadata(model: Any2PointForPointCloudClassification, processor: Any2PointPr
         "processor": processor.to_dict(),
         "any2point_version": __version__,
     }
+    if isinstance(model, Any2PointForPointCloudSegmentation):
+        categories = model.config.category_parts
+        values["category_parts"] = None if categories is None else list(categories.items())
     return {name: json.dumps(value) for name, value in values.items()}
 
 
-def _default_processor(model: Any2PointForPointCloudClassification) -> Any2PointProcessor:
+def _default_processor(model: ExportedModel) -> Any2PointProcessor:
     start: Any = model.config.sampling_start
     return Any2PointProcessor(model.config.num_points, sampling_start=start)
 
 
-def _trace(model: Any2PointForPointCloudClassification, num_points: int) -> ExportedProgram:
+def _trace(model: ExportedModel, num_points: int) -> ExportedProgram:
     generator = torch.Generator().manual_seed(0)
     points = torch.randn(EXAMPLE_BATCH, num_points, 3, generator=generator)
     inputs = (points, *_features(model, points, generator))
+    category = _category(model, EXAMPLE_BATCH)
     batch = Dim("batch", min=1)
+    shapes = {name: {0: batch} for name in (*INPUTS[: len(inputs)], *category)}
     with torch.no_grad(), _without_known_noise(), _explained("torch.export"):
-        return torch.export.export(_Logits(model).eval(), inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
+        return torch.export.export(_Logits(model).eval(), inputs, category, dynamic_shapes=shapes)
 
 
 def _features(model: Any, points: Tensor, generator: torch.Generator) -> list[Tensor]:
     """Random features [B, N, F] of points, for a model that takes some."""
     num_features = model.config.num_point_features
     return [torch.rand(*points.shape[:2], num_features, generator=generator)] if num_features else []
+
+
+def _category(model: Any, batch_size: int) -> dict[str, Tensor]:
+    """`category` [B], all in turn, for a segmenter that has categories."""
+    is_told = isinstance(model, Any2PointForPointCloudSegmentation) and model.config.category_parts is not None
+    return {"category": torch.arange(batch_size) % len(model.config.category_parts)} if is_told else {}
 
 
 def _to_onnx(program: ExportedProgram) -> Any:
@@ -200,7 +221,7 @@ def _to_onnx(program: ExportedProgram) -> Any:
             program,
             input_names=names,
             output_names=["logits"],
-            dynamic_shapes=tuple({0: "batch"} for _ in names),  # the name of the axis in the file
+            dynamic_shapes={name: {0: "batch"} for name in names},  # the name of the axis in the file
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -212,10 +233,12 @@ def _onnx_runtime(file: Path) -> Callable[..., Tensor]:
 
     with _explained("ONNX Runtime"):
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    names = [entry.name for entry in session.get_inputs()]
-    return lambda *inputs: torch.from_numpy(
-        session.run(["logits"], {name: value.numpy() for name, value in zip(names, inputs, strict=True)})[0]
-    )
+
+    def run(*inputs: Tensor, **others: Tensor) -> Tensor:
+        named = dict(zip(INPUTS, inputs, strict=False)) | others
+        return torch.from_numpy(session.run(["logits"], {name: value.numpy() for name, value in named.items()})[0])
+
+    return run
 
 
 @contextlib.contextmanager

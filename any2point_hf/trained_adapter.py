@@ -52,14 +52,32 @@ def load(
 def load_segmenter(
     model: str, backbone: PreTrainedModel | str | None = None
 ) -> tuple[Any2PointForPointCloudSegmentation, Any2PointProcessor]:
-    """As `load`, for an adapter that gives every point a part."""
+    """As `load`, for an adapter that gives every point a part.
+
+    Args:
+        model: folder or Hub id of the adapter.
+        backbone: Hub id or folder instead of the recorded one, or a module, which is shared.
+
+    Raises:
+        CheckpointError: there is no such adapter, or it is of another task.
+        BackboneLoadError: the backbone cannot be loaded.
+    """
     return _load(Any2PointForPointCloudSegmentation, pinned_name(model), backbone)
 
 
 def load_either(
     model: str, backbone: PreTrainedModel | str | None = None
 ) -> tuple[Any2PointForPointCloudClassification | Any2PointForPointCloudSegmentation, Any2PointProcessor]:
-    """As `load`, for an adapter of either task."""
+    """As `load`, for an adapter of either task.
+
+    Args:
+        model: folder or Hub id of the adapter.
+        backbone: Hub id or folder instead of the recorded one, or a module, which is shared.
+
+    Raises:
+        CheckpointError: there is no such adapter.
+        BackboneLoadError: the backbone cannot be loaded.
+    """
     model = pinned_name(model)
     return (load_segmenter if task_of(model) == "segmentation" else load)(model, backbone)
 

@@ -120,7 +120,7 @@ class Any2PointForPointCloudSegmentation(Any2PointPreTrainedModel):
         config, num_labels = self.config, self.segmenter.output.out_features
         categories: Any = config.category_parts
         check_inputs(points, point_features, config.point_feature_names)
-        check_category(category, points.shape[0], categories)
+        check_category(category, points.shape[0], categories)  # len would fix it in exports
         if labels is not None:
             check_point_labels(labels, points, num_labels, IGNORED_LABEL)
         wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -175,7 +175,7 @@ class Any2PointForPointCloudSegmentation(Any2PointPreTrainedModel):
             DatasetError: categories of another shape than the clouds, out of range, or missing.
         """
         categories = self.config.category_parts
-        check_category(category, len(logits), categories)
+        check_category(category, logits.shape[0], categories)
         if categories is None:
             return logits
         allowed = parts_mask(categories, logits.shape[-1], logits.device)[category]  # [B, parts]

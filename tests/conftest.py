@@ -3,6 +3,7 @@ import importlib.util
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -270,8 +271,13 @@ def make_segmenter(backbone, **settings):
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        fields = {"num_points": 64, "num_neighbors": 8, "num_views": 2, "id2label": dict(enumerate(PART_NAMES))}
-        model = Any2PointForPointCloudSegmentation(Any2PointConfig(backbone=backbone, **fields, **settings))
+        fields = {
+            "num_points": 64,
+            "num_neighbors": 8,
+            "num_views": 2,
+            "id2label": dict(enumerate(PART_NAMES)),
+        } | settings
+        model = Any2PointForPointCloudSegmentation(Any2PointConfig(backbone=backbone, **fields))
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if "backbone." not in name:
@@ -294,6 +300,12 @@ def save_segmenter(folder, bert, **settings):
     processor = Any2PointProcessor(64, point_feature_names=model.config.point_feature_names)
     processor.save_pretrained(folder)
     return SimpleNamespace(folder=folder, model=model, processor=processor, part_names=PART_NAMES)
+
+
+@pytest.fixture(scope="session")
+def segmenter_of(bert, one_thread):
+    """`segmenter_of(**settings)`: an untrained segmentation model with these fields of its config."""
+    return partial(make_segmenter, bert)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from ..modeling.errors import ConfigurationError
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
-from .auto_model import AutoModelForPointCloudClassification
+from .auto_model import AutoModelForPointCloudClassification, AutoModelForPointCloudSegmentation
 from .point_cloud_pipeline import PointCloudPipeline
 
 _AS_BEFORE: Any = object()  # top_k was not given; None would mean all classes
@@ -51,6 +51,7 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
 # not by register_pipeline: after it, save_pretrained would copy our source into the folder
 PIPELINE_REGISTRY.supported_tasks["point-cloud-classification"] = {
     "impl": PointCloudClassificationPipeline,
-    "pt": (AutoModelForPointCloudClassification,),
+    # the second is for adapters of another task: the pipeline itself refuses them, and says so in one line
+    "pt": (AutoModelForPointCloudClassification, AutoModelForPointCloudSegmentation),
     "default": {},
 }

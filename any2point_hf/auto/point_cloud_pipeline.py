@@ -6,7 +6,7 @@ done; generators and data sets are streamed, as everywhere in transformers.
 
 import os
 from abc import ABC
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,13 @@ from ..point_clouds.reading import CloudReader
 from ..processing_any2point import Any2PointProcessor
 
 _CHUNK = 64  # clouds that the processor gets at once: those of one size are sampled together
+_FITTING_TASK = {
+    "Any2PointForPointCloudClassification": "point-cloud-classification",
+    "Any2PointForPointCloudSegmentation": "point-cloud-segmentation",
+}
+
+Prepare = Callable[[Any2PointProcessor, list[Any], list[str]], list[Any]]
+"""Makes of clouds and their names what a pipeline's model is given, one for each cloud."""
 
 
 class PointCloudPipeline(Pipeline, ABC):
@@ -47,6 +54,7 @@ class PointCloudPipeline(Pipeline, ABC):
     _load_feature_extractor = None  # loaded if there is one; else `__init__` says how to make it
 
     model_classes: tuple[type[PreTrainedModel], ...] = ()
+    default_batch_size = 1
     feature_extractor: Any  # an Any2PointProcessor
 
     def __init__(
@@ -59,7 +67,11 @@ class PointCloudPipeline(Pipeline, ABC):
     ) -> None:
         if not isinstance(model, self.model_classes):
             names = " or ".join(kind.__name__ for kind in self.model_classes)
-            raise ConfigurationError(f"this pipeline needs a model of the class {names}, got {type(model).__name__}.")
+            fix = _FITTING_TASK.get(type(model).__name__)
+            hint = f' Use pipeline("{fix}", model=…).' if fix else ""
+            raise ConfigurationError(
+                f"this pipeline needs a model of the class {names}, got {type(model).__name__}.{hint}"
+            )
         # `pipeline()` loads the feature extractor of the model, also where a processor is given
         chosen: Any = processor or feature_extractor
         if not isinstance(chosen, Any2PointProcessor):
@@ -91,37 +103,50 @@ class PointCloudPipeline(Pipeline, ABC):
         """
         num_workers = self._num_workers or 0 if num_workers is None else num_workers
         if batch_size is None:
-            batch_size = 1 if self._batch_size is None else self._batch_size
+            batch_size = self.default_batch_size if self._batch_size is None else self._batch_size
         _check_at_least(0, "num_workers", num_workers)
         _check_at_least(1, "batch_size", batch_size)
-        options |= {"batch_size": batch_size}
+        options |= self.batch_options(batch_size)
         if isinstance(inputs, Mapping) and not self.feature_extractor.point_feature_names:
-            inputs = _cloud(inputs, "inputs", ())
+            inputs = cloud_of_row(inputs, "inputs", ())
         if _is_stream(inputs):
             stream = _named(inputs, self.feature_extractor.point_feature_names)
             return super().__call__(stream, num_workers=num_workers, **options)
-        prepared = _prepare(list(_leaves(inputs, "inputs")), self.feature_extractor, num_workers)
+        prepared = self.prepare(list(_leaves(inputs, "inputs")), num_workers)
         results = iter(super().__call__(prepared, num_workers=0, **options) if prepared else [])
         return _nested_as(inputs, results)
+
+    def batch_options(self, batch_size: int) -> dict[str, Any]:
+        """The options by which transformers makes batches."""
+        return {"batch_size": batch_size}
+
+    def prepare(self, clouds: "Sequence[NamedCloud]", num_workers: int) -> list[Any]:
+        """Makes of each cloud what `preprocess` makes of one; raises PointCloudError."""
+        return prepared_by(_as_batches, clouds, self.feature_extractor, num_workers)
 
     def preprocess(self, input_: Any) -> BatchFeature:  # type: ignore[override]
         """Runs the processor on one cloud of a stream; what has already been processed stays as it is."""
         if isinstance(input_, BatchFeature):
             return input_
-        cloud = _cloud(input_.cloud, input_.name, self.feature_extractor.point_feature_names)
+        cloud = cloud_of_row(input_.cloud, input_.name, self.feature_extractor.point_feature_names)
         return self.feature_extractor([cloud], names=[input_.name])
 
-    def run_model(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The model's outputs of `points` [B, N, 3] and, where there are any, `point_features`, in eval mode."""
+    def run_model(self, inputs: Mapping[str, Tensor], model: Any = None) -> Mapping[str, Tensor]:
+        """The model's outputs of `points` [B, N, 3] and, where there are any, `point_features`, in eval mode.
+
+        Args:
+            inputs: of the model.
+            model: the part of the pipeline's to be run; by default the whole.
+        """
         was_training = self.model.training
         self.model.eval()
         try:
-            return self.model(inputs["points"], inputs.get("point_features"))
+            return (model or self.model)(inputs["points"], inputs.get("point_features"))
         finally:
             self.model.train(was_training)
 
 
-class _Named(NamedTuple):
+class NamedCloud(NamedTuple):
     """A cloud, and the name that errors call it by."""
 
     name: str
@@ -137,37 +162,47 @@ class _NamedRows(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> _Named:
-        return _Named(f"inputs[{index}]", self.rows[index])
+    def __getitem__(self, index: int) -> NamedCloud:
+        return NamedCloud(f"inputs[{index}]", self.rows[index])
 
 
 class _Chunks(Dataset):
-    """Number of a chunk -> its clouds, prepared, [B, N, 3 + F], or what is wrong with one of them."""
+    """Number of a chunk -> its clouds, prepared, or what is wrong with one of them."""
 
-    def __init__(self, clouds: Sequence[_Named], processor: Any2PointProcessor) -> None:
-        self.clouds, self.processor = clouds, processor
+    def __init__(self, prepare: Prepare, clouds: Sequence[NamedCloud], processor: Any2PointProcessor) -> None:
+        self.prepare, self.clouds, self.processor = prepare, clouds, processor
 
     def __len__(self) -> int:
         return -(-len(self.clouds) // _CHUNK)
 
-    def __getitem__(self, chunk: int) -> Tensor | str:
+    def __getitem__(self, chunk: int) -> list[Any] | str:
         clouds = self.clouds[chunk * _CHUNK : (chunk + 1) * _CHUNK]
         try:
-            named = [_cloud(cloud, name, self.processor.point_feature_names) for name, cloud in clouds]
-            return self.processor.rows(named, names=[name for name, _ in clouds])
+            named = [cloud_of_row(cloud, name, self.processor.point_feature_names) for name, cloud in clouds]
+            return self.prepare(self.processor, named, [name for name, _ in clouds])
         except PointCloudError as error:  # returned, not raised: a reading process would add its traceback
             return str(error)
 
 
-def _prepare(clouds: Sequence[_Named], processor: Any2PointProcessor, num_workers: int) -> list[BatchFeature]:
-    rows = []
-    for chunk in DataLoader(_Chunks(clouds, processor), batch_size=None, num_workers=num_workers):
+def prepared_by(
+    prepare: Prepare, clouds: Sequence[NamedCloud], processor: Any2PointProcessor, num_workers: int
+) -> list[Any]:
+    """What `prepare` makes of all clouds, in their order; it is given many at a time, in other processes if asked."""
+    prepared: list[Any] = []
+    for chunk in DataLoader(_Chunks(prepare, clouds, processor), batch_size=None, num_workers=num_workers):
         if isinstance(chunk, str):
             raise PointCloudError(chunk)
-        for row in chunk.split(1):
-            points, features = split_features(row)
-            rows.append(BatchFeature({"points": points} | ({} if features is None else {"point_features": features})))
-    return rows
+        prepared += chunk
+    return prepared
+
+
+def _as_batches(processor: Any2PointProcessor, clouds: list[Any], names: list[str]) -> list[BatchFeature]:
+    """Each cloud as a batch of one."""
+    batches = []
+    for row in processor.rows(clouds, names=names).split(1):
+        points, features = split_features(row)
+        batches.append(BatchFeature({"points": points} | ({} if features is None else {"point_features": features})))
+    return batches
 
 
 def _is_stream(inputs: Any) -> bool:
@@ -176,17 +211,17 @@ def _is_stream(inputs: Any) -> bool:
     return not is_in_memory and (isinstance(inputs, (Iterable, Dataset)))
 
 
-def _named(stream: Any, feature_names: Sequence[str]) -> _NamedRows | Iterator[_Named]:
+def _named(stream: Any, feature_names: Sequence[str]) -> _NamedRows | Iterator[NamedCloud]:
     if hasattr(stream, "column_names"):  # of `datasets`, which takes long to import
         from ..data.columns import columns_of_clouds
 
         stream = columns_of_clouds(stream, "inputs", feature_names)
     if hasattr(stream, "__len__") and hasattr(stream, "__getitem__"):
         return _NamedRows(stream)
-    return (_Named(f"inputs[{index}]", cloud) for index, cloud in enumerate(stream))
+    return (NamedCloud(f"inputs[{index}]", cloud) for index, cloud in enumerate(stream))
 
 
-def _cloud(row: Any, name: str, feature_names: Sequence[str]) -> Any:
+def cloud_of_row(row: Any, name: str, feature_names: Sequence[str]) -> Any:
     """The cloud of a data set's row, as the processor takes it; anything else is a cloud itself."""
     if hasattr(row, "schema"):  # of an Arrow table, as `columns_of_clouds` gives them
         from ..data.rows import rows_of
@@ -215,9 +250,9 @@ def _holds_clouds(inputs: Any) -> bool:
     return not len(inputs) or any(isinstance(item, Mapping) or depth(item) >= 2 for item in inputs)
 
 
-def _leaves(inputs: Any, name: str) -> Iterator[_Named]:
+def _leaves(inputs: Any, name: str) -> Iterator[NamedCloud]:
     if not _holds_clouds(inputs):
-        yield _Named(name, inputs)
+        yield NamedCloud(name, inputs)
         return
     for index, item in enumerate(inputs):
         yield from _leaves(item, f"{name}[{index}]")

@@ -41,7 +41,7 @@ def _register_processor(auto_module: ModuleType) -> None:
 
 
 def _register_pipelines(_: ModuleType) -> None:
-    for name in ("classification_pipeline", "feature_extraction_pipeline"):
+    for name in ("classification_pipeline", "feature_extraction_pipeline", "segmentation_pipeline"):
         importlib.import_module(f"any2point_hf.auto.{name}")
 
 

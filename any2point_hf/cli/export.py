@@ -44,9 +44,9 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         raise Any2PointError(f"--output must end in {suffix} for --format {options.format}, got {options.output}.")
 
     from ..export import export_file
-    from ..trained_adapter import load
+    from ..trained_adapter import load_either
 
-    report = export_file(*load(options.model, options.backbone), options.format, options.output)
+    report = export_file(*load_either(options.model, options.backbone), options.format, options.output)
     if options.json:
         return report
     opset = f", opset {report['opset']}" if report["opset"] else ""

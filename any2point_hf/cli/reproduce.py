@@ -1,4 +1,4 @@
-"""`any2point reproduce`: one of the paper's tables, or its figures."""
+"""`any2point reproduce`: one of the paper's tables, its figures, or ShapeNetPart."""
 
 import argparse
 import shlex
@@ -14,12 +14,14 @@ HELP = "one of the paper's tables on your data and backbones, or its figures wit
 DESCRIPTION = """
 Trains the rows of one of the paper's ten tables with each seed, and three controls that tell what the backbone brings,
 and writes the table beside the paper's numbers, with every row's paired difference to the full method; or draws figures
-5, 6 and 7 with adapters of yours. What is done is kept in --output, and the same command goes on with the rest.
+5, 6 and 7 with adapters of yours, or measures segmenters on ShapeNetPart. Finished rows of tables are kept in --output,
+and the same command goes on with the rest.
 """
 EXAMPLES = """
   any2point reproduce --table 4 --data shapes --backbone-1d google-bert/bert-base-uncased --output tables --quick
   any2point reproduce --table 3 --data DATA --backbone-1d ID --backbone-2d ID --output tables --quick --seeds 0,1,2
   any2point reproduce --table 1 --data scanobjectnn/ --backbone-1d clip/ --backbone-2d dinov2/ --output tables
+  any2point reproduce --parts --data shapenetpart/ --model my-segmenter --output parts
   any2point reproduce --figures --data shapes --model text-adapter --model image-adapter --output figures
 """
 
@@ -34,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--table", type=int, metavar="1…10", help="number of the table")
     what.add_argument("--figures", action="store_true", help="figures 5, 6 and 7, of the adapters given with --model")
+    what.add_argument(
+        "--parts",
+        action="store_true",
+        help="ShapeNetPart beside published numbers, of the segmenters given with --model",
+    )
     add_data(parser)
     complete_with(
         parser.add_argument(
@@ -107,12 +114,13 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
 
     check_output_folder(options.output)
     command = shlex.join(["any2point", *sys.argv[1:]])
+    if options.figures or options.parts:
+        _check_no_option_of_tables(options)
+    if options.parts:
+        from ..paper.parts import reproduce_parts
+
+        return _say(options, reproduce_parts(options.data, options.model, options.output, command=command))
     if options.figures:
-        if not options.model:
-            raise Any2PointError("--figures needs --model: the folder or Hub id of a trained adapter; got none.")
-        ignored = [f"--{name.replace('_', '-')}" for name in OF_TABLES if getattr(options, name)]
-        if ignored:
-            raise Any2PointError(f"{', '.join(ignored)} belongs to --table, got --figures. Leave it out.")
         check_installed()
 
         from ..paper.figures import reproduce_figures
@@ -122,7 +130,9 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         )
         return _say(options, file)
     if options.model:
-        raise Any2PointError("--model belongs to --figures, got --table. Leave it out, or ask for the figures.")
+        raise Any2PointError(
+            "--model belongs to --figures and --parts, got --table. Leave it out, or ask for the figures."
+        )
     kinds = ("1d", "2d", "audio")
     backbones = {kind: getattr(options, f"backbone_{kind}") for kind in kinds}
     check_backbones(options.table, {kind for kind, backbone in backbones.items() if backbone})
@@ -144,6 +154,17 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         command=command,
     )
     return _say(options, file)
+
+
+def _check_no_option_of_tables(options: argparse.Namespace) -> None:
+    from ..modeling.errors import Any2PointError
+
+    what = "--parts" if options.parts else "--figures"
+    if not options.model:
+        raise Any2PointError(f"{what} needs --model: the folder or Hub id of a trained adapter; got none.")
+    ignored = [f"--{name.replace('_', '-')}" for name in OF_TABLES if getattr(options, name)]
+    if ignored:
+        raise Any2PointError(f"{', '.join(ignored)} belongs to --table, got {what}. Leave it out.")
 
 
 def _say(options: argparse.Namespace, file: Path) -> dict[str, Any] | None:

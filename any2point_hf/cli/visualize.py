@@ -9,17 +9,19 @@ import shtab
 
 from .options import add_backbone, add_drop_invalid, add_json, add_model, complete_with, count
 
-HELP = "pictures of a model at work on a cloud: attention, similarity, clusters, tokens"
+HELP = "pictures of a model at work on a cloud: attention, similarity, clusters, tokens, parts"
 DESCRIPTION = """
-Draws the paper's figures 5, 6 and 7 of one cloud, as a PNG and as a page of its own to turn in a browser. Needs
-the extra `pictures`.
+Draws the paper's figures 5, 6 and 7 of one cloud, or its parts, as a PNG and as a page of its own to turn in a
+browser. Needs the extra `pictures`.
 """
 EXAMPLES = """
   any2point visualize chair.ply --model my-adapter --kind attention
   any2point visualize shapes:chair --model my-adapter --kind similarity --token 3 --out pictures/
   any2point visualize scan.pcd --model my-adapter --kind clusters --block 5 --out clusters.html --json
+  any2point visualize scan.ply --model my-segmenter --kind parts --category chair
+  any2point visualize robots.npz --row 7 --model my-segmenter --kind parts
 """
-KINDS = ("attention", "similarity", "clusters", "tokens")
+KINDS = ("attention", "similarity", "clusters", "tokens", "parts")
 OF_BLOCKS = ("attention", "clusters")
 BUILT_IN = "shapes:"
 BUILT_IN_POINTS = 8192
@@ -31,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "cloud",
             metavar="CLOUD",
-            help="a .ply, .obj, .las, .xyz or other file (docs/data.md); or a built-in shape, such as shapes:chair",
+            help="a .ply, .obj, .las, .xyz or other file (docs/data.md); or a built-in shape, such as shapes:chair; "
+            "with --row a data set",
         ),
         shtab.FILE,
     )
@@ -42,12 +45,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=KINDS,
         required=True,
         help="attention: what the CLS token attends to; similarity: how alike positional encodings are to a token's; "
-        "clusters: tokens by their similarity to the CLS token; tokens: where each view puts them",
+        "clusters: tokens by their similarity to the CLS token; tokens: where each view puts them; parts: those of a "
+        "segmenter, beside the true ones of a built-in shape or data set",
     )
     parser.add_argument(
         "--block", type=_block, metavar="N|all", help="of attention and clusters, 0 for the first block (default all)"
     )
     parser.add_argument("--token", type=count, metavar="N", help="of similarity, 0 for the first token (default 0)")
+    parser.add_argument("--category", metavar="NAME", help="of parts, where the model has categories")
+    parser.add_argument(
+        "--row",
+        type=count,
+        metavar="N",
+        help="of parts: the cloud of this number, 0 for the first, in a data set's test split",
+    )
     complete_with(
         parser.add_argument(
             "--out",
@@ -64,29 +75,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any] | None:
     """Calls one function and prints what it returns, or returns it for `--json`."""
-    from ..modeling.errors import Any2PointError
     from ..pictures.packages import check_installed
 
-    if options.block is not None and options.kind not in OF_BLOCKS:
-        raise Any2PointError(f"--block belongs to {' and '.join(OF_BLOCKS)}, got --kind {options.kind}. Leave it out.")
-    if options.token is not None and options.kind != "similarity":
-        raise Any2PointError(f"--token belongs to similarity, got --kind {options.kind}. Leave it out.")
-    name, cloud = _cloud(options.cloud)
+    _check_options(options)
+    name, cloud = _cloud(options)
     files = _files(options.out or [Path()], f"{name}-{options.kind}")
     check_installed()
 
     from .. import trained_adapter
-    from ..pictures import kinds
 
-    model, processor = trained_adapter.load(options.model, options.backbone)
+    load = trained_adapter.load_segmenter if options.kind == "parts" else trained_adapter.load_either
+    model, processor = load(options.model, options.backbone)
     processor.drop_invalid |= options.drop_invalid
-    arguments: dict[str, Any] = {}
-    if options.kind in OF_BLOCKS:
-        arguments["block"] = None if options.block == "all" else options.block
-    elif options.kind == "similarity":
-        arguments["token"] = options.token or 0
-    draw = getattr(kinds, f"draw_{options.kind}")
-    picture = draw(model, processor, cloud, **arguments)
+    draw = _draw_parts if options.kind == "parts" else _draw_kind
+    picture = draw(options, model, processor, cloud)
     picture = replace(picture, title=f"{picture.title}: {name}")
     for file in files:
         picture.save(file)
@@ -97,6 +99,44 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     return None
 
 
+def _draw_kind(options: argparse.Namespace, model: Any, processor: Any, cloud: Any) -> Any:
+    """The picture of one of the paper's kinds."""
+    from ..pictures import kinds
+
+    arguments: dict[str, Any] = {}
+    if options.kind in OF_BLOCKS:
+        arguments["block"] = None if options.block == "all" else options.block
+    elif options.kind == "similarity":
+        arguments["token"] = options.token or 0
+    return getattr(kinds, f"draw_{options.kind}")(model, processor, cloud, **arguments)
+
+
+def _draw_parts(options: argparse.Namespace, model: Any, processor: Any, cloud: Any) -> Any:
+    """The picture of parts, beside the true ones where they are known."""
+    from ..pictures.parts import draw_parts
+    from ..segmentation.true_parts import KnownCloud, row_with_parts, shape_with_parts
+
+    known = KnownCloud(cloud, None, None)
+    if options.row is not None:
+        known = row_with_parts(model, processor, options.cloud, options.row)
+    elif options.cloud.startswith(BUILT_IN):
+        known = shape_with_parts(model, options.cloud.removeprefix(BUILT_IN), BUILT_IN_POINTS)
+    category = known.category if options.category is None else options.category
+    return draw_parts(model, processor, known.cloud, category=category, truth=known.truth)
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Checks that options are of the kind that is asked for."""
+    from ..modeling.errors import Any2PointError
+
+    kind = options.kind
+    if options.block is not None and kind not in OF_BLOCKS:
+        raise Any2PointError(f"--block belongs to {' and '.join(OF_BLOCKS)}, got --kind {kind}. Leave it out.")
+    for option, of_kind in (("token", "similarity"), ("category", "parts"), ("row", "parts")):
+        if getattr(options, option) is not None and kind != of_kind:
+            raise Any2PointError(f"--{option} belongs to {of_kind}, got --kind {kind}. Leave it out.")
+
+
 def _block(text: str) -> int | str:
     return text if text == "all" else count(text)
 
@@ -104,8 +144,11 @@ def _block(text: str) -> int | str:
 _block.__name__ = "block"  # what argparse calls it
 
 
-def _cloud(text: str) -> tuple[str, Any]:
+def _cloud(options: argparse.Namespace) -> tuple[str, Any]:
     """The cloud's name, and either a built-in shape's points or the path of a file."""
+    text = options.cloud
+    if options.row is not None:
+        return f"{Path(text).stem}-{options.row}", text
     from ..data.shapes import SHAPE_NAMES, make_cloud
     from ..modeling.errors import DatasetError
     from ..point_clouds.files import check_file

@@ -16,9 +16,8 @@ from tqdm import tqdm
 
 from ..modeling.errors import Any2PointError
 from ..modeling.hub.names import pinned_name
-from ..trained_adapter import load
 from ..training.output_lock import output_lock_of_all
-from .job import BatchJob, check_model, open_job
+from .job import BatchJob, check_model, load_model, open_job
 from .shard_inference import run_shard
 
 ENGINES = ("accelerate", "ray")
@@ -37,8 +36,10 @@ def run_job(job: BatchJob, engine: str = "accelerate") -> dict[str, int]:
         The number of `clouds` in the output and of `skipped` bad ones, and with `drop_invalid` the `dropped_points` and
         `clouds_with_dropped_points`. The output has the column `id`; for "embed" also
         `embedding` (float32 [2D]) and, if the source has labels, `label`; for "predict" also `label`, `probability`,
-        `top` (label and probability of each) and, if the source has labels, `true_label`. With `drop_invalid`, but of a
-        .npz, both have `dropped_points`, how many of each cloud.
+        `top` (label and probability of each) and, if the source has labels, `true_label`; for "segment" also `parts`
+        (a list of int16, an id for each of the cloud's points in their order), `confidence`, their mean probability,
+        and, if the model has categories, `category`. With `drop_invalid`, but of a .npz, all have `dropped_points`, how
+        many of each cloud.
 
     Raises:
         Any2PointError: something in the input does not fit, the finished shards were made with other settings, or
@@ -69,7 +70,7 @@ def run_with_accelerate(job: BatchJob) -> dict[str, int]:
         (missing,) = broadcast_object_list([shards.missing() if state.is_main_process else None])
         mine = missing[state.process_index :: state.num_processes]
         if mine:
-            adapter, processor = load(job.model, job.backbone)
+            adapter, processor = load_model(job)
             check_model(job, shards)
             for index in tqdm(mine, desc=job.task, unit="shard", disable=not state.is_main_process):
                 run_shard(adapter, processor, collection, shards, job, index)

@@ -6,19 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from ..data.hub_dataset import pinned
 from ..data.sources import DataSource
 from ..modeling.configuration_any2point import recorded_path
 from ..modeling.errors import Any2PointError, PointCloudError
 from ..processing_any2point import Any2PointProcessor
-from ..trained_adapter import processor_of
+from ..trained_adapter import load, load_either, load_segmenter, processor_of
 from .clouds import CloudCollection
 from .model_fingerprint import model_fingerprint
 from .output_file import check_output_file
 from .shard_files import ShardFiles
 from .sources import open_collection
 
-TASKS = ("embed", "predict")
+TASKS = ("embed", "predict", "segment")
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,16 @@ class BatchJob:
     """What to compute, of which clouds, into which file.
 
     Args:
-        task: "embed" (`pooler_output`) or "predict" (classes and their probabilities).
+        task: "embed" (`pooler_output`), "predict" (classes and their probabilities) or "segment" (the part of every
+            point).
         model: folder or Hub id of the adapter.
         source: what `open_collection` takes; of a data set on the Hub, the commit that it has now is read to the end.
         out: the .parquet file to make; the same of embeddings may be called .index.
         backbone: Hub id or folder instead of the recorded one.
         split: as in `open_collection`.
         top: classes to list with each prediction.
+        category: of all clouds, for "segment" with a model that has categories; by default each cloud's label in the
+            source, by its name.
         shard_size: clouds in a shard; a kill costs each process one unfinished shard at most.
         batch_size: clouds at once; the results do not depend on it.
         workers: further processes that read and sample clouds, for each process that computes.
@@ -50,6 +55,7 @@ class BatchJob:
     backbone: str | None = None
     split: str | None = None
     top: int = 3
+    category: str | None = None
     shard_size: int = 1024
     batch_size: int = 32
     workers: int = 0
@@ -59,6 +65,8 @@ class BatchJob:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise Any2PointError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}.")
+        if self.category is not None and self.task != "segment":
+            raise Any2PointError(f"category belongs to the task segment, got {self.task}. Leave it out.")
         for name, minimum in (("top", 1), ("shard_size", 1), ("batch_size", 1), ("workers", 0)):
             if getattr(self, name) < minimum:
                 raise Any2PointError(f"{name} must be at least {minimum}, got {getattr(self, name)}.")
@@ -96,12 +104,26 @@ def open_job(job: BatchJob) -> tuple[CloudCollection, ShardFiles]:
     }
     if job.task == "predict":
         settings["top"] = job.top
+    if job.category is not None:
+        settings["category"] = job.category
     if drop_invalid:  # left out otherwise, so that records of before there was the option still fit
         settings["drop_invalid"] = True
     shards = ShardFiles(job.out, settings, math.ceil(len(collection) / job.shard_size))
     if not job.skip_bad and (bad := shards.first_bad()):
         raise PointCloudError(f"finished shards skipped bad clouds: {bad['reason']} Go on with --skip-bad.")
     return collection, shards
+
+
+def load_model(job: BatchJob) -> tuple[PreTrainedModel, Any2PointProcessor]:
+    """The model that a job runs, on the GPU if there is one, and its processor.
+
+    Raises:
+        Any2PointError: there is no such adapter, it is of another task, or its backbone cannot be loaded.
+    """
+    if job.task != "embed":
+        return {"predict": load, "segment": load_segmenter}[job.task](job.model, job.backbone)
+    model, processor = load_either(job.model, job.backbone)
+    return model.base_model, processor
 
 
 def check_model(job: BatchJob, shards: ShardFiles) -> None:

@@ -13,10 +13,9 @@ from tqdm import tqdm
 
 from ..modeling.errors import Any2PointError
 from ..modeling.hub.names import pinned_name
-from ..trained_adapter import load
 from ..training.output_lock import output_lock
 from .clouds import CloudCollection
-from .job import BatchJob, check_model, open_job
+from .job import BatchJob, check_model, load_model, open_job
 from .shard_files import ShardFiles
 from .shard_inference import run_shard
 
@@ -35,7 +34,7 @@ class ShardWorker:
         if not self.shards.is_finished(index):  # a restarted actor is given all of its shards again
             try:
                 if self.loaded is None:
-                    self.loaded = load(self.job.model, self.job.backbone)
+                    self.loaded = load_model(self.job)
                     check_model(self.job, self.shards)
                 model, processor = self.loaded
                 run_shard(model, processor, self.collection, self.shards, self.job, index)

@@ -206,7 +206,7 @@ class ShardFiles:
 
 
 def _repeats(schema: pa.Schema) -> bool:
-    """Whether a dictionary of the values makes a file smaller: it does for names, not for embeddings."""
+    """Whether a dictionary of the values makes a file smaller: it does for names and parts, not for embeddings."""
     return "embedding" not in schema.names
 
 

@@ -30,7 +30,7 @@ def open_collection(
 
     Args:
         source: a folder of point-cloud files in any nesting; or whatever else `load_point_cloud_dataset` takes, with
-            labels or without ("shapes" and .npz files are held in memory).
+            labels or without ("shapes", "shapes-parts" and .npz files are held in memory).
         split: of a data set; None for "test", or for the only split of a data set that has no "test".
         drop_invalid: whether reading a cloud drops its invalid points, with a warning that counts them; else such a
             cloud is an error. Those of a .npz are dropped as it is opened, with one warning.

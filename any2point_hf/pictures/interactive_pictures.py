@@ -11,7 +11,7 @@ import numpy as np
 
 from ..modeling.files import write_whole
 from .packages import from_extra
-from .picture_content import BACKGROUND_COLOR, COLOR_SCALE, MARK_COLOR, Panel, PictureContent, category_colors
+from .picture_content import BACKGROUND_COLOR, COLOR_SCALE, MARK_COLOR, Panel, PictureContent
 
 with from_extra():
     import plotly.graph_objects as go
@@ -89,7 +89,7 @@ def _traces(picture: PictureContent, panel: Panel) -> list[go.Scatter3d]:
     names, values = picture.categories, panel.values
     texts = panel.hover or [names[value] if names else f"{value:.4g} {picture.label}" for value in values.tolist()]
     marker = {"size": 2 * POINT_SIZE if len(values) <= FEW_POINTS else POINT_SIZE, **_colors(picture, panel)}
-    traces = [_scatter(panel.points, marker, text=texts, hoverinfo="text")]
+    traces = [_scatter(panel.points, marker, text=[html.escape(text, quote=False) for text in texts], hoverinfo="text")]
     if panel.background is not None:
         traces.append(_scatter(panel.background, {"size": 1.5, "color": BACKGROUND_COLOR}, hoverinfo="skip"))
     if panel.marked is not None:
@@ -105,9 +105,9 @@ def _colors(picture: PictureContent, panel: Panel) -> dict[str, Any]:
     if not count:
         low, high = panel.limits
         return {"color": panel.values, "cmin": low, "cmax": high, "colorscale": COLOR_SCALE, "colorbar": bar}
-    colors = category_colors(count)
+    colors = picture.colors_of_categories()
     steps = [(edge / count, colors[index]) for index in range(count) for edge in (index, index + 1)]
-    bar |= {"tickvals": list(range(count)), "ticktext": picture.categories}
+    bar |= {"tickvals": list(range(count)), "ticktext": [html.escape(name, quote=False) for name in picture.categories]}
     return {"color": panel.values, "cmin": -0.5, "cmax": count - 0.5, "colorscale": steps, "colorbar": bar}
 
 

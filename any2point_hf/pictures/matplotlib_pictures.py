@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .packages import from_extra
-from .picture_content import BACKGROUND_COLOR, COLOR_SCALE, MARK_COLOR, Panel, PictureContent, category_colors
+from .picture_content import BACKGROUND_COLOR, COLOR_SCALE, MARK_COLOR, Panel, PictureContent
 
 with from_extra():
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -80,7 +80,7 @@ def _colors(picture: PictureContent, panel: Panel) -> dict[str, Any]:
         return {"cmap": LinearSegmentedColormap.from_list("scale", COLOR_SCALE), "norm": Normalize(*panel.limits)}
     count = len(picture.categories)
     return {
-        "cmap": ListedColormap(category_colors(count)),
+        "cmap": ListedColormap(picture.colors_of_categories()),
         "norm": BoundaryNorm(np.arange(count + 1) - 0.5, count),
     }
 

@@ -73,6 +73,7 @@ class PictureContent:
         label: what the numbers are, with their unit.
         panels: at least one.
         categories: what the values 0, 1, … stand for, where they are categories.
+        colors: of the categories; by default `category_colors`.
         columns: how many panels stand in a row of the still picture; by default a number that fills every row, if 4, 3
             or 5 does, else 4.
     """
@@ -82,3 +83,8 @@ class PictureContent:
     panels: tuple[Panel, ...]
     categories: tuple[str, ...] = ()
     columns: int | None = None
+    colors: tuple[str, ...] = ()
+
+    def colors_of_categories(self) -> tuple[str, ...]:
+        """A colour for each category."""
+        return self.colors or category_colors(len(self.categories))

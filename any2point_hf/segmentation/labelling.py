@@ -17,13 +17,14 @@ from ..modeling.modeling_any2point_segmentation import Any2PointForPointCloudSeg
 from ..modeling.segmentation.large_clouds import SUBSETS_AT_ONCE, answer_large_cloud
 from ..point_clouds.labels import IGNORED
 from ..processing_any2point import Any2PointProcessor
+from .whole_cloud import WholeCloud
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledPoints:
     """What a model says of one cloud, in the order of the cloud's own points.
 
-    Attributes:
+    Args:
         points: [N, 3], as they were given.
         parts: [N] int64, places in `part_names`; −100 for invalid points that were dropped.
         probabilities: [N] float32, of each point's part among those of the category; NaN for dropped points.
@@ -93,25 +94,35 @@ def label_points(
         DatasetError: the category is missing, unknown, or given to a model that has none.
     """
     number = category_number(model.config.category_parts, category)
-    whole = processor.all_points(cloud, name=name)
+    return label_whole_cloud(model, processor.all_points(cloud, name=name), number, processor.num_points, batch_size)
+
+
+def label_whole_cloud(
+    model: Any2PointForPointCloudSegmentation,
+    whole: WholeCloud,
+    category: int | None,
+    num_points: int,
+    batch_size: int = SUBSETS_AT_ONCE,
+) -> LabelledPoints:
+    """As `label_points`, for a cloud that the processor has prepared and the id of a category."""
     batch = {key: values[0].to(model.device) for key, values in whole.batch.items()}
-    num_points = len(batch["points"])
-    repeats = -(-SMALLEST_CLOUD // num_points)
+    total = len(batch["points"])
+    repeats = -(-SMALLEST_CLOUD // total)
     repeated = {key: values.repeat(repeats, 1) for key, values in batch.items()} if repeats > 1 else batch
     answers = answer_large_cloud(
         model,
         repeated["points"],
         repeated.get("point_features"),
-        number,
-        num_points=max(processor.num_points, repeats * num_points if repeats > 1 else 0),
+        category,
+        num_points=max(num_points, repeats * total if repeats > 1 else 0),
         batch_size=batch_size,
     )
     return LabelledPoints(
         whole.given,
-        whole.in_given_order(answers.parts[:num_points].cpu().numpy()),
-        whole.numbers_in_given_order(answers.probabilities[:num_points].cpu().numpy()),
+        whole.in_given_order(answers.parts[:total].cpu().numpy()),
+        whole.numbers_in_given_order(answers.probabilities[:total].cpu().numpy()),
         part_names_of(model),
-        None if number is None else category_names_of(model)[number],
+        None if category is None else category_names_of(model)[category],
     )
 
 

@@ -1,6 +1,6 @@
 """A cloud as a model takes it, with all of its points, and how answers come back to the points of a file."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from transformers.feature_extraction_utils import BatchFeature
@@ -8,7 +8,8 @@ from transformers.feature_extraction_utils import BatchFeature
 from ..point_clouds.labels import IGNORED
 
 
-class WholeCloud(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class WholeCloud:
     """What `Any2PointProcessor.all_points` gives.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The page: a cloud on the left; on the right its classes, and where the model looks painted on its points.
+"""The page: a cloud on the left; on the right its classes and where the model looks, or its parts, each in a colour.
 
 Unusual here: the figure holds all blocks, and the slider chooses among them in the browser, so that the cloud stays as
 it was turned and nothing of a visitor is kept on the server.
@@ -18,10 +18,11 @@ from gradio_client.utils import is_http_url_like
 from ..data.shapes import SHAPE_NAMES
 from ..modeling.errors import Any2PointError
 from ..pictures.interactive_pictures import cloud_figure, picture_figure
+from ..pictures.parts import parts_picture
 from ..pictures.picture import Picture
 from ..pictures.picture_content import Panel
 from ..point_clouds.files import POINT_CLOUD_EXTENSIONS, PointCloud
-from .inference import Adapter, Prediction, classify, example_cloud
+from .inference import Adapter, Prediction, classify, example_cloud, segment
 from .memory import give_back
 from .reader_process import NUMBER, Readers
 from .upload_folder import delete_soon
@@ -63,15 +64,16 @@ def build_page(adapters: Mapping[str, Adapter], max_megabytes: int, readers: Rea
         readers: of the uploads.
     """
 
-    def show(name: str, example: str, variation: int, upload: str | None, block: int) -> tuple:
-        results = _results(adapters[name], name, example, variation, upload, block, readers)
-        if upload is not None and len(adapters) == 1:  # with a choice of adapters it may be needed again
+    def show(name: str, example: str, variation: int, category: str | None, upload: str | None, block: int) -> tuple:
+        results = _results(adapters[name], name, example, variation, category, upload, block, readers)
+        is_final = len(adapters) == 1 and not adapters[name].categories
+        if upload is not None and is_final:  # with a choice of adapters or categories it may be needed again
             delete_soon(upload)
         give_back()
         return results
 
-    def show_example(name: str, example: str, variation: int, block: int) -> tuple:
-        results = _results(adapters[name], name, example, variation, None, block, readers)
+    def show_example(name: str, example: str, variation: int, category: str | None, block: int) -> tuple:
+        results = _results(adapters[name], name, example, variation, category, None, block, readers)
         give_back()
         return None, *results
 
@@ -85,6 +87,7 @@ def build_page(adapters: Mapping[str, Adapter], max_megabytes: int, readers: Rea
                 name = gr.Dropdown(names, value=names[0], label="Adapter", visible=len(names) > 1)
                 example = gr.Radio(list(SHAPE_NAMES), value="chair", label="A built-in shape")
                 another = gr.Button("Another of these", size="sm")
+                category = gr.Dropdown([], label="It is a", visible=False, elem_id="category")
                 upload = gr.File(
                     label=f"Or your own, up to {max_megabytes} MB",
                     file_types=list(POINT_CLOUD_EXTENSIONS),
@@ -98,17 +101,22 @@ def build_page(adapters: Mapping[str, Adapter], max_megabytes: int, readers: Rea
                 classes = gr.Label(label="Classes", num_top_classes=TOP_CLASSES, elem_id="classes")
                 cloud = gr.Plot(label="Where the model looks", show_label=False, elem_id="cloud")
                 block = gr.Slider(1, last, last, step=1, label="Attention in block", elem_id="block", buttons=[])
-        results = [classes, cloud, block, message]
+        results = [classes, cloud, block, message, category]
         options: dict[str, Any] = {
             "trigger_mode": "always_last",
             "api_visibility": "private",
             "show_progress_on": [cloud],
         }
-        own = [name.input, upload.upload, upload.clear]
+        own = [name.input, category.input, upload.upload, upload.clear]
         queue = {"concurrency_limit": NUMBER, "concurrency_id": "uploads"}
-        gr.on(own, show, [name, example, variation, upload, block], results, **queue, **options)
+        gr.on(own, show, [name, example, variation, category, upload, block], results, **queue, **options)
         queue = {"concurrency_limit": 1, "concurrency_id": "shapes"}
-        chosen = {"inputs": [name, example, variation, block], "outputs": [upload, *results], **queue, **options}
+        chosen = {
+            "inputs": [name, example, variation, category, block],
+            "outputs": [upload, *results],
+            **queue,
+            **options,
+        }
         page.load(show_example, **chosen)
         example.input(show_example, **chosen)
         another.click(lambda count: count + 1, variation, variation, api_visibility="private").then(
@@ -130,9 +138,22 @@ def _only_uploads(move: Any) -> Any:
 
 
 def _results(
-    adapter: Adapter, name: str, example: str, variation: int, upload: str | None, block: int, readers: Readers
+    adapter: Adapter,
+    name: str,
+    example: str,
+    variation: int,
+    category: str | None,
+    upload: str | None,
+    block: int,
+    readers: Readers,
 ) -> tuple:
-    """What the page shows of one cloud: classes, figure, the slider, and what was done or is wrong."""
+    """What the page shows of one cloud: classes, figure, the slider, what was done or is wrong, and its category."""
+    categories = adapter.categories
+    if upload is None and example in categories:
+        category = example
+    elif category not in categories:
+        category = categories[0] if categories else None
+    choice = gr.update(choices=list(categories), value=category, visible=bool(categories))
     start = time.perf_counter()
     try:
         dropped = 0
@@ -141,21 +162,29 @@ def _results(
         else:
             processor = adapter.processor
             cloud, dropped = readers.read(upload, processor.point_feature_names, processor.seed, processor.drop_invalid)
-        prediction = classify(adapter, cloud)
+        num_blocks = 0
+        if adapter.is_segmenter:
+            labelled = segment(adapter, cloud, category)
+            shares = {part["name"]: part["share"] for part in labelled.summary()["parts"]}
+            picture = parts_picture(labelled)
+            seen = f"of which {len(labelled.parts):,} are labelled"
+        else:
+            prediction = classify(adapter, cloud)
+            shares, num_blocks = (
+                prediction.probabilities,
+                0 if prediction.attention is None else len(prediction.attention),
+            )
+            seen = f"of which the model sees {adapter.processor.num_points:,}"
     except Any2PointError as error:
-        return None, None, gr.update(), _message(str(error), is_error=True)
-    attention = prediction.attention
-    num_blocks = 0 if attention is None else len(attention)
+        return None, None, gr.update(), _message(str(error), is_error=True), choice
     block = min(max(int(block), 1), num_blocks) if num_blocks else 1
     slider = gr.update(maximum=max(num_blocks, 2), value=block, visible=num_blocks > 1)
+    figure = _parts_figure(picture) if adapter.is_segmenter else _figure(prediction, block)
     source = f"built-in {example}" if upload is None else _file_name(upload)
-    text = (
-        f"{name}: {source}, {len(cloud.points):,} points of which the model sees {adapter.processor.num_points:,}; "
-        f"{time.perf_counter() - start:.2f} s."
-    )
+    text = f"{name}: {source}, {len(cloud.points):,} points {seen}; {time.perf_counter() - start:.2f} s."
     if dropped:
         text += f" {dropped:,} invalid points were dropped."
-    return prediction.probabilities, _figure(prediction, block), slider, _message(text)
+    return shares, figure, slider, _message(text), choice
 
 
 def _file_name(path: str) -> str:
@@ -177,11 +206,22 @@ def _figure(prediction: Prediction, block: int) -> go.Figure:
         figure = picture_figure(Picture("", "share of attention", panels))
     for index, trace in enumerate(figure.data):
         trace.visible = index == block - 1 or attention is None
-    extent = np.ptp(points, axis=0)
-    sides = dict(zip("xyz", (LONGEST_SIDE * extent / extent.max()).tolist(), strict=True))
     bar = {"orientation": "h", "len": 0.7, "thickness": 10, "y": -0.1, "title_side": "top"}
     hover = "%{marker.color:.4f}<extra></extra>"  # instead of a text for each point, the larger part of the figure
     figure.update_traces(marker_colorbar=bar, text=None, hovertemplate=hover)
+    return _laid_out(figure, points)
+
+
+def _parts_figure(picture: Picture) -> go.Figure:
+    """The points coloured by part, with a legend; pointing at one names its part."""
+    (panel,) = picture.panels
+    return _laid_out(picture_figure(picture), panel.points)
+
+
+def _laid_out(figure: go.Figure, points: np.ndarray) -> go.Figure:
+    """The figure without title and slider, of a size at which the cloud fits however it is turned."""
+    extent = np.ptp(points, axis=0)
+    sides = dict(zip("xyz", (LONGEST_SIDE * extent / extent.max()).tolist(), strict=True))
     figure.layout.sliders = []
     figure.update_layout(
         title=None,

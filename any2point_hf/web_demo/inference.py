@@ -1,4 +1,4 @@
-"""What the web page computes, without the page: loading adapters, classifying a cloud."""
+"""What the web page computes, without the page: loading adapters, the class of a cloud or the parts of its points."""
 
 import threading
 from collections import Counter
@@ -17,13 +17,15 @@ from ..modeling.configuration_any2point import Any2PointConfig, recorded_path
 from ..modeling.errors import Any2PointError, CheckpointError, UnsupportedBackboneError
 from ..modeling.hub.names import pinned_name
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
+from ..modeling.modeling_any2point_segmentation import Any2PointForPointCloudSegmentation
 from ..modeling.tokenizer.point_ops import split_features
 from ..pictures.measures import cls_attention, on_points
 from ..point_clouds.checks import check_cloud
 from ..point_clouds.files import PointCloud
 from ..point_clouds.invalid import DroppedPoints
 from ..processing_any2point import Any2PointProcessor
-from ..trained_adapter import load
+from ..segmentation.labelling import LabelledPoints, category_names_of, label_points
+from ..trained_adapter import load_either
 
 EXAMPLE_POINTS = SHOWN_POINTS = 4096
 EXAMPLE_SEED = 1  # not that of the built-in data set
@@ -38,7 +40,7 @@ class Adapter:
         processor: of its clouds.
     """
 
-    model: Any2PointForPointCloudClassification
+    model: Any2PointForPointCloudClassification | Any2PointForPointCloudSegmentation
     processor: Any2PointProcessor
     one_at_a_time: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -46,6 +48,16 @@ class Adapter:
     def num_blocks(self) -> int:
         """How many blocks of its backbone the tokens pass."""
         return len(self.model.any2point.blocks())
+
+    @property
+    def is_segmenter(self) -> bool:
+        """Whether it gives every point a part, rather than the cloud a class."""
+        return isinstance(self.model, Any2PointForPointCloudSegmentation)
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Of a segmenter; none where it has none."""
+        return category_names_of(self.model) if self.is_segmenter else ()
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,7 @@ def load_adapters(models: Sequence[str], backbone: str | None = None) -> dict[st
         record: Any = (config.backbone, config.backbone_revision, config.modality)
         if config.backbone is not None and record not in backbones:
             backbones[record] = load_backbone(*record)  # never changed: models change copies that share its tensors
-        model, processor = load(pinned, backbones.get(record))
+        model, processor = load_either(pinned, backbones.get(record))
         name = Path(source).resolve().name if Path(source).is_dir() else source
         names[name] += 1
         adapters[name if names[name] == 1 else f"{name} ({names[name]})"] = Adapter(model, processor)
@@ -150,6 +162,24 @@ def classify(adapter: Adapter, cloud: PointCloud | np.ndarray) -> Prediction:
     id2label: Any = model.config.id2label
     names = [id2label[index] for index in best.indices.tolist()]
     return Prediction(shown, dict(zip(names, best.values.tolist(), strict=True)), attention)
+
+
+def segment(adapter: Adapter, cloud: PointCloud, category: str | None) -> LabelledPoints:
+    """The parts of every n-th point of a cloud, of at most `SHOWN_POINTS`.
+
+    Args:
+        adapter: a segmenter.
+        cloud: points [N, 3] in any unit, with the features that the model takes.
+        category: of the cloud, where the adapter has categories.
+
+    Raises:
+        Any2PointError: the points are no usable cloud.
+    """
+    step = -(-len(cloud.points) // SHOWN_POINTS)
+    thinned = PointCloud(cloud.points[::step], {name: values[::step] for name, values in cloud.features.items()})
+    model: Any = adapter.model
+    with adapter.one_at_a_time:
+        return label_points(model, adapter.processor, thinned, category, name="the cloud")
 
 
 def _shown(processor: Any2PointProcessor, points: np.ndarray) -> np.ndarray:

@@ -39,20 +39,7 @@ def label_large_cloud(
     batch_size: int = SUBSETS_AT_ONCE,
     seed: int = 0,
 ) -> Tensor:
-    """Labels every point of one cloud, however many there are: the parts of `answer_large_cloud`, [N] int64."""
-    return answer_large_cloud(model, points, point_features, category, num_points, batch_size, seed).parts
-
-
-def answer_large_cloud(
-    model: Any,
-    points: Tensor,
-    point_features: Tensor | None = None,
-    category: int | None = None,
-    num_points: int | None = None,
-    batch_size: int = SUBSETS_AT_ONCE,
-    seed: int = 0,
-) -> PointAnswers:
-    """Labels every point of one cloud, however many there are, and says how sure the model is.
+    """Labels every point of one cloud, however many there are.
 
     The points are dealt into random subsets of `num_points`, each of which is spread over the whole cloud and goes
     through the model alone. The last subset is filled up with points of the others, as context: a point's label is the
@@ -68,12 +55,25 @@ def answer_large_cloud(
         seed: of the dealing.
 
     Returns:
-        Parts and their probabilities, in the order of the points, on their device.
+        [N] int64 parts, in the order of the points, on their device.
 
     Raises:
         PointCloudError: points or features of another shape or kind than the model takes, or not finite.
         DatasetError: the category is out of range, missing, or given where there are none.
     """
+    return answer_large_cloud(model, points, point_features, category, num_points, batch_size, seed).parts
+
+
+def answer_large_cloud(
+    model: Any,
+    points: Tensor,
+    point_features: Tensor | None = None,
+    category: int | None = None,
+    num_points: int | None = None,
+    batch_size: int = SUBSETS_AT_ONCE,
+    seed: int = 0,
+) -> PointAnswers:
+    """As `label_large_cloud`, and says how sure the model is: parts and their probabilities, both [N]."""
     num_points = model.config.num_points if num_points is None else num_points
     require(batch_size > 0, "batch_size must be positive", batch_size)
     _check_cloud(points, point_features)

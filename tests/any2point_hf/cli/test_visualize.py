@@ -91,3 +91,34 @@ def test_a_backbone_without_such_positions(run_command, two_classes, cloud, tmp_
     assert result.code == 2
     assert "t5 tells positions by biases between two tokens" in result.err
     assert not out.exists()
+
+
+def test_parts_of_a_segmenter(run_command, tiny_segmenter, segmenter_with_categories, adapter, cloud, tmp_path):
+    result = run_command("visualize", cloud, "--model", tiny_segmenter.folder, "--kind", "parts", "--out", tmp_path)
+    assert result.out == f"written to {tmp_path / 'disc-parts.png'}\nwritten to {tmp_path / 'disc-parts.html'}\n"
+    assert "zebra\\u002flegs" in (tmp_path / "disc-parts.html").read_text(encoding="utf-8")
+    for model, options, said in (
+        (segmenter_with_categories.folder, (), "category is one of zebra, ant"),
+        (tiny_segmenter.folder, ("--category", "ant"), "this model has no categories"),
+        (adapter, (), "is a point cloud classification adapter"),
+    ):
+        result = run_command("visualize", cloud, "--model", model, "--kind", "parts", *options)
+        assert (result.code, said in result.err) == (2, True)
+
+
+def test_a_segmenter_s_attention(run_command, segmenter_with_categories, cloud, tmp_path):
+    options = ("--model", segmenter_with_categories.folder, "--kind", "attention", "--block", "0")
+    assert run_command("visualize", cloud, *options, "--out", tmp_path / "a.png").code == 0
+
+
+def test_a_row_of_a_data_set(run_command, segmenter_of, tiny_segmenter, tmp_path):
+    points = np.random.default_rng(0).normal(size=(2, 70, 3)).astype(np.float32)
+    names = np.array(tiny_segmenter.part_names)
+    part = np.arange(140).reshape(2, 70) % len(names)
+    np.savez(tmp_path / "data.npz", points=points, part=part, part_names=names, split=np.array([0, 1]))
+    options = ("--model", tiny_segmenter.folder, "--kind", "parts", "--out", tmp_path)
+    result = run_command("visualize", tmp_path / "data.npz", "--row", "0", *options)
+    assert result.code == 0, result.err
+    assert "truth" in (tmp_path / "data-0-parts.html").read_text(encoding="utf-8")
+    result = run_command("visualize", tmp_path / "data.npz", "--row", "1", *options)
+    assert (result.code, "--row must lie in 0…0" in result.err) == (2, True)

@@ -305,7 +305,7 @@ def test_a_complete_run_is_left_as_it_is(job, tmp_path, monkeypatch):
     leftover = tmp_path / "out.parquet.shards"  # of a kill between the last two steps
     leftover.mkdir()
     (leftover / "00003.parquet").write_bytes(b"")
-    monkeypatch.setattr(batch_inference, "load", None)
+    monkeypatch.setattr(batch_inference, "load_model", None)
     assert run_job(made) == {"clouds": COUNT, "skipped": 0}
     assert made.out.stat().st_mtime_ns == before
     assert not leftover.exists()
@@ -457,7 +457,7 @@ def test_two_processes_give_the_same_as_one(job, tmp_path, monkeypatch, subproce
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "train"}, "task must be one of embed, predict, got 'train'"),
+        ({"task": "train"}, "task must be one of embed, predict, segment, got 'train'"),
         ({"top": 0}, "top must be at least 1, got 0"),
         ({"shard_size": 0}, "shard_size must be at least 1"),
         ({"batch_size": -1}, "batch_size must be at least 1"),

@@ -108,14 +108,14 @@ def test_a_changed_adapter_or_processor_does_not_go_on(begun, model):
 
 
 def test_a_model_that_changes_while_it_is_loaded(job, backbone, monkeypatch):
-    load = batch_inference.load
+    load = batch_inference.load_model
 
     def changing(*arguments):
         loaded = load(*arguments)
         change_weights(backbone)
         return loaded
 
-    monkeypatch.setattr(batch_inference, "load", changing)
+    monkeypatch.setattr(batch_inference, "load_model", changing)
     with pytest.raises(
         Any2PointError, match=r"changed while it was loaded: backbone_files\. Give the same command again"
     ):

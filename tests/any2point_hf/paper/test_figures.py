@@ -90,7 +90,7 @@ def test_a_figure_that_no_model_can_show_says_so(learnable, two_classes, tmp_pat
     [
         (("--figures",), "--figures needs --model"),
         (("--figures", "--table", "1"), "not allowed with"),
-        ((), "one of the arguments --table --figures is required"),
+        ((), "one of the arguments --table --figures --parts is required"),
         (("--table", "1", "--model", "a"), "--model belongs to --figures"),
         (("--figures", "--model", "a", "--epochs", "3"), "--epochs belongs to --table"),
     ],

@@ -102,7 +102,7 @@ def test_invalid_points_are_refused_or_dropped_as_the_processor_says(loaded, two
     app = pytest.importorskip("any2point_hf.web_demo.app", reason="the page needs the extra demo")
     readers = Readers(number=1)
     try:
-        *_, message = app._results(dropping, "disc", "chair", 0, str(tmp_path / "depth.npy"), 1, readers)
+        *_, message, _ = app._results(dropping, "disc", "chair", 0, None, str(tmp_path / "depth.npy"), 1, readers)
     finally:
         readers.close()
     assert "80 points of which the model sees 64" in message
