@@ -52,21 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> list[dict[str, Any]] | dict[str, Any] | None:
     """Calls one function and prints what it returns, or returns it for `--json`."""
+    _check_files(options)
+
     from ..trained_adapter import task_of
 
     is_segmenter = task_of(options.model) == "segmentation"
     _check_task_options(options, is_segmenter)
     if options.out is not None and (options.out.suffix == ".parquet" or not is_segmenter):
         return _run_batch_job(options, is_segmenter)
-    _check_files(options)
     return _run_on_parts(options) if is_segmenter else _run_on_classes(options)
 
 
 def _run_batch_job(options: argparse.Namespace, is_segmenter: bool) -> dict[str, Any] | None:
-    from ..modeling.errors import Any2PointError
-
-    if len(options.files) > 1:
-        raise Any2PointError(f"--out takes one folder or dataset, got {len(options.files)}. Give their folder.")
     settings = {"category": options.category} if is_segmenter else {"top": options.top or DEFAULT_TOP}
     return run_batch_job("segment" if is_segmenter else "predict", options.files[0], options, **settings)
 
@@ -129,10 +126,16 @@ def _check_task_options(options: argparse.Namespace, is_segmenter: bool) -> None
 
 
 def _check_files(options: argparse.Namespace) -> None:
-    """Checks that all are files that can be read, and that no option is of large collections."""
+    """Checks that there is what is to be read, and that no option is of large collections where there is none."""
+    from ..data.names import check_source
     from ..modeling.errors import Any2PointError
     from ..point_clouds.files import check_file
 
+    if options.out is not None and options.out.suffix == ".parquet":
+        if len(options.files) > 1:
+            raise Any2PointError(f"--out takes one folder or dataset, got {len(options.files)}. Give their folder.")
+        check_source(options.files[0])
+        return
     folders = [file for file in options.files if Path(file).is_dir()]
     if folders:
         raise Any2PointError(f"{folders[0]} is a folder. Give --out FILE.parquet to predict all clouds in it.")

@@ -21,7 +21,7 @@ MISTAKES = {
     "predict none.ply --model folder": "none.ply does not exist",
     "predict file.txt --model folder": "file.txt is empty",
     "predict folder --model folder": "Give --out FILE.parquet",
-    "predict folder --model folder --out c.csv": "--out must be a file that ends in .parquet",
+    "predict folder --model folder --out c.csv": "Give --out FILE.parquet",
     "predict a.ply b.ply --model folder --out c.parquet": "--out takes one folder or dataset, got 2",
     "predict a.ply --model folder --skip-bad": "--skip-bad needs --out",
     "embed folder --model folder --out c.csv": "--out must be a file that ends in .parquet",
