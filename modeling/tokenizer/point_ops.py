@@ -10,7 +10,7 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from ..numerics.host_reads import host_may_read
+from ..numerics.host_reads import host_may_read, is_exporting
 from ..numerics.precision import widest_dtype
 from .fast.block_size import values_in_block
 from .fast.leaf_search import search_leaves
@@ -56,15 +56,11 @@ def farthest_first(points: Tensor, features: Tensor | None = None) -> Tensor:
 
 def _stable_argsort(values: Tensor) -> Tensor:
     """Indices that sort values [B, N] along N; of equal values the lowest index comes first."""
-    if not _is_exporting() or values.dtype != torch.float32:
+    if not is_exporting() or values.dtype != torch.float32:
         return values.argsort(dim=1, stable=True)
     # ONNX knows no stable sort, so the index is mixed into float64, as in _without_ties
     index, wide = torch.arange(values.shape[1], device=values.device).double(), values.double()
     return (wide + wide.abs() * (index * 2.0**-48) + index * 1e-80).argsort(dim=1)
-
-
-def _is_exporting() -> bool:
-    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()  # torch 2.6 knows no is_exporting
 
 
 def farthest_point_sampling(points: Tensor, num_samples: int, excluded: Tensor | None = None) -> Tensor:
@@ -83,20 +79,28 @@ def farthest_point_sampling(points: Tensor, num_samples: int, excluded: Tensor |
     Raises:
         ValueError: num_samples is not in 1…N.
     """
-    batch_size, num_points, _ = points.shape
+    num_points = points.shape[1]
     if not 1 <= num_samples <= num_points:
         raise ValueError(f"num_samples must lie in 1…{num_points} (the points there are), got {num_samples}.")
     x, y, z = (plane.contiguous() for plane in points.detach().unbind(-1))
     distance = torch.full_like(x, torch.inf)
     if excluded is not None:
         distance = distance.masked_fill(excluded, -1.0)  # below every squared distance, and min() keeps it there
+    sample = _scan_farthest_points if is_exporting() else _farthest_points
+    return sample(x, y, z, distance, num_samples)
+
+
+@torch.library.custom_op("any2point::farthest_points", mutates_args=())
+def _farthest_points(x: Tensor, y: Tensor, z: Tensor, distance: Tensor, num_samples: int) -> Tensor:
+    """`farthest_point_sampling` by planes [B, N]: one step to a compiler, which would copy the loop num_samples times.
+
+    `distance` is the squared one to start from: infinite, or −1 for points never to be picked.
+    """
     if _kernel_takes(x):
         from .fast.sampling_kernel import farthest_points  # needs Triton
 
         return farthest_points(x, y, z, distance, num_samples)
-    if torch.compiler.is_compiling():
-        return _scan_farthest_points(x, y, z, distance, num_samples)
-    indices = torch.zeros(batch_size, num_samples, dtype=torch.long, device=points.device)
+    indices = torch.zeros(len(x), num_samples, dtype=torch.long, device=x.device)
     chosen = indices[:, :1]
     for sample in range(1, num_samples):
         step = (x - x.gather(1, chosen)).square_()
@@ -108,14 +112,17 @@ def farthest_point_sampling(points: Tensor, num_samples: int, excluded: Tensor |
     return indices
 
 
+@_farthest_points.register_fake
+def _(x: Tensor, y: Tensor, z: Tensor, distance: Tensor, num_samples: int) -> Tensor:
+    return x.new_empty(x.shape[0], num_samples, dtype=torch.long)
+
+
 def _kernel_takes(x: Tensor) -> bool:
     """Whether sampling_kernel.py can sample clouds with these x coordinates [B, N].
 
-    They must be float32, on a GPU where the kernel works, and N ≤ 16384. Compilers can use it too, exporters cannot.
+    They must be float32, on a GPU where the kernel works, and N ≤ 16384.
     """
     if x.device.type != "cuda" or x.dtype != torch.float32 or x.shape[1] > LARGEST_KERNEL_CLOUD or not _HAS_TRITON:
-        return False
-    if _is_exporting():
         return False
     from .fast.sampling_kernel import works_on
 
@@ -123,7 +130,7 @@ def _kernel_takes(x: Tensor) -> bool:
 
 
 def _scan_farthest_points(x: Tensor, y: Tensor, z: Tensor, distance: Tensor, num_samples: int) -> Tensor:
-    """Runs the same loop as a `scan`, for compilers and exporters: one step in the graph, not num_samples copies."""
+    """Runs the same loop as a `scan`, for exporters: one step in the graph, not num_samples copies."""
     from torch._higher_order_ops import scan
 
     def step(carried: tuple[Tensor, Tensor], _: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
@@ -154,12 +161,17 @@ def nearest_neighbors(points: Tensor, centers: Tensor, num_neighbors: int) -> Te
     Raises:
         ValueError: num_neighbors is not in 1…N.
     """
-    num_points, num_centers = points.shape[1], centers.shape[1]
+    num_points = points.shape[1]
     if not 1 <= num_neighbors <= num_points:
         raise ValueError(f"num_neighbors must lie in 1…{num_points} (the points there are), got {num_neighbors}.")
-    points, centers = points.detach(), centers.detach()
-    if torch.compiler.is_compiling():  # a compiler makes its own blocks
-        return _nearest(centers, points, num_neighbors)
+    find = _nearest if is_exporting() else _nearest_in_blocks  # an exporter cannot have blocks of its batch
+    return find(points.detach(), centers.detach(), num_neighbors)
+
+
+@torch.library.custom_op("any2point::nearest_neighbors", mutates_args=())
+def _nearest_in_blocks(points: Tensor, centers: Tensor, num_neighbors: int) -> Tensor:
+    """`nearest_neighbors`, one step to a compiler: how it is done depends on the points."""
+    num_points, num_centers = points.shape[1], centers.shape[1]
     if num_points >= LARGE_CLOUD and points.dtype == torch.float32 and host_may_read(points):
         pairs = zip(points, centers, strict=True)
         return torch.stack([search_leaves(own_points, own, num_neighbors) for own_points, own in pairs])
@@ -167,13 +179,18 @@ def nearest_neighbors(points: Tensor, centers: Tensor, num_neighbors: int) -> Te
     clouds = max(1, block // (num_points * num_centers))
     centers_at_once = max(1, block // (num_points * clouds))
     found = [
-        torch.cat([_nearest(part, own_points, num_neighbors) for part in own.split(centers_at_once, dim=1)], dim=1)
+        torch.cat([_nearest(own_points, part, num_neighbors) for part in own.split(centers_at_once, dim=1)], dim=1)
         for own, own_points in zip(centers.split(clouds), points.split(clouds), strict=True)
     ]
     return torch.cat(found)
 
 
-def _nearest(centers: Tensor, points: Tensor, num_neighbors: int) -> Tensor:
+@_nearest_in_blocks.register_fake
+def _(points: Tensor, centers: Tensor, num_neighbors: int) -> Tensor:
+    return points.new_empty(*centers.shape[:2], num_neighbors, dtype=torch.long)
+
+
+def _nearest(points: Tensor, centers: Tensor, num_neighbors: int) -> Tensor:
     distances = _without_ties(_squared_distances(centers, points))
     return distances.topk(num_neighbors, largest=False, sorted=False).indices
 
@@ -186,7 +203,7 @@ def _without_ties(distances: Tensor) -> Tensor:
     if distances.dtype != torch.float32 or widest_dtype(distances.device) != torch.float64:
         return distances
     index = torch.arange(distances.shape[-1], device=distances.device)
-    if not torch.compiler.is_compiling():  # bits of floats ≥ 0 are in the order of the floats
+    if not is_exporting():  # bits of floats ≥ 0 are in the order of the floats
         return (distances.view(torch.int32).long() << 32).bitwise_or_(index)
     # ONNX cannot read bits, so the index is mixed into float64: neighbouring float32 differ by a factor of at least
     # 1 + 2⁻²⁴, which index · 2⁻⁴⁸ stays below; index · 1e-80 orders the zeros.

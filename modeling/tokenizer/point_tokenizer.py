@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..numerics.batch_norm import BatchNorm1d
+from ..numerics.host_reads import is_exporting
 from ..numerics.initialization import StartValues
 from ..numerics.precision import widest_dtype
 from ..numerics.untouched import is_untouched
@@ -87,10 +88,12 @@ class TokenizerStage(nn.Module):
     def _choose_way(self, rows: NeighborRows) -> Callable[[NeighborRows, Any], Tensor]:
         """Chooses among three functions that return the same numbers: `plain_stage`, `train_stage`, `infer_stage`.
 
-        Compilers and gradients of the points need `plain_stage`, and so do layers that were hooked or replaced.
+        Exporters and gradients of the points need `plain_stage`, and so do layers that were hooked or replaced. It is
+        also what compilers fuse on a GPU; on a CPU `infer_stage` is one operator to them, and training is not compiled.
         """
         has_no_float64 = widest_dtype(rows.features.device) != torch.float64  # in which the fast ways add up
-        if torch.compiler.is_compiling() or rows.offsets.requires_grad or has_no_float64:
+        is_fused = torch.compiler.is_compiling() and (self.training or rows.features.device.type != "cpu")
+        if is_exporting() or is_fused or rows.offsets.requires_grad or has_no_float64:
             return plain_stage
         if not is_untouched(self.bottlenecks, nn.ModuleList, ResidualBottleneck, *LAYERS):
             return plain_stage  # the only one that calls the layers
@@ -212,6 +215,8 @@ class PointTokenizer(nn.Module):
         The first `PointLevel` holds all points in the order given and the stem's features of them, the others each
         stage's centres and features.
         """
+        if self.training and torch.compiler.is_compiling() and not is_exporting() and points.device.type == "cpu":
+            return self._forward_uncompiled(points, point_features, output_levels)
         num_centers = points.shape[1] // 2
         given, own_order = points, None
         if self.sampling_start == "farthest":
@@ -230,6 +235,12 @@ class PointTokenizer(nn.Module):
             if output_levels:
                 levels.append(PointLevel(points, features))
         return self.projection(features), points, *levels
+
+    @torch.compiler.disable  # a compiler makes nothing as fast, or as small, of `plain_stage` as `train_stage` is
+    def _forward_uncompiled(
+        self, points: Tensor, point_features: Tensor | None, output_levels: bool
+    ) -> tuple[Any, ...]:
+        return self.forward(points, point_features, output_levels)
 
     def _embed(self, points: Tensor) -> Tensor:
         """Applies the stem: linear, batch norm, ReLU. [B, N, 3 + F] -> [B, N, C0]."""

@@ -38,7 +38,7 @@ DUALS = {
     "siglip": {"text_config": "siglip_text", "vision_config": "siglip_vision"},
     "siglip2": {"text_config": "siglip2_text", "vision_config": "siglip2_vision"},
 }
-COMPILED = ["clip_text", "albert"]  # beside those of test_compile.py
+COMPILED = ["clip_text", "albert", "vit", "llama", "t5"]  # beside that of test_compile.py
 PARAMETRIZED = {"wav2vec2", "wav2vec2_stable", "hubert", "wavlm"}
 NUM_TOKENS = 16  # of the clouds here
 
@@ -354,12 +354,13 @@ def test_sdpa_and_eager_agree_and_eager_gives_attentions(make, any_family):
     assert model(points).attentions is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled_family", COMPILED)
 @torch.no_grad()
 def test_inference_compiles_without_graph_breaks(make, compiled_family):
     model = make.model(compiled_family)
     points = make.points()
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(
         compiled(points).last_hidden_state, model(points).last_hidden_state, atol=1e-5, rtol=1e-5
     )

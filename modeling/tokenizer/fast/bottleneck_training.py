@@ -1,6 +1,6 @@
 """One residual bottleneck of the tokenizer in training: h + norm(W2 relu(norm(W1 h))), a block of rows at a time.
 
-Names: h [R, 2C] are the rows; y [R, w] are the products, W1 h minus a constant; x = relu(norm(y)) [R, w] are the inner
+Names: h [R, 2C] are the rows; y [R, w] are the products W1 h; x = relu(norm(y)) [R, w] are the inner
 values; z = W2 x [R, 2C] are the outer values, which are never computed as a whole. docs/performance.md derives the
 formulas.
 """
@@ -15,6 +15,8 @@ from ...numerics.precision import at_least_float32
 from ..residual_bottleneck import ResidualBottleneck
 from .neighbor_rows import NeighborRows
 from .row_gradients import DenseGradient, WinnersGradient
+
+_SUMS_ALONE = [False, True, True]  # of the gradients of a batch norm: not that of its input
 
 
 def parameters_of(module: ResidualBottleneck) -> list[Tensor]:
@@ -65,24 +67,25 @@ class TrainedBottleneck:
         """Allocates y [R, w], and zeros for Σ y and Σ y² [w]."""
         self.products = self.down.new_empty(self.rows.neighbors.numel(), len(self.down))
         self._blocks = self.rows.in_blocks(self.products)
-        self._about: Tensor | None = None
-        # in float64, because the sums of many blocks are added up
+        # in float64, so that the variance E[y²] − E[y]² loses nothing to rounding
         self._product_sums = torch.zeros(2, len(self.down), dtype=torch.float64, device=self.down.device)
+        self._ignored = torch.zeros(2, len(self.down), dtype=self.wide, device=self.down.device)
 
     def project(self, hidden: Tensor, number: int) -> None:
         """Computes a block of y from its rows h [r, 2C], and adds to the sums."""
-        self.receive(torch.mm(hidden, self.down.t(), out=self._blocks[number]), number)
+        torch.mm(hidden, self.down.t(), out=self._blocks[number])
+        self._add_to_sums(self._blocks[number])
 
     def receive(self, products: Tensor, number: int) -> None:
-        """Stores a block of y and adds its Σ y and Σ y² to the sums, given the block's W1 h [r, w].
+        """Stores a block of y [r, w], which was computed elsewhere, and adds to the sums."""
+        self._add_to_sums(self._blocks[number].copy_(products))
 
-        y is W1 h minus the mean of the first block, so that the variance E[y²] − E[y]² loses nothing to rounding.
-        """
-        if self._about is None:
-            self._about = products.mean(dim=0, dtype=self.wide).to(self.down.dtype)
-        products = torch.sub(products, self._about, out=self._blocks[number])
-        self._product_sums[0] += products.sum(dim=0, dtype=self.wide)
-        self._product_sums[1] += products.to(self.wide).square().sum(dim=0)
+    def _add_to_sums(self, products: Tensor) -> None:
+        """Batch norm's own pass over a block: its mean, and its variance from deviations, in at least float32."""
+        mean, variance = torch.batch_norm_update_stats(products, *self._ignored, momentum=0.0)
+        mean, variance = mean.double(), variance.double()
+        self._product_sums[0] += len(products) * mean
+        self._product_sums[1] += len(products) * (variance + mean.square())
 
     def finish_statistics(self) -> None:
         """Computes mean and variance of y and of z over the rows of all processes, and updates both norms."""
@@ -91,16 +94,12 @@ class TrainedBottleneck:
 
     def _finish_inner_norm_statistics(self) -> None:
         """Computes mean and variance of y over the rows of all processes."""
-        assert self._about is not None  # of the first block
-        num_rows, about = len(self.products), self._about.to(self._product_sums.dtype)
-        total, squares = self._product_sums
-        count = sum_over_processes(total.new_full((), num_rows))
-        mean = sum_over_processes(total + about * num_rows) / count
-        apart = mean - about  # the mean of y, as `products` holds it
-        variance = sum_over_processes(squares - 2 * apart * total + num_rows * apart.square()) / count
+        count = sum_over_processes(self._product_sums.new_full((), len(self.products)))
+        mean, squares = sum_over_processes(self._product_sums) / count
+        variance = (squares - mean.square()).clamp(min=0)
         norm = self.module.down_norm
-        self.count, self.product_mean = count.to(self.wide), apart.to(self.wide)
-        self.product_deviation = torch.sqrt(variance.clamp(min=0) + norm.eps).to(self.wide)
+        self.count, self.product_mean = count.to(self.wide), mean.to(self.wide)
+        self.product_deviation = torch.sqrt(variance + norm.eps).to(self.wide)
         self._update(norm, mean + self.down_bias, variance)
         self._scale_inner()
 
@@ -112,10 +111,10 @@ class TrainedBottleneck:
         squares = torch.zeros(width, width, dtype=torch.float64, device=self.up.device)
         about: Tensor | None = None
         for number in range(len(self._blocks)):
-            inner = self.inner(number).to(self.wide)
+            inner = self.inner(number).to(self._square_dtype())
             about = inner.mean(dim=0) if about is None else about
             inner = inner - about
-            total += inner.sum(dim=0)
+            total += inner.sum(dim=0, dtype=self.wide)
             squares += inner.t() @ inner
         num_rows = len(self.products)
         assert about is not None  # of the first block
@@ -134,13 +133,17 @@ class TrainedBottleneck:
         self._update(norm, outer_mean + self.up_bias, variance)
         self._scale_outer()
 
+    def _square_dtype(self) -> torch.dtype:
+        """The dtype in which squares of x may be summed over a block: bfloat16 has float32's range, float16 not."""
+        return torch.bfloat16 if self.up.dtype == torch.bfloat16 else self.wide
+
     def expand(self, hidden: Tensor, number: int) -> Tensor:
         """Returns h + norm(z) − `shift` of a block, [r, 2C], written over h."""
         return hidden.addmm_(self.inner(number), self.scaled_up.t())
 
     def output(self, hidden: Tensor, number: int) -> Tensor:
         """Returns relu(h + norm(z)) of a block, [r, 2C], written over h: the next bottleneck's input."""
-        return self.expand(hidden, number).add_(self.shift).relu_()
+        return self.expand(hidden, number).add_(self.shift.to(hidden.dtype)).relu_()
 
     def inner(self, number: int) -> Tensor:
         """Returns the inner values x of a block, [r, w]."""
@@ -180,24 +183,24 @@ class TrainedBottleneck:
         self._mixing = mixing.neg_().to(self.up.dtype)
 
     def meet_inner_norm(self, gradient: DenseGradient | WinnersGradient, of_inner: Tensor, number: int) -> None:
-        """Writes a block's gradient g of norm(y) to `of_inner` [r, w]; adds its Σ g and Σ g y [w] to the sums."""
+        """Writes a block's gradient g of norm(y) to `of_inner` [r, w]; sums Σ g (y − E[y])/σ and Σ g [w]."""
         inner = self.inner(number)
         torch.addmm(self._constant, inner, self._mixing, out=of_inner)
         gradient.add_times(self.scaled_up, of_inner, number)
         torch.ops.aten.threshold_backward.grad_input(of_inner, inner, 0, grad_input=of_inner)
-        of_inner = of_inner.to(self.wide)
-        self._inner_sums[0] += of_inner.sum(dim=0)
-        self._inner_sums[1] += (self._blocks[number] * of_inner).sum(dim=0)
+        statistics = (self.product_mean, 1 / self.product_deviation)
+        of_norm = torch.ops.aten.native_batch_norm_backward(
+            of_inner, self._blocks[number], self.product_deviation, None, None, *statistics, True, 0.0, _SUMS_ALONE
+        )
+        self._inner_sums += torch.stack(of_norm[1:])
 
     def finish_inner_norm(self) -> None:
         """Computes a, b and c of the gradient of y, a·g − b − c·(y − E[y]), and the gradients of the inner norm."""
-        self._inner_sums[1] -= self.product_mean * self._inner_sums[0]  # Σ g (y − E[y])
-        own_total, own_along = self._inner_sums
-        total, along = sum_over_processes(self._inner_sums)
+        along, total = sum_over_processes(self._inner_sums)
         scale = self.inner_weight / self.product_deviation
-        self._inner_slope = -scale * along / (self.count * self.product_deviation.square())
+        self._inner_slope = -scale * along / (self.count * self.product_deviation)
         self._inner_offset = -scale * total / self.count - self._inner_slope * self.product_mean
-        self._inner_gradients = [own_along / self.product_deviation, own_total]
+        self._inner_gradients = list(self._inner_sums)
         self._inner_gradient_scale = scale
 
     def through_inner_norm(self, hidden: Tensor, of_products: Tensor, number: int) -> None:

@@ -51,7 +51,8 @@ class NeighborRows(NamedTuple):
 
     def encoder(self) -> GeometryEncoder:
         """Returns the encoder of the rows' offsets."""
-        return GeometryEncoder(self.offsets, self.channels)
+        dtype = self.features.dtype
+        return GeometryEncoder(self.offsets, self.channels, dtype if dtype.itemsize < 4 else torch.float32)
 
     def of(self, block: slice, geometry: Tensor) -> Tensor:
         """Returns a block's rows, (neighbour ⊕ centre) + geometry: [g·K, 2C]. For use without gradients.

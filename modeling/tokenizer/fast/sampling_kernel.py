@@ -5,7 +5,7 @@
 (torch brings it for CUDA and ROCm) or cannot build a kernel.
 
 Unusual here: the sums of squares must be rounded as the torch loop rounds them, or another point wins, so multiply and
-add are never fused; the kernel is an operator of torch, so that compilers and CUDA graphs take it as one step.
+add are never fused.
 """
 
 import functools
@@ -69,7 +69,6 @@ def launch_options(num_points: int) -> dict[str, int | bool]:
     }
 
 
-@torch.library.custom_op("any2point::farthest_points", mutates_args=())
 def farthest_points(x: Tensor, y: Tensor, z: Tensor, distance: Tensor, num_samples: int) -> Tensor:
     """Orders points greedily by distance to those already chosen, starting at the first point.
 
@@ -93,12 +92,6 @@ def farthest_points(x: Tensor, y: Tensor, z: Tensor, distance: Tensor, num_sampl
     return indices
 
 
-@farthest_points.register_fake
-def _(x: Tensor, y: Tensor, z: Tensor, distance: Tensor, num_samples: int) -> Tensor:
-    return x.new_empty(x.shape[0], num_samples, dtype=torch.long)
-
-
-@torch.compiler.assume_constant_result
 @functools.cache
 def works_on(device: torch.device) -> bool:
     """Whether the kernel runs on a device; tried once, with a warning where it does not.

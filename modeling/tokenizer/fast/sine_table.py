@@ -29,20 +29,21 @@ class GeometryEncoder:
     Args:
         offsets: [G, K, 3].
         channels: a multiple of 6.
+        dtype: of the table: a half precision to read half as much where the result will be rounded to it, or float32.
 
     Attributes:
         is_tabulated: whether the encoding is read from the table.
     """
 
-    def __init__(self, offsets: Tensor, channels: int) -> None:
-        self.offsets, self.channels = offsets, channels
+    def __init__(self, offsets: Tensor, channels: int, dtype: torch.dtype = torch.float32) -> None:
+        self.offsets, self.channels, self.dtype = offsets, channels, dtype
         can_be = host_may_read(offsets) and offsets.dtype == torch.float32 and not offsets.requires_grad
         self.is_tabulated = can_be and _lie_in_table(offsets)
         if not self.is_tabulated:
             return
         places = offsets * _STEPS  # exact, because _STEPS is a power of two; so is what is left to the nearest place
         nearest = places.round()
-        self._left = places.sub_(nearest)
+        self._left = places.sub_(nearest).to(dtype)
         self._nearest = nearest.add_(_STEPS).int()
 
     def encode(self, block: slice) -> Tensor:
@@ -50,7 +51,9 @@ class GeometryEncoder:
         if not self.is_tabulated:
             return geometry_encoding(self.offsets[block], self.channels)
         rows, powers = self._rows(block), self._powers(block)
-        encoded = F.embedding_bag(rows, _table(self.channels // 6), per_sample_weights=powers, mode="sum")
+        encoded = F.embedding_bag(
+            rows, _table(self.channels // 6).to(self.dtype), per_sample_weights=powers, mode="sum"
+        )
         return encoded.view(-1, self.offsets.shape[1], self.channels)
 
     def through(self, weight: Tensor) -> Callable[[slice], Tensor]:
@@ -67,7 +70,7 @@ class GeometryEncoder:
         if not self.is_tabulated:
             raise ValueError("only what is read from the table can go through a weight before it is read")
         table, by_axis = _table(self.channels // 6), weight.float().chunk(3, dim=1)
-        tables = torch.cat([table @ part.t() for part in by_axis])  # [3 · places · _TERMS, w]
+        tables = torch.cat([table @ part.t() for part in by_axis]).to(self.dtype)  # [3 · places · _TERMS, w]
         starts = torch.arange(3, dtype=torch.int32, device="cpu").mul_(len(table)).view(3, 1)
 
         def multiply(block: slice) -> Tensor:

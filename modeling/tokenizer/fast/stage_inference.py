@@ -1,6 +1,6 @@
 """A tokenizer stage at inference: batch norms folded into the products, neighbourhoods in blocks (method.md 1)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,14 +24,28 @@ def infer_stage(rows: NeighborRows, bottlenecks: Iterable[ResidualBottleneck]) -
     """
     dtype = compute_dtype(rows.features)
     with without_autocast(rows.features.device):
-        rows = rows._replace(features=rows.features.to(dtype), centers=rows.centers.to(dtype))
         layers = []
         for bottleneck in bottlenecks:
             down, up = (bottleneck.down, bottleneck.down_norm), (bottleneck.up, bottleneck.up_norm)
-            layers.append([part.to(dtype) for pair in (down, up) for part in fold_batch_norm(*pair)])
+            layers += [part.to(dtype) for pair in (down, up) for part in fold_batch_norm(*pair)]
+    return _infer_stage(rows.features.to(dtype), rows.neighbors, rows.offsets, rows.centers.to(dtype), layers)
+
+
+@torch.library.custom_op("any2point::infer_stage", mutates_args=())
+def _infer_stage(
+    features: Tensor, neighbors: Tensor, offsets: Tensor, centers: Tensor, layers: Sequence[Tensor]
+) -> Tensor:
+    """`infer_stage` of the parts of its rows and the folded layers; one step to a compiler, which is slower at it."""
+    rows = NeighborRows(features, neighbors, offsets, centers)
+    with without_autocast(features.device):
         encoder = rows.encoder()
-        first = rows.through(layers[0][0], encoder) if encoder.is_tabulated else None
+        first = rows.through(layers[0], encoder) if encoder.is_tabulated else None
         return torch.cat([_infer_block(rows, block, encoder, first, layers) for block in rows.blocks()])
+
+
+@_infer_stage.register_fake
+def _(features: Tensor, neighbors: Tensor, offsets: Tensor, centers: Tensor, layers: Sequence[Tensor]) -> Tensor:
+    return features.new_empty(centers.shape[0], 2 * features.shape[1])
 
 
 def _infer_block(
@@ -39,16 +53,17 @@ def _infer_block(
     block: slice,
     encoder: GeometryEncoder,
     first: Callable[[slice], Tensor] | None,
-    layers: list[list[Tensor]],
+    layers: Sequence[Tensor],
 ) -> Tensor:
     hidden = rows.of(block, encoder.encode(block))
-    for number, (down, down_bias, up, up_bias) in enumerate(layers, start=1):
-        if number == 1 and first is not None:
+    for start in range(0, len(layers), 4):
+        down, down_bias, up, up_bias = layers[start : start + 4]
+        if start == 0 and first is not None:
             products = first(block).add_(down_bias)
         else:
             products = torch.addmm(down_bias, hidden, down.t())
         hidden.addmm_(products.relu_(), up.t())
-        if number < len(layers):
+        if start + 4 < len(layers):
             hidden.add_(up_bias).relu_()
     largest = hidden.view(-1, rows.neighbors.shape[1], rows.channels).amax(dim=1)
     return F.relu_(largest.add_(up_bias))  # both keep the order, so they can wait for the maximum

@@ -110,15 +110,30 @@ def test_neighbors_are_the_nearest_points(naive, batch, data):
 
 
 @pytest.mark.parametrize("scale", [1e-22, 0.3, 1e15])
-def test_ties_of_neighbors_go_to_the_lowest_index_also_when_compiled(monkeypatch, scale):
+def test_ties_of_neighbors_go_to_the_lowest_index_also_when_exported(monkeypatch, scale):
     points = scale * torch.randint(-2, 3, (2, 300, 3)).float()  # 125 places: duplicates, and ties of distinct points
     centers = points[:, :40]
     distances = (centers.unsqueeze(2) - points.unsqueeze(1)).square()
     distances = distances[..., 0] + distances[..., 1] + distances[..., 2]
     expected = distances.argsort(dim=-1, stable=True)[..., :21].sort(dim=-1).values
     assert torch.equal(nearest_neighbors(points, centers, 21).sort(dim=-1).values, expected)
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
     assert torch.equal(nearest_neighbors(points, centers, 21).sort(dim=-1).values, expected)
+
+
+def test_exporters_see_a_scan_that_samples_as_the_loop_does(monkeypatch):
+    points = torch.randint(-3, 4, (2, 40, 3)) / 3  # many are equally far
+    excluded = torch.rand(2, 40) < 0.3
+    expected = farthest_point_sampling(points, 25, excluded)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert torch.equal(farthest_point_sampling(points, 25, excluded), expected)
+
+
+def test_sampling_and_neighbors_keep_the_rules_of_operators():
+    planes = (*torch.randn(3, 2, 30).unbind(), torch.full((2, 30), torch.inf))
+    torch.library.opcheck(torch.ops.any2point.farthest_points.default, (*planes, 7))
+    points = torch.randn(2, 30, 3)
+    torch.library.opcheck(torch.ops.any2point.nearest_neighbors.default, (points, points[:, :9].contiguous(), 5))
 
 
 @pytest.mark.parametrize("block", [1, 500, 1 << 20])

@@ -136,12 +136,6 @@ class TestWhatTheKernelTakes:
         assert not point_ops._kernel_takes(self.points_on("cuda", dtype=torch.float64))
         assert not point_ops._kernel_takes(self.points_on("cuda", dtype=torch.float16))
 
-    def test_compilers_take_it_and_exporters_do_not(self, monkeypatch):
-        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-        assert point_ops._kernel_takes(self.points_on("cuda"))
-        monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
-        assert not point_ops._kernel_takes(self.points_on("cuda"))
-
     def test_without_triton_the_torch_loop_is_left(self, monkeypatch):
         monkeypatch.setattr(point_ops, "_HAS_TRITON", False)
         assert not point_ops._kernel_takes(self.points_on("cuda"))
