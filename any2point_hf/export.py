@@ -25,6 +25,7 @@ from .modeling.files import folder_written_whole
 from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from .modeling.modeling_any2point_segmentation import Any2PointForPointCloudSegmentation
 from .processing_any2point import Any2PointProcessor
+from .segmentation.labelling import category_parts_of
 
 OPSET = 20  # the first with GELU; ONNX Runtime knows it since 1.17
 LARGEST_DIFFERENCE = 1e-4  # of a logit, from the model's own
@@ -173,7 +174,7 @@ def metadata(model: ExportedModel, processor: Any2PointProcessor) -> dict[str, s
 
     Of a segmenter these names are the parts', and `category_parts` has pairs of a category and its parts, or null.
     """
-    values = {
+    values: dict[str, Any] = {
         "id2label": model.config.id2label,
         "num_points": processor.num_points,
         "point_feature_names": model.config.point_feature_names,
@@ -181,7 +182,7 @@ def metadata(model: ExportedModel, processor: Any2PointProcessor) -> dict[str, s
         "any2point_version": __version__,
     }
     if isinstance(model, Any2PointForPointCloudSegmentation):
-        categories = model.config.category_parts
+        categories = category_parts_of(model)
         values["category_parts"] = None if categories is None else list(categories.items())
     return {name: json.dumps(value) for name, value in values.items()}
 

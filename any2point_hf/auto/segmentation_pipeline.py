@@ -13,7 +13,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from ..modeling.modeling_any2point_segmentation import Any2PointForPointCloudSegmentation
 from ..modeling.segmentation.large_clouds import SUBSETS_AT_ONCE
 from ..processing_any2point import Any2PointProcessor
-from ..segmentation.labelling import LabelledPoints, category_number, label_whole_cloud
+from ..segmentation.labelling import LabelledPoints, category_number, category_parts_of, label_whole_cloud
 from ..segmentation.whole_cloud import WholeCloud
 from .auto_model import AutoModelForPointCloudClassification, AutoModelForPointCloudSegmentation
 from .point_cloud_pipeline import NamedCloud, PointCloudPipeline, cloud_of_row, prepared_by
@@ -45,7 +45,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline):
         post = {} if return_tensors is None else {"return_tensors": return_tensors}
         return {}, {name: value for name, value in forward.items() if value is not None}, post
 
-    def __call__(self, inputs: Any, **options: Any) -> Any:
+    def __call__(self, inputs: Any, **options: Any) -> Any:  # type: ignore[override]
         """Labels one cloud or several, as `PointCloudPipeline` says.
 
         Args:
@@ -56,7 +56,7 @@ class PointCloudSegmentationPipeline(PointCloudPipeline):
             DatasetError: the category is missing, unknown, or given to a model that has none.
         """
         category = options.get("category", self._forward_params.get("category"))
-        category_number(self.model.config.category_parts, category)  # before clouds are read
+        category_number(category_parts_of(self.model), category)  # before clouds are read
         return super().__call__(inputs, **options)
 
     def batch_options(self, batch_size: int) -> dict[str, Any]:
@@ -77,9 +77,10 @@ class PointCloudSegmentationPipeline(PointCloudPipeline):
     def _forward(  # type: ignore[override]
         self, model_inputs: WholeCloud, category: str | int | None = None, subsets_at_once: int = SUBSETS_AT_ONCE
     ) -> LabelledPoints:
-        number = category_number(self.model.config.category_parts, category)
+        model: Any = self.model
+        number = category_number(category_parts_of(model), category)
         num_points = self.feature_extractor.num_points
-        return label_whole_cloud(self.model, model_inputs, number, num_points, subsets_at_once)
+        return label_whole_cloud(model, model_inputs, number, num_points, subsets_at_once)
 
     def postprocess(  # type: ignore[override]
         self, model_outputs: LabelledPoints, return_tensors: bool = False

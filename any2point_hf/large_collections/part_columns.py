@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..modeling.errors import DatasetError
-from ..segmentation.labelling import LabelledPoints, category_number, part_names_of
+from ..segmentation.labelling import LabelledPoints, category_number, category_parts_of, part_names_of
 from .clouds import CloudCollection
 
 PART_NAMES = "part_names"
@@ -28,7 +28,7 @@ def part_columns(model: Any, results: Sequence[LabelledPoints]) -> dict[str, pa.
         "parts": pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values, ids)),
         "confidence": pa.array(confidence, pa.float32()),
     }
-    if model.config.category_parts is None:
+    if category_parts_of(model) is None:
         return columns
     return columns | {"category": pa.array([result.category for result in results], pa.string())}
 
@@ -44,7 +44,7 @@ def categories_of(model: Any, category: str | None, clouds: CloudCollection) -> 
     Raises:
         DatasetError: it is missing, none of the model's, or given to a model that has none.
     """
-    known = model.config.category_parts
+    known = category_parts_of(model)
     labels = None if known is None or category is not None else clouds.labels()
     if labels is None:
         return [category_number(known, category, "--category")] * len(clouds)

@@ -26,7 +26,7 @@ from .shard_files import DROPPED, ShardFiles
 
 
 def run_shard(
-    model: PreTrainedModel,
+    model: Any,
     processor: Any2PointProcessor,
     collection: CloudCollection,
     shards: ShardFiles,
@@ -55,7 +55,7 @@ def run_shard(
     kept: list[int] = []
     dropped: list[int] = []
     bad: list[dict[str, str]] = []
-    results = []
+    results: list[Any] = []
     for rows, points, lost, faults in DataLoader(
         _Batches(clouds, processor, 1 if keeps_all else job.batch_size, keeps_all),
         batch_size=None,

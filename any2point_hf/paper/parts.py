@@ -14,7 +14,7 @@ from ..data.sources import DataSource
 from ..modeling.errors import DatasetError
 from ..modeling.files import write_whole
 from ..segmentation.labelling import category_names_of as categories_of_model
-from ..segmentation.labelling import label_points
+from ..segmentation.labelling import category_parts_of, label_points
 from ..segmentation.labelling import part_names_of as parts_of_model
 from ..segmentation.part_metrics import part_metrics
 from ..segmentation.true_parts import known_cloud, load_parts
@@ -91,7 +91,7 @@ def _measured(name: str, data: DataSource) -> tuple[dict[str, Any], int]:
             f"the published numbers are of ShapeNetPart, {CATEGORIES} categories with {PARTS} parts, and {data} has "
             f"{found[0]} with {found[1]}. Give its folder; for other data there is `any2point evaluate`."
         )
-    predicted, truth, categories = [], [], []
+    predicted, truth, categories = [], [], []  # type: list[Any], list[Any], list[int]
     known_categories = categories_of_model(model)
     for row in range(len(dataset["test"])):
         cloud, parts, category = known_cloud(model, processor, dataset, row, data)
@@ -99,7 +99,7 @@ def _measured(name: str, data: DataSource) -> tuple[dict[str, Any], int]:
         truth.append(parts)
         categories.append(known_categories.index(category) if category else 0)
     told = categories if known_categories else None
-    metrics = part_metrics(predicted, truth, parts_of_model(model), told, model.config.category_parts)
+    metrics = part_metrics(predicted, truth, parts_of_model(model), told, category_parts_of(model))
     return metrics, sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 

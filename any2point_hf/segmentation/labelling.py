@@ -93,7 +93,7 @@ def label_points(
         PointCloudError: the cloud cannot be used.
         DatasetError: the category is missing, unknown, or given to a model that has none.
     """
-    number = category_number(model.config.category_parts, category)
+    number = category_number(category_parts_of(model), category)
     return label_whole_cloud(model, processor.all_points(cloud, name=name), number, processor.num_points, batch_size)
 
 
@@ -131,9 +131,14 @@ def part_names_of(model: Any) -> tuple[str, ...]:
     return tuple(model.config.id2label[index] for index in range(model.config.num_labels))
 
 
+def category_parts_of(model: Any) -> dict[str, list[int]] | None:
+    """The ids of the parts of each of its categories, by their names; None where it has none."""
+    return model.config.category_parts
+
+
 def category_names_of(model: Any) -> tuple[str, ...]:
     """The names of its categories, by their ids; none where it has none."""
-    return tuple(model.config.category_parts or ())
+    return tuple(category_parts_of(model) or ())
 
 
 def category_number(

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from ..modeling.errors import Any2PointError
 from ..modeling.segmentation.large_clouds import SUBSETS_AT_ONCE
 from ..trained_adapter import load_segmenter
-from .labelling import category_number, label_points
+from .labelling import category_number, category_parts_of, label_points
 from .part_files import WRITERS, check_part_file, write_parts
 
 
@@ -42,7 +42,7 @@ def predict_parts(
     """
     outs = [None] * len(files) if out is None else part_files([Path(file) for file in files], Path(out), format)
     loaded, processor = load_segmenter(model, backbone)
-    category_number(loaded.config.category_parts, category, "--category")
+    category_number(category_parts_of(loaded), category, "--category")
     processor.drop_invalid |= drop_invalid
     results = []
     for file, path in zip(files, outs, strict=True):
