@@ -56,4 +56,4 @@ def test_compiled_training_gives_the_gradients_and_statistics_of_eager_code(make
             assert (found[name] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-6 * largest, name
         for (name, buffer), other in zip(model.named_buffers(), twin.buffers(), strict=True):
             torch.testing.assert_close(buffer, other, atol=1e-4, rtol=1e-4, msg=name)
-    assert sum(counters["graph_break"].values()) == 1  # around the tokenizer
+    assert len(counters["graph_break"]) == 1  # around the tokenizer, in each frame above it

@@ -82,7 +82,7 @@ class TrainedBottleneck:
 
     def _add_to_sums(self, products: Tensor) -> None:
         """Batch norm's own pass over a block: its mean, and its variance from deviations, in at least float32."""
-        mean, variance = torch.batch_norm_update_stats(products, *self._ignored, momentum=0.0)
+        mean, variance = torch.batch_norm_update_stats(products, self._ignored[0], self._ignored[1], 0.0)
         mean, variance = mean.double(), variance.double()
         self._product_sums[0] += len(products) * mean
         self._product_sums[1] += len(products) * (variance + mean.square())
