@@ -92,7 +92,8 @@ def label_points(
         PointCloudError: the cloud cannot be used.
         DatasetError: the category is missing, unknown, or given to a model that has none.
     """
-    number = category_number(model.config.category_parts, category)
+    categories: Any = model.config.category_parts
+    number = category_number(categories, category)
     whole = processor.all_points(cloud, name=name)
     batch = {key: values[0].to(model.device) for key, values in whole.batch.items()}
     num_points = len(batch["points"])

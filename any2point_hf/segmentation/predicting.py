@@ -42,7 +42,8 @@ def predict_parts(
     """
     outs = [None] * len(files) if out is None else part_files([Path(file) for file in files], Path(out), format)
     loaded, processor = load_segmenter(model, backbone)
-    category_number(loaded.config.category_parts, category, "--category")
+    categories: Any = loaded.config.category_parts
+    category_number(categories, category, "--category")
     processor.drop_invalid |= drop_invalid
     results = []
     for file, path in zip(files, outs, strict=True):
