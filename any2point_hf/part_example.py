@@ -22,8 +22,8 @@ from .training.recipe import changed, read_recipe
 from .training.run import train
 
 OUTPUT = Path("demo_output") / "parts"
-EPOCHS = 5
-NUM_POINTS = 256
+EPOCHS = 8
+NUM_POINTS = 512
 # The shapes' proportions tell them apart, and their heading means nothing.
 AUGMENTATION = Augmentation(scale=(0.9, 1.1), shift=0.1, rotation_axis="z")
 CATEGORY = "chair"

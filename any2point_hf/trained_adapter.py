@@ -314,7 +314,7 @@ def predict(
 
 
 @torch.no_grad()
-def logits_of(model: Any2PointForPointCloudClassification, rows: torch.Tensor) -> torch.Tensor:
+def logits_of(model: PreTrainedModel, rows: torch.Tensor) -> torch.Tensor:
     """Logits [B, classes] of points with their features, [B, N, 3 + F]."""
     return model(*split_features(rows.to(model.device))).logits.float().cpu()
 

@@ -174,7 +174,7 @@ class Any2PointForPointCloudSegmentation(Any2PointPreTrainedModel):
         Raises:
             DatasetError: categories of another shape than the clouds, out of range, or missing.
         """
-        categories = self.config.category_parts
+        categories: Any = self.config.category_parts
         check_category(category, logits.shape[0], categories)
         if categories is None:
             return logits

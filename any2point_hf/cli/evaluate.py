@@ -68,7 +68,8 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     if options.json:
         return result
     if "per_part" in result:
-        return _print_parts(result)
+        _print_parts(result)
+        return None
     _print_by_class(result["per_class"])
     print(
         f"accuracy {result['accuracy']:.4f}, mean class accuracy {result['mean_class_accuracy']:.4f}, "

@@ -53,7 +53,8 @@ def evaluate_parts(
         confusion += point_confusion(labelled.parts, labels, len(of_model))
         predicted.append(labelled.parts)
         truth.append(labels)
-    result = part_metrics(predicted, truth, of_model, categories, model.config.category_parts)
+    category_parts: Any = model.config.category_parts
+    result = part_metrics(predicted, truth, of_model, categories, category_parts)
     result |= {"confusion": confusion.tolist(), "num_clouds": len(truth), "num_points": int(confusion.sum())}
     return result if categories is not None else result | {"scene": scene_metrics(confusion, of_model)}
 

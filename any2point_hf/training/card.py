@@ -109,6 +109,7 @@ def training_facts(
         remarks.append(f"{processes} processes trained together, each with batches of this size.")
     arguments: Any = (run["data"], config, trainer.args.output_dir, recipe, seed, share, run["drop_invalid"])
     of_loading = {name: run[name] for name in ("task", "label_column") if run[name] is not None}
+    of_task: Any = {"is_for_parts": bool(result.per_part), "of_loading": of_loading}
     return TrainingFacts(
         dataset=str(of_hub._replace(revision=None)) if of_hub else shown_path(run["data"]),
         dataset_id=of_hub.repo_id if of_hub else None,
@@ -119,9 +120,7 @@ def training_facts(
         per_class=result.per_class,
         per_part=result.per_part,
         recipe=yaml.safe_dump(recipe.settings(), sort_keys=False),
-        command=training_code(*arguments, bool(result.per_part), of_loading)
-        if command is None
-        else shown_command(command),
+        command=training_code(*arguments, **of_task) if command is None else shown_command(command),
         language="python" if command is None else "bash",
         remarks=remarks,
         backbone_commit=getattr(config.backbone_config, "_commit_hash", None),

@@ -9,7 +9,6 @@ from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel
 
 from ..data.parts.dataset import CATEGORY, category_parts_of, part_names_of
-from ..modeling.configuration_any2point import Any2PointConfig
 from ..modeling.errors import DatasetError, listed
 from ..segmentation.labelling import part_names_of as names_of_model
 from ..segmentation.part_metrics import part_metrics
@@ -99,7 +98,7 @@ def part_trainer_options(model: Any) -> dict[str, Callable[..., Any]]:
     return {"preprocess_logits_for_metrics": choose, "compute_metrics": measure}
 
 
-def label_columns(config: Any2PointConfig) -> list[str]:
+def label_columns(config: Any) -> list[str]:
     """The columns of a batch that say what is right: the Trainer hands all of them to the functions above."""
     return [LABELS, *([CATEGORY] if config.category_parts else [])]
 
