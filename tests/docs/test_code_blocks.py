@@ -69,6 +69,9 @@ def test_python_compiles_and_its_imports_resolve(page):
     checked = 0
     for code in blocks(page, "python"):
         for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.Import):
+                ours = [name.name for name in node.names if name.name.split(".")[0] == "any2point_hf"]
+                checked += len([importlib.import_module(name) for name in ours])
             if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "any2point_hf":
                 module = importlib.import_module(node.module)
                 assert [name.name for name in node.names if not hasattr(module, name.name)] == []
