@@ -272,7 +272,7 @@ def evaluate(
         "per_class": dict(zip(names, result["per_class"], strict=True)),
         "confusion": confusion_matrix(predictions, labels, len(names)).tolist(),
         "num_clouds": len(labels),
-        "expected_calibration_error": expected_calibration_error(logits.softmax(dim=-1).numpy(), labels),
+        "expected_calibration_error": expected_calibration_error(opened.model.probabilities(logits).numpy(), labels),
     }
 
 
@@ -283,8 +283,11 @@ def predict(
     top: int = 3,
     batch_size: int = 32,
     drop_invalid: bool = False,
+    min_confidence: float | None = None,
 ) -> list[dict[str, Any]]:
     """For each file: `file` and `classes`, a list of `label` and `probability`, the most probable first.
+
+    With `min_confidence` also `answer`, the most probable class, or None where it is less probable than this.
 
     Args:
         model: folder or Hub id of the adapter.
@@ -293,6 +296,7 @@ def predict(
         top: how many classes to list for each file.
         batch_size: clouds at a time; the result does not depend on it.
         drop_invalid: whether to drop invalid points, with a warning; so also if the adapter's processor says so.
+        min_confidence: the least probability of an answer, 0 to 1.
 
     Raises:
         Any2PointError: something in the input does not fit.
@@ -303,13 +307,15 @@ def predict(
     id2label: Any = loaded.config.id2label
     results = []
     logits = torch.cat([logits_of(loaded, batch) for batch in rows.split(batch_size)])
-    for file, probabilities in zip(files, logits.softmax(dim=-1), strict=True):
+    for file, probabilities in zip(files, loaded.probabilities(logits), strict=True):
         best = probabilities.topk(min(top, len(probabilities)))
         classes = [
             {"label": id2label[int(index)], "probability": round(float(value), 6)}
             for value, index in zip(best.values, best.indices, strict=True)
         ]
-        results.append({"file": str(file), "classes": classes})
+        is_sure = min_confidence is not None and float(best.values[0]) >= min_confidence
+        answer = {} if min_confidence is None else {"answer": classes[0]["label"] if is_sure else None}
+        results.append({"file": str(file), "classes": classes, **answer})
     return results
 
 

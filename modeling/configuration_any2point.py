@@ -71,6 +71,8 @@ class Any2PointConfig(BlockChoice, PreTrainedConfig):
         pooling: order of the two pooled features, `"max"` and `"cls"`.
         head_bias: whether the head's two hidden linear layers have a bias.
         label_smoothing: of the cross-entropy.
+        temperature: by which a classifier's logits are divided where probabilities are wanted; `any2point calibrate`
+            fits it. Logits and losses are not changed by it.
         layer_norm_eps: overrides the eps of the layer norms in the backbone's blocks.
         final_norm_eps: overrides the eps of the final norm.
         adapter_start: start values of a new model (method.md 5): `"scan"` and `"modelnet"` as released
@@ -138,6 +140,7 @@ class Any2PointConfig(BlockChoice, PreTrainedConfig):
     pooling: list[str] | tuple[str, ...] = ("max", "cls")
     head_bias: bool = False
     label_smoothing: float | int = 0.0
+    temperature: float | int = 1.0
     layer_norm_eps: float | None = None
     final_norm_eps: float | None = None
     adapter_start: Literal["scan", "modelnet", "zero", "scaled"] = "modelnet"
@@ -247,7 +250,7 @@ class Any2PointConfig(BlockChoice, PreTrainedConfig):
             if isinstance(value, float):
                 require(math.isfinite(value), f"{name} must be finite", value)
         check_fields(self, METHOD_FIELDS)
-        positive = ("num_points", "num_neighbors", "adapter_dim", "voxel_size", "local_attention_dim")
+        positive = ("num_points", "num_neighbors", "adapter_dim", "voxel_size", "local_attention_dim", "temperature")
         for name in (*positive, "cell_size", "line_length", "layer_norm_eps", "final_norm_eps"):
             value = getattr(self, name)
             require(value is None or value > 0, f"{name} must be positive", value)

@@ -125,3 +125,7 @@ class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
             wide = logits.to(at_least_float32(logits.dtype))
             loss = F.cross_entropy(wide, labels, label_smoothing=self.config.label_smoothing)
         return PointCloudClassifierOutput(loss=loss, logits=logits, **outputs)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probabilities of the classes, by the config's `temperature`: [..., classes] -> [..., classes] float32."""
+        return (logits.float() / self.config.temperature).softmax(dim=-1)

@@ -39,7 +39,7 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
         self, model_outputs: dict[str, Tensor], top_k: int | None = 5
     ) -> list[dict[str, Any]]:
         """Logits [1, classes] -> the classes with the highest scores."""
-        scores = model_outputs["logits"][0].float().softmax(dim=-1)
+        scores = self.model.probabilities(model_outputs["logits"][0])
         best = scores.topk(min(top_k or len(scores), len(scores)))
         names: Any = self.model.config.id2label
         return [

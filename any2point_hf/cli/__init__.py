@@ -19,6 +19,7 @@ from .. import (
     calm_threads,  # noqa: F401 - before torch
 )
 from . import (
+    calibrate,
     convert,
     demo,
     embed,
@@ -40,7 +41,7 @@ from .parser import FAULT_OF_INPUT, Parser
 
 # in the order of --help
 COMMANDS = (
-    *(train, evaluate, predict, embed, index, search, info),
+    *(train, evaluate, calibrate, predict, embed, index, search, info),
     *(push, export, convert, reproduce, few_shot, visualize, demo),
 )
 EPILOG = """

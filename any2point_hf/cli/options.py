@@ -208,6 +208,14 @@ def count(text: str) -> int:
     return value
 
 
+def share(text: str) -> float:
+    """Reads a number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must lie in 0…1, got {text}")
+    return value
+
+
 def seed(text: str) -> int:
     """Reads one seed."""
     value = int(text)

@@ -7,7 +7,7 @@ from typing import Any
 import shtab
 
 from .batch_job import add_batch_job, run_batch_job
-from .options import complete_with, positive
+from .options import complete_with, positive, share
 
 HELP = "classes of point-cloud files or parts of their points, or of a large collection"
 DESCRIPTION = """
@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         what="FILE.parquet to write; of a segmenter also FILE.ply, .npy or .csv for one file, or a folder for several",
     )
     parser.add_argument("--top", type=positive(int), metavar="N", help="classes to show (default 3)")
+    parser.add_argument(
+        "--min-confidence",
+        type=share,
+        metavar="P",
+        help="say 'unsure' where no class has this probability, 0 to 1 (default: always answer)",
+    )
     group = parser.add_argument_group("a segmenter")
     group.add_argument("--category", metavar="NAME", help="of all clouds, where the model has categories")
     group.add_argument("--format", choices=("ply", "npy", "csv"), help="of the files in the folder --out (default ply)")
@@ -64,7 +70,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]] | dict[str, Any] | 
 
 
 def _run_batch_job(options: argparse.Namespace, is_segmenter: bool) -> dict[str, Any] | None:
-    settings = {"category": options.category} if is_segmenter else {"top": options.top or DEFAULT_TOP}
+    settings = {"category": options.category} if is_segmenter else _of_classes(options)
     return run_batch_job("segment" if is_segmenter else "predict", options.files[0], options, **settings)
 
 
@@ -75,16 +81,22 @@ def _run_on_classes(options: argparse.Namespace) -> list[dict[str, Any]] | None:
         options.model,
         options.files,
         options.backbone,
-        options.top or DEFAULT_TOP,
-        options.batch_size,
-        options.drop_invalid,
+        batch_size=options.batch_size,
+        drop_invalid=options.drop_invalid,
+        **_of_classes(options),
     )
     if options.json:
         return results
     for result in results:
         classes = ", ".join(f"{entry['label']} {entry['probability']:.3f}" for entry in result["classes"])
-        print(f"{result['file']}: {classes}")
+        unsure = "unsure: " if result.get("answer", "") is None else ""
+        print(f"{result['file']}: {unsure}{classes}")
     return None
+
+
+def _of_classes(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that belong to classifiers."""
+    return {"top": options.top or DEFAULT_TOP, "min_confidence": options.min_confidence}
 
 
 def _run_on_parts(options: argparse.Namespace) -> list[dict[str, Any]] | None:
@@ -117,8 +129,11 @@ def _check_task_options(options: argparse.Namespace, is_segmenter: bool) -> None
     from ..modeling.errors import Any2PointError
 
     if is_segmenter:
-        if options.top is not None:
-            raise Any2PointError(f"--top belongs to classifiers, and {options.model} is a segmenter. Leave it out.")
+        given = {"--top": options.top, "--min-confidence": options.min_confidence}
+        if wrong := [name for name, value in given.items() if value is not None]:
+            raise Any2PointError(
+                f"{wrong[0]} belongs to classifiers, and {options.model} is a segmenter. Leave it out."
+            )
         return
     given = {"--category": options.category, "--format": options.format}
     if wrong := [name for name, value in given.items() if value is not None]:

@@ -34,9 +34,10 @@ def run_job(job: BatchJob, engine: str = "accelerate") -> dict[str, int]:
 
     Returns:
         The number of `clouds` in the output and of `skipped` bad ones, and with `drop_invalid` the `dropped_points` and
-        `clouds_with_dropped_points`. The output has the column `id`; for "embed" also
-        `embedding` (float32 [2D]) and, if the source has labels, `label`; for "predict" also `label`, `probability`,
-        `top` (label and probability of each) and, if the source has labels, `true_label`; for "segment" also `parts`
+        `clouds_with_dropped_points`. The output has the column `id`; for "embed" also `embedding` (float32 [2D]) and,
+        if the source has labels, `label`; for "predict" also `label`, `probability`, `top` (label and probability of
+        each), with `min_confidence` also `answer` (None where nothing is as probable) and, if the source has labels,
+        `true_label`; for "segment" also `parts`
         (a list of int16, an id for each of the cloud's points in their order), `confidence`, their mean probability,
         and, if the model has categories, `category`. With `drop_invalid`, but of a .npz, all have `dropped_points`, how
         many of each cloud.

@@ -36,6 +36,7 @@ class BatchJob:
         backbone: Hub id or folder instead of the recorded one.
         split: as in `open_collection`.
         top: classes to list with each prediction.
+        min_confidence: for "predict", the least probability of an answer; None for no column `answer`.
         category: of all clouds, for "segment" with a model that has categories; by default each cloud's label in the
             source, by its name.
         shard_size: clouds in a shard; a kill costs each process one unfinished shard at most.
@@ -55,6 +56,7 @@ class BatchJob:
     backbone: str | None = None
     split: str | None = None
     top: int = 3
+    min_confidence: float | None = None
     category: str | None = None
     shard_size: int = 1024
     batch_size: int = 32
@@ -67,6 +69,8 @@ class BatchJob:
             raise Any2PointError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}.")
         if self.category is not None and self.task != "segment":
             raise Any2PointError(f"category belongs to the task segment, got {self.task}. Leave it out.")
+        if self.min_confidence is not None and self.task != "predict":
+            raise Any2PointError(f"min_confidence belongs to the task predict, got {self.task}. Leave it out.")
         for name, minimum in (("top", 1), ("shard_size", 1), ("batch_size", 1), ("workers", 0)):
             if getattr(self, name) < minimum:
                 raise Any2PointError(f"{name} must be at least {minimum}, got {getattr(self, name)}.")
@@ -104,6 +108,8 @@ def open_job(job: BatchJob) -> tuple[CloudCollection, ShardFiles]:
     }
     if job.task == "predict":
         settings["top"] = job.top
+    if job.min_confidence is not None:
+        settings["min_confidence"] = job.min_confidence
     if job.category is not None:
         settings["category"] = job.category
     if drop_invalid:  # left out otherwise, so that records of before there was the option still fit

@@ -158,7 +158,7 @@ def classify(adapter: Adapter, cloud: PointCloud | np.ndarray) -> Prediction:
             attention = on_points(shown, *cls_attention(model, prepared[0]))
         except UnsupportedBackboneError:
             attention = None
-    best = logits.softmax(dim=-1).sort(descending=True)
+    best = model.probabilities(logits).sort(descending=True)
     id2label: Any = model.config.id2label
     names = [id2label[index] for index in best.indices.tolist()]
     return Prediction(shown, dict(zip(names, best.values.tolist(), strict=True)), attention)

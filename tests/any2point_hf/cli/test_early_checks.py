@@ -29,6 +29,7 @@ MISTAKES = {
     "index folder --model folder --out c.csv": "--out must be a file that ends in .parquet or .index",
     "search none.ply --index a.index --model folder": "none.ply does not exist",
     "search file.txt --index a.index --model folder": "file.txt is empty",
+    "calibrate --model ./none --data shapes": "'./none' is neither",
     "info --preset nope": "a preset must be one of",
     "info --preset clip-text-scan --model folder": "got both",
     "info --model ./none": "'./none' is neither",
