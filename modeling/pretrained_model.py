@@ -6,12 +6,10 @@ ones and become current in one step, and carry checksums (`files.py`, `checkpoin
 
 import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from huggingface_hub import CommitInfo
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -24,9 +22,7 @@ from .errors import Any2PointError, CheckpointError, UnsupportedBackboneError
 from .files import folder_written_whole
 from .hub.names import pull_options, pulled_folder
 from .numerics.initialization import StartValues
-from .publishing.model_card import model_card
-from .publishing.model_description import describe
-from .publishing.push import push_files, pushed_files
+from .publishing.pushed_model import PUSH_OPTIONS, PushMethods
 from .pulled_config import check_header, weight_files
 from .several_adapters.lora import (
     LORA_FILES,
@@ -44,12 +40,13 @@ from .several_adapters.switching import SeveralAdapters, backbone_record
 
 _FILES = ("config.json", "model.safetensors")
 _ONE_FILE = "1000GB"  # the largest part that an adapter is split into
-_PUSH_OPTIONS = ("commit_message", "private", "token", "revision", "create_pr")
 
 Model = TypeVar("Model", bound="Any2PointPreTrainedModel")
 
 
-class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, UnfrozenBlocks, PreTrainedModel):  # type: ignore[misc]
+class Any2PointPreTrainedModel(  # type: ignore[misc]
+    SeveralAdapters, LoraMethods, UnfrozenBlocks, PushMethods, PreTrainedModel
+):
     """What `Any2PointModel` and its task models share: start values, freezing, adapter-only checkpoints."""
 
     config: Any2PointConfig
@@ -153,7 +150,7 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, UnfrozenBlocks, Pre
         """
         self.check_all_is_stored()
         if push_to_hub:
-            options = {name: kwargs.pop(name) for name in _PUSH_OPTIONS if name in kwargs}
+            options = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
             repo_id = kwargs.pop("repo_id", Path(save_directory).name)
         state_dict = self.state_dict() if state_dict is None else state_dict
         of_backbone = {name.partition("backbone.")[2]: part for name, part in state_dict.items() if _of_backbone(name)}
@@ -174,55 +171,6 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, UnfrozenBlocks, Pre
             remove_lora_files(directory)
         if push_to_hub and is_main_process:
             self._push_folder(directory, repo_id, **options)
-
-    def push_to_hub(  # type: ignore[override]
-        self,
-        repo_id: str,
-        *,
-        commit_message: str = "Upload model",
-        private: bool | None = None,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-    ) -> CommitInfo:
-        """Pushes config, tensors and a model card to the Hub in one commit.
-
-        Args:
-            repo_id: `user/name`, or a bare name for the namespace `ANY2POINT_NAMESPACE` or the logged-in user's.
-            commit_message: of the commit.
-            private: whether a new repository is private; by default as its owner has set.
-            token: of the Hub; by default the logged-in user's.
-            revision: branch to push to, made if it is not there.
-            create_pr: open a pull request instead of committing.
-
-        Returns:
-            The commit, a string that is its URL.
-
-        Raises:
-            HubError: the Hub does not answer, refuses or breaks off; the repository is as it was.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return self._push_folder(
-                Path(folder),
-                repo_id,
-                commit_message=commit_message,
-                private=private,
-                token=token,
-                revision=revision,
-                create_pr=create_pr,
-            )
-
-    def _push_folder(
-        self, folder: Path, repo_id: str, commit_message: str = "Upload model", **options: Any
-    ) -> CommitInfo:
-        return push_files(
-            pushed_files(folder),
-            repo_id,
-            card=lambda name: str(model_card(describe(self, options.get("token")), name)),
-            commit_message=commit_message,
-            **options,
-        )
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
