@@ -21,6 +21,7 @@ from .configuration_any2point import Any2PointConfig, recorded_path
 from .errors import Any2PointError, CheckpointError, UnsupportedBackboneError
 from .files import folder_written_whole
 from .hub.names import pull_options, pulled_folder
+from .loading_arguments import refuse_pickles, refuse_unknown_argument
 from .numerics.initialization import StartValues
 from .publishing.pushed_model import PUSH_OPTIONS, PushMethods
 from .pulled_config import check_header, weight_files
@@ -109,6 +110,11 @@ class Any2PointPreTrainedModel(  # type: ignore[misc]
         base = self.base_model
         return not _of_backbone(name) or (base.lora is not None and LORA_TENSORS in name) or is_unfrozen(base, name)
 
+    def post_init(self) -> None:
+        """As in transformers, which also lets a task model ignore what the base model inside does: all of a head."""
+        super().post_init()
+        self._keys_to_ignore_on_load_unexpected = {*type(self)._keys_to_ignore_on_load_unexpected}
+
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         # transformers would skip custom modules that hold no tensors themselves; ours start the modules inside them.
         super()._initialize_weights(module, is_custom_code=False)
@@ -180,6 +186,8 @@ class Any2PointPreTrainedModel(  # type: ignore[misc]
         backbone: PreTrainedModel | str | os.PathLike | None = None,
         backbone_kwargs: dict[str, Any] | None = None,
         strict: bool = True,
+        ignore_mismatched_sizes: bool = False,
+        use_safetensors: bool | None = None,
         **kwargs: Any,
     ) -> Model:
         """Loads an adapter, then puts it on its backbone.
@@ -190,11 +198,14 @@ class Any2PointPreTrainedModel(  # type: ignore[misc]
             backbone: a module, Hub id or folder instead of the recorded one. A module is shared, not copied: its
                 weights are frozen, its own hooks stay.
             backbone_kwargs: of the backbone's `from_pretrained`, such as `dtype` or `quantization_config`.
-            strict: whether a missing or wrongly shaped tensor is an error; if not, it gets a start value, as for a new
-                head with other classes.
-            kwargs: of `PreTrainedModel.from_pretrained`; `device_map`, `dtype`, `token`, `cache_dir`,
-                `local_files_only`, `force_download` and `attn_implementation` also apply to the backbone, `revision`
-                does not.
+            strict: whether a missing or wrongly shaped tensor is an error; if not, it gets a start value, and a warning
+                lists all that do.
+            ignore_mismatched_sizes: whether the head, and nothing else, may be another: of other classes, such as
+                `num_labels=5` or `id2label={0: "chair", …}`. What does not fit gets a start value, with that warning.
+            use_safetensors: nothing else is ever loaded; False is refused.
+            kwargs: fields of the config to change, or of `PreTrainedModel.from_pretrained`; `device_map`, `dtype`,
+                `token`, `cache_dir`, `local_files_only`, `force_download` and `attn_implementation` also apply to the
+                backbone, `revision` does not.
 
         Returns:
             The model in eval mode.
@@ -204,7 +215,9 @@ class Any2PointPreTrainedModel(  # type: ignore[misc]
                 tensors missing, unexpected, wrongly shaped or not finite, or made for another backbone.
             BackboneLoadError: the backbone cannot be loaded.
             HubError: the Hub does not answer, refuses or breaks off, and the adapter is not in the cache.
+            ConfigurationError: an argument is unknown.
         """
+        refuse_pickles(use_safetensors)
         want_info = kwargs.pop("output_loading_info", False)
         pulling = pull_options(kwargs)
         folder = pulled_folder(pretrained_model_name_or_path, _FILES, **pulling)
@@ -226,13 +239,14 @@ class Any2PointPreTrainedModel(  # type: ignore[misc]
         except Exception as error:  # of damaged files transformers raises many types
             if isinstance(error, Any2PointError) and not isinstance(error, UnsupportedBackboneError):
                 raise
+            refuse_unknown_argument(error, cls.from_pretrained, kwargs)
             raise CheckpointError(
                 "an adapter must be a folder or Hub repository with config.json and a whole model.safetensors, and "
                 f"{str(pretrained_model_name_or_path)!r} could not be loaded. Check the spelling, whether the file "
                 f"was copied whole, and the network. The loader said: {str(error)[:250]}"
             ) from error
         model, info = loaded
-        check_loaded(pretrained_model_name_or_path, info, strict)
+        check_loaded(pretrained_model_name_or_path, info, strict, ignore_mismatched_sizes, cls.head)
         checksums, model.config.checksums = model.config.checksums, None
         files = weight_files(place)
         for file in files:
