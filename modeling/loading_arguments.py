@@ -16,12 +16,14 @@ _OF_TRANSFORMERS = ("attn_implementation", "device_map", "dtype", "id2label", "l
 _OF_TRANSFORMERS += ("output_loading_info", "state_dict", "subfolder")
 
 
-def refuse_pickles(use_safetensors: bool | None) -> None:
-    """Refuses to load anything but safetensors.
+def refuse_arguments(use_safetensors: bool | None, arguments: Mapping[str, Any]) -> None:
+    """Refuses to load anything but safetensors, and to quantise the adapters.
 
     Raises:
         ConfigurationError: that was asked for.
     """
+    quantization, advice = arguments.get("quantization_config"), "backbone_kwargs={'quantization_config': …}"
+    require(quantization is None, "the backbone alone is quantised", quantization, f" Pass {advice} instead.")
     fix = " Leave it out: adapters are never saved as pickles."
     require(
         use_safetensors in (None, True), "use_safetensors must be True, as nothing else is read", use_safetensors, fix

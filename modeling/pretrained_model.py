@@ -21,10 +21,11 @@ from .configuration_any2point import Any2PointConfig, recorded_path
 from .errors import Any2PointError, CheckpointError, UnsupportedBackboneError
 from .files import folder_written_whole
 from .hub.names import pull_options, pulled_folder
-from .loading_arguments import refuse_pickles, refuse_unknown_argument
+from .loading_arguments import refuse_arguments, refuse_unknown_argument
 from .numerics.initialization import StartValues
 from .publishing.pushed_model import PUSH_OPTIONS, PushMethods
 from .pulled_config import check_header, weight_files
+from .refused_calls import RefusedCalls, check_not_quantized
 from .several_adapters.lora import (
     LORA_FILES,
     LORA_FOLDER,
@@ -46,7 +47,7 @@ Model = TypeVar("Model", bound="Any2PointPreTrainedModel")
 
 
 class Any2PointPreTrainedModel(  # type: ignore[misc]
-    SeveralAdapters, LoraMethods, UnfrozenBlocks, PushMethods, PreTrainedModel
+    SeveralAdapters, LoraMethods, UnfrozenBlocks, PushMethods, RefusedCalls, PreTrainedModel
 ):
     """What `Any2PointModel` and its task models share: start values, freezing, adapter-only checkpoints."""
 
@@ -84,9 +85,6 @@ class Any2PointPreTrainedModel(  # type: ignore[misc]
             for layer in lora_layers(self.base_model.backbone) if self.base_model.lora is not None else ():
                 layer.train(mode)  # its dropout
         return self
-
-    def get_input_embeddings(self) -> None:  # type: ignore[override]
-        """Returns None, because the tokenizer embeds the points; accelerate's FSDP calls this."""
 
     def attach_backbone(self, backbone: PreTrainedModel) -> None:
         """Puts the frozen backbone under the adapters.
@@ -150,7 +148,7 @@ class Any2PointPreTrainedModel(  # type: ignore[misc]
 
         Raises:
             OSError: the folder cannot be written, or the disk is full; what was there before is whole.
-            CheckpointError: a weight is not finite, or some of the backbone were trained but not by
+            CheckpointError: a weight is not finite or quantised, or some of the backbone were trained but not by
                 `unfreeze_backbone`; what was there before is whole.
             HubError: the model was saved, but could not be pushed.
         """
@@ -161,6 +159,7 @@ class Any2PointPreTrainedModel(  # type: ignore[misc]
         state_dict = self.state_dict() if state_dict is None else state_dict
         of_backbone = {name.partition("backbone.")[2]: part for name, part in state_dict.items() if _of_backbone(name)}
         state_dict = {name: tensor for name, tensor in state_dict.items() if self._is_stored(name)}
+        check_not_quantized(state_dict)
         self.config.lora = self.base_model.lora is not None
         directory = Path(save_directory)
         with folder_written_whole(directory) as beside:
@@ -215,9 +214,9 @@ class Any2PointPreTrainedModel(  # type: ignore[misc]
                 tensors missing, unexpected, wrongly shaped or not finite, or made for another backbone.
             BackboneLoadError: the backbone cannot be loaded.
             HubError: the Hub does not answer, refuses or breaks off, and the adapter is not in the cache.
-            ConfigurationError: an argument is unknown.
+            ConfigurationError: an argument is unknown or refused.
         """
-        refuse_pickles(use_safetensors)
+        refuse_arguments(use_safetensors, kwargs)
         want_info = kwargs.pop("output_loading_info", False)
         pulling = pull_options(kwargs)
         folder = pulled_folder(pretrained_model_name_or_path, _FILES, **pulling)

@@ -187,3 +187,10 @@ def test_an_unknown_argument_is_named(classifier, backbone, wrong, meant):
 def test_pickles_are_never_asked_for(classifier, backbone):
     with pytest.raises(ConfigurationError, match="use_safetensors must be True"):
         Any2PointForPointCloudClassification.from_pretrained(classifier[0], backbone=backbone, use_safetensors=False)
+
+
+def test_adapters_are_never_quantised(classifier, backbone):
+    with pytest.raises(ConfigurationError, match=r"the backbone alone is quantised.*Pass backbone_kwargs="):
+        Any2PointForPointCloudClassification.from_pretrained(
+            classifier[0], backbone=backbone, quantization_config={"quant_method": "torchao"}
+        )
