@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .backbones.loading import DOWNLOAD_OPTIONS, load_backbone
+from .backbones.loading import DOWNLOAD_OPTIONS, commit_of, load_backbone
 from .backbones.unfrozen import UnfrozenBlocks, check_stored, is_unfrozen, load_unfrozen, stored_tensors
 from .checkpoint_integrity import check_checksum, check_loaded, check_task, record_checksums
 from .configuration_any2point import Any2PointConfig, recorded_path
@@ -303,4 +303,7 @@ def _recorded_backbone(
             f"this adapter was pushed from a machine where its backbone is a folder, {name[2:]!r}, and "
             "there is none of that name here. Pass the same backbone as backbone=<Hub id or folder>."
         )
-    return load_backbone(name, config.backbone_revision, config.modality, **options)
+    backbone = load_backbone(name, config.backbone_revision, config.modality, **options)
+    if override is not None:
+        config.backbone_revision = commit_of(backbone.config)
+    return backbone
