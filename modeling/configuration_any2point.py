@@ -11,6 +11,7 @@ from .block_choice import BlockChoice
 from .errors import ConfigurationError, UnsupportedBackboneError, require
 from .hub.names import pull_options, pulled_folder
 from .presets import find_preset
+from .publishing.remote_code import NotCopied
 from .pulled_config import check_fields, check_num_labels, checked_values, meant_name, refuse_unknown
 from .segmentation.categories import as_category_parts, check_category_parts
 
@@ -19,7 +20,7 @@ LARGEST_CLOUD = 65536  # points, which give 8192 tokens; attention and cells com
 
 
 @strict
-class Any2PointConfig(BlockChoice, PreTrainedConfig):
+class Any2PointConfig(NotCopied, BlockChoice, PreTrainedConfig):
     r"""Settings of an Any2Point model (arXiv 2404.07989).
 
     Args:

@@ -29,6 +29,7 @@ from ..modeling.errors import Any2PointError, ConfigurationError, DatasetError, 
 from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
 from ..processing_any2point import Any2PointProcessor
 from .batches import BatchAugmentation, TrainingClouds
+from .hub_card import keep_own_card
 from .recipe import Recipe, changed
 
 NOT_DECAYED = ("bias", "norm", "cls_token", "cls_position", "prompts")
@@ -242,6 +243,8 @@ def make_trainer(
         compute_metrics=compute_metrics,
         callbacks=[BatchAugmentation(recipe.augmentation, num_points, seed, processor.point_feature_names)],
     )
+    model.processor = processor  # pushed beside it
+    keep_own_card(trainer)
     # Not as the argument `optimizers`, which the Trainer refuses under FSDP.
     trainer.optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate)
     return trainer

@@ -30,6 +30,8 @@ CITATION = """## Citation
 }
 ```"""
 
+INSTALL = "pip install any2point-hf"
+
 _WHAT = {
     "classification": "A classifier of 3D point clouds",
     "segmentation": "A segmentation model, which labels every point of 3D point clouds",
@@ -41,6 +43,10 @@ _ALWAYS = {
     "segmentation": "It always gives each point one of its parts, whatever the cloud is.",
 }
 _NAMES_OF_PARTS = "print([model.config.id2label[part] for part in parts[0].tolist()])"
+_WITHOUT_IMPORT = (
+    "In a process that does not import `any2point_hf`, transformers asks for `trust_remote_code=True`. It runs "
+    "`any2point.py` of this repository, which imports the installed package and nothing else:"
+)
 _MODALITIES = {
     "1d": "1D, a language model: points take its positions on virtual lines",
     "2d": "2D, a model of images or spectrograms: points take its positions on virtual planes",
@@ -164,11 +170,13 @@ def usage(description: ModelDescription, name: str) -> str:
             command += f" --backbone {shlex.quote(description.backbone or 'BACKBONE')}"
         answer = "print(model.config.id2label[int(outputs.logits[0].argmax())])"
         blocks = [_code("python", *lines, answer), _code("bash", command)]
+        if description.is_found:
+            blocks += [_WITHOUT_IMPORT, _code("python", *_lines_of_pipeline(name))]
     if description.backbone is None:
         blocks.append("`BACKBONE` is the backbone that it was trained on; no name was recorded for it.")
     elif description.base_model is None:
         blocks.append(f"`{description.backbone}` is a folder with the backbone that it was trained on.")
-    return "\n\n".join(["## How to use it", *blocks])
+    return "\n\n".join(["## How to use it", _code("bash", INSTALL), *blocks])
 
 
 def lines_of_segmentation(description: ModelDescription, lines: Sequence[str]) -> list[str]:
@@ -179,6 +187,16 @@ def lines_of_segmentation(description: ModelDescription, lines: Sequence[str]) -
     call = 'outputs = model(**processor(["chair.ply"]), category=category)'
     prediction = "parts = model.predict_parts(outputs.logits, category)"
     return ["import torch", *lines[:-1], category, call, prediction, _NAMES_OF_PARTS]
+
+
+def _lines_of_pipeline(name: str) -> list[str]:
+    call = f'classify = pipeline("point-cloud-classification", {piped(name)}, trust_remote_code=True)'
+    return ["from transformers import pipeline", "", call, 'print(classify("chair.ply"))']
+
+
+def piped(name: str) -> str:
+    """The part of a pipeline's arguments that names the model."""
+    return f"model={json.dumps(name, ensure_ascii=False)}"
 
 
 def loading(name: str) -> str:

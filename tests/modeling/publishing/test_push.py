@@ -109,6 +109,7 @@ def test_exactly_the_adapters_files_in_one_commit(hub, push, tiny_adapter, tmp_p
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
+        "any2point.py",
     }
     for name in (
         "training_args.bin",
@@ -191,7 +192,12 @@ def readme(hub, name="me/adapter"):
 def test_the_card_of_a_pushed_model(hub, tiny_adapter):
     with pytest.warns(UserWarning, match="folder of this machine"):
         tiny_adapter.model.push_to_hub("adapter")
-    assert set(hub.repositories["me/adapter"].files()) == {"config.json", "model.safetensors", "README.md"}
+    assert set(hub.repositories["me/adapter"].files()) == {
+        "config.json",
+        "model.safetensors",
+        "any2point.py",
+        "README.md",
+    }
     assert 'from_pretrained("me/adapter"' in readme(hub)
     assert GENERATED in readme(hub)
 
