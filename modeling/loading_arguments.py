@@ -12,7 +12,15 @@ from .errors import ConfigurationError, require
 from .pulled_config import meant_name
 
 # What transformers takes out of its keyword arguments, besides those in its signature.
-_OF_TRANSFORMERS = ("attn_implementation", "device_map", "dtype", "id2label", "label2id", "max_memory", "num_labels")
+_OF_TRANSFORMERS: tuple[str, ...] = (
+    "attn_implementation",
+    "device_map",
+    "dtype",
+    "id2label",
+    "label2id",
+    "max_memory",
+    "num_labels",
+)
 _OF_TRANSFORMERS += ("output_loading_info", "state_dict", "subfolder")
 
 

@@ -21,7 +21,7 @@ class _NoPeft(dict):
             "be put into the backbone before it is given as backbone=<module>."
         )
 
-    __setitem__ = update = _refuse
+    __setitem__ = update = _refuse  # type: ignore[assignment]
 
 
 class RefusedCalls:

@@ -22,9 +22,13 @@ from ..processing_any2point import PROCESSOR_FILE
 def keep_own_card(trainer: Trainer) -> None:
     """Has a trainer write our card, and what transformers loads the adapter by, whenever it would write its own card.
 
+    Its model pushes its processor from now on.
+
     Args:
         trainer: of an Any2Point model.
     """
+    model: Any = trainer.model
+    model.processor = trainer.processing_class
     own_method: Any = functools.partial(_write_card, trainer)
     trainer.create_model_card = own_method  # type: ignore[method-assign]
 

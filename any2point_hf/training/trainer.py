@@ -243,7 +243,6 @@ def make_trainer(
         compute_metrics=compute_metrics,
         callbacks=[BatchAugmentation(recipe.augmentation, num_points, seed, processor.point_feature_names)],
     )
-    model.processor = processor  # pushed beside it
     keep_own_card(trainer)
     # Not as the argument `optimizers`, which the Trainer refuses under FSDP.
     trainer.optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate)

@@ -136,9 +136,9 @@ def push_files(
         elif card is not None and is_generated(_card_on_hub(api, repo_id, revision)):
             files[CARD] = card(repo_id).encode()
         if tags:
-            text = files.get(CARD) or (_card_on_hub(api, repo_id, revision) or "").encode()
-            text = text if isinstance(text, bytes) else text.read_bytes()
-            files |= {CARD: tagged(text.decode(), tags).encode()} if text else {}
+            current = files.get(CARD) or (_card_on_hub(api, repo_id, revision) or "").encode()
+            current = current if isinstance(current, bytes) else current.read_bytes()
+            files |= {CARD: tagged(current.decode(), tags).encode()} if current else {}
         operations = [
             CommitOperationAdd(path_in_repo, content if isinstance(content, bytes) else os.fspath(content))
             for path_in_repo, content in files.items()

@@ -122,7 +122,7 @@ def test_exactly_the_adapters_files_in_one_commit(hub, push, tiny_adapter, tmp_p
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "README.md").write_text("---\n---\n")
-    assert set(pushed_files(tmp_path)) == {"config.json", "README.md", "images/curve.png"}
+    assert set(pushed_files(tmp_path)) == {"config.json", "any2point.py", "README.md", "images/curve.png"}
 
 
 def test_no_path_of_this_machine_is_pushed(tiny_adapter, tmp_path):
