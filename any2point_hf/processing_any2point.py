@@ -18,7 +18,8 @@ from any2point_hf.modeling.configuration_any2point import SMALLEST_CLOUD
 from any2point_hf.modeling.errors import Any2PointError, CheckpointError, PointCloudError
 from any2point_hf.modeling.files import write_whole
 from any2point_hf.modeling.hub.names import pull_options, pulled_folder
-from any2point_hf.modeling.publishing.push import push_files
+from any2point_hf.modeling.publishing.push import files_of_processor, push_files
+from any2point_hf.modeling.publishing.remote_code import AUTO_MAP, NotCopied
 from any2point_hf.modeling.pulled_config import LARGEST_NUMBER
 from any2point_hf.modeling.tokenizer.point_ops import SAMPLING_STARTS, farthest_point_sampling
 from any2point_hf.point_clouds.batch_rows import (
@@ -42,7 +43,7 @@ PICKLES = "# pickles are not shared: they run code when they are opened\n*.bin\n
 _SAMPLED_TOGETHER = 1 << 17  # points in one call of farthest point sampling: their planes stay in the cache
 
 
-class Any2PointProcessor(SequenceFeatureExtractor):
+class Any2PointProcessor(NotCopied, SequenceFeatureExtractor):
     """Centres, scales and resamples point clouds; saved as `preprocessor_config.json`.
 
     A cloud's result does not depend on the clouds beside it, and is the same on every call. As a processor of
@@ -256,8 +257,12 @@ class Any2PointProcessor(SequenceFeatureExtractor):
 
     @classmethod
     def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers; a dict without `sampling_start` is of a version that knew the first point alone."""
-        return super().from_dict({"sampling_start": "first", **feature_extractor_dict}, **kwargs)
+        """As in transformers; a dict without `sampling_start` is of a version that knew the first point alone.
+
+        What would fetch code is left out.
+        """
+        values = {name: value for name, value in feature_extractor_dict.items() if name != AUTO_MAP}
+        return super().from_dict({"sampling_start": "first", **values}, **kwargs)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -311,12 +316,12 @@ class Any2PointProcessor(SequenceFeatureExtractor):
     def push_to_hub(  # type: ignore[override]
         self, repo_id: str, *, commit_message: str = "Upload processor", **kwargs: Any
     ) -> CommitInfo:
-        """Pushes `preprocessor_config.json` to the Hub.
+        """Pushes `preprocessor_config.json` to the Hub, and the module that it is loaded by (`publishing/remote_code`).
 
         Args:
             repo_id: `user/name`, or a bare name for the namespace `ANY2POINT_NAMESPACE` or the logged-in user's.
             commit_message: of the commit.
-            kwargs: `private`, `token`, `revision` and `create_pr`, as of a model.
+            kwargs: `commit_description`, `tags`, `private`, `token`, `revision` and `create_pr`, as of a model.
 
         Returns:
             The commit, a string that is its URL.
@@ -324,8 +329,7 @@ class Any2PointProcessor(SequenceFeatureExtractor):
         Raises:
             HubError: the Hub does not answer, refuses or breaks off; the repository is as it was.
         """
-        files = {PROCESSOR_FILE: self.to_json_string().encode()}
-        return push_files(files, repo_id, commit_message=commit_message, **kwargs)
+        return push_files(files_of_processor(self.to_json_string()), repo_id, commit_message=commit_message, **kwargs)
 
     def to_json_file(self, json_file_path: str | os.PathLike) -> None:
         """Writes the settings to a JSON file, whole or not at all: another file is written and then takes its place.

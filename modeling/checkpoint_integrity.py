@@ -111,25 +111,36 @@ def check_task(source: str | os.PathLike, files: Iterable[Path], head: str | Non
         )
 
 
-def check_loaded(source: str | os.PathLike, info: Mapping[str, Any], strict: bool) -> None:
+def check_loaded(
+    source: str | os.PathLike, info: Mapping[str, Any], strict: bool, other_head: bool, head: str | None
+) -> None:
     """Checks that an adapter has the tensors of its model.
 
     Args:
         source: how the adapter is called.
         info: what transformers says of loading it.
         strict: whether tensors may neither be missing nor have other shapes.
+        other_head: whether those of the head may be others all the same.
+        head: of the model, one of `HEADS`; None for a model without one.
 
     Raises:
         CheckpointError: some are missing, unexpected or wrongly shaped.
     """
-    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    mismatched = [f"{name}: {list(found)} instead of {list(built)}" for name, found, built in info["mismatched_keys"]]
-    missing = [name for name in missing if name not in {entry.split(":")[0] for entry in mismatched}]
-    if not unexpected and not (strict and (missing or mismatched)):
+    shapes = {name: f"{list(found)} instead of {list(built)}" for name, found, built in info["mismatched_keys"]}
+    missing = info["missing_keys"] - shapes.keys()
+    of_head = {name for name in {*missing, *shapes, *info["unexpected_keys"]} if head and name.startswith(f"{head}.")}
+    allowed = of_head if other_head else set()
+    problems = {
+        "missing": sorted(missing - allowed),
+        "unexpected": sorted(info["unexpected_keys"] - allowed),
+        "wrongly shaped": [f"{name}: {shapes[name]}" for name in sorted(shapes.keys() - allowed)],
+    }
+    if not problems["unexpected"] and not (strict and (problems["missing"] or problems["wrongly shaped"])):
         return
-    problems = {"missing": missing, "unexpected": unexpected, "wrongly shaped": sorted(mismatched)}
     listed = "; ".join(f"{kind} ({len(names)}): {_first(names)}" for kind, names in problems.items() if names)
-    advice = "" if unexpected else " Pass strict=False to train them anew."
+    advice = "" if problems["unexpected"] else " Pass strict=False to train them anew."
+    if of_head >= {*missing, *shapes, *info["unexpected_keys"]}:
+        advice = " For a new head, such as one with other classes, pass ignore_mismatched_sizes=True."
     raise CheckpointError(
         f"an adapter must hold exactly the tensors its config describes, and {str(source)!r} does not. {listed}. It "
         f"may be another model's checkpoint or made with other settings.{advice}"

@@ -11,6 +11,7 @@ from .block_choice import BlockChoice
 from .errors import ConfigurationError, UnsupportedBackboneError, require
 from .hub.names import pull_options, pulled_folder
 from .presets import find_preset
+from .publishing.remote_code import NotCopied
 from .pulled_config import check_fields, check_num_labels, checked_values, meant_name, refuse_unknown
 from .segmentation.categories import as_category_parts, check_category_parts
 
@@ -19,12 +20,13 @@ LARGEST_CLOUD = 65536  # points, which give 8192 tokens; attention and cells com
 
 
 @strict
-class Any2PointConfig(BlockChoice, PreTrainedConfig):
+class Any2PointConfig(NotCopied, BlockChoice, PreTrainedConfig):
     r"""Settings of an Any2Point model (arXiv 2404.07989).
 
     Args:
         backbone: Hub id or folder of the frozen transformer; a folder is recorded as an absolute path.
-        backbone_revision: branch, tag or commit of the backbone on the Hub.
+        backbone_revision: branch, tag or commit of the backbone on the Hub; when the backbone is loaded for a new
+            model, its commit is recorded here.
         backbone_config: the backbone's own config (or its dict). Given without `backbone`, the backbone is built
             with random weights; otherwise it is filled in when the backbone is loaded.
         backbone_blocks: how many of its blocks the tokens pass, counted from the first; `None` for all. 0 leaves
@@ -292,10 +294,11 @@ class Any2PointConfig(BlockChoice, PreTrainedConfig):
         super().validate_architecture()
 
     def record_module(self, backbone_config: PreTrainedConfig) -> None:
-        """Records where a backbone module was loaded from, or None for a module that was not loaded."""
+        """Records where a backbone module was loaded from, with its commit on the Hub; None if it was not loaded."""
         name = backbone_config.name_or_path
         self.backbone = recorded_path(name) if name else None
-        self.backbone_revision = None
+        is_on_hub = name and not os.path.isdir(name)
+        self.backbone_revision = getattr(backbone_config, "_commit_hash", None) if is_on_hub else None
 
     def unlike_defaults(self) -> dict[str, Any]:
         """Returns the fields that differ from their defaults, except those that name the backbone."""

@@ -30,7 +30,14 @@ from .backbones.blocks import (
 )
 from .backbones.bottleneck_hook import insert_bottleneck
 from .backbones.detector import backbone_spec
-from .backbones.loading import build_backbone, check_same_family, load_backbone, record_backbone, share_backbone
+from .backbones.loading import (
+    build_backbone,
+    check_same_family,
+    commit_of,
+    load_backbone,
+    record_backbone,
+    share_backbone,
+)
 from .backbones.self_test import check_parts, is_tried_out, self_test
 from .backbones.spec import BlockArguments, find, norm_eps, num_blocks, read_tensor
 from .batch_memory import check_memory, names_batch_that_fits
@@ -143,6 +150,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         config = self.config
         if backbone is None and config.backbone is not None:
             backbone = load_backbone(str(config.backbone), config.backbone_revision, config.modality)
+            config.backbone_revision = commit_of(backbone.config) or config.backbone_revision
         elif backbone is None:
             backbone_config: Any = config.backbone_config
             with torch_draws(self.start_seed, "backbone"):

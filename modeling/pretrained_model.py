@@ -6,28 +6,26 @@ ones and become current in one step, and carry checksums (`files.py`, `checkpoin
 
 import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from huggingface_hub import CommitInfo
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .backbones.loading import DOWNLOAD_OPTIONS, load_backbone
+from .backbones.loading import DOWNLOAD_OPTIONS, commit_of, load_backbone
 from .backbones.unfrozen import UnfrozenBlocks, check_stored, is_unfrozen, load_unfrozen, stored_tensors
 from .checkpoint_integrity import check_checksum, check_loaded, check_task, record_checksums
 from .configuration_any2point import Any2PointConfig, recorded_path
 from .errors import Any2PointError, CheckpointError, UnsupportedBackboneError
 from .files import folder_written_whole
 from .hub.names import pull_options, pulled_folder
+from .loading_arguments import refuse_arguments, refuse_unknown_argument
 from .numerics.initialization import StartValues
-from .publishing.model_card import model_card
-from .publishing.model_description import describe
-from .publishing.push import push_files, pushed_files
+from .publishing.pushed_model import PUSH_OPTIONS, PushMethods
 from .pulled_config import check_header, weight_files
+from .refused_calls import RefusedCalls, check_not_quantized
 from .several_adapters.lora import (
     LORA_FILES,
     LORA_FOLDER,
@@ -44,12 +42,13 @@ from .several_adapters.switching import SeveralAdapters, backbone_record
 
 _FILES = ("config.json", "model.safetensors")
 _ONE_FILE = "1000GB"  # the largest part that an adapter is split into
-_PUSH_OPTIONS = ("commit_message", "private", "token", "revision", "create_pr")
 
 Model = TypeVar("Model", bound="Any2PointPreTrainedModel")
 
 
-class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, UnfrozenBlocks, PreTrainedModel):  # type: ignore[misc]
+class Any2PointPreTrainedModel(  # type: ignore[misc]
+    SeveralAdapters, LoraMethods, UnfrozenBlocks, PushMethods, RefusedCalls, PreTrainedModel
+):
     """What `Any2PointModel` and its task models share: start values, freezing, adapter-only checkpoints."""
 
     config: Any2PointConfig
@@ -87,9 +86,6 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, UnfrozenBlocks, Pre
                 layer.train(mode)  # its dropout
         return self
 
-    def get_input_embeddings(self) -> None:  # type: ignore[override]
-        """Returns None, because the tokenizer embeds the points; accelerate's FSDP calls this."""
-
     def attach_backbone(self, backbone: PreTrainedModel) -> None:
         """Puts the frozen backbone under the adapters.
 
@@ -111,6 +107,11 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, UnfrozenBlocks, Pre
         """Whether a tensor is part of the checkpoint; LoRA's are, because the Trainer resumes from this file alone."""
         base = self.base_model
         return not _of_backbone(name) or (base.lora is not None and LORA_TENSORS in name) or is_unfrozen(base, name)
+
+    def post_init(self) -> None:
+        """As in transformers, which also lets a task model ignore what the base model inside does: all of a head."""
+        super().post_init()
+        self._keys_to_ignore_on_load_unexpected = {*type(self)._keys_to_ignore_on_load_unexpected}
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         # transformers would skip custom modules that hold no tensors themselves; ours start the modules inside them.
@@ -147,17 +148,18 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, UnfrozenBlocks, Pre
 
         Raises:
             OSError: the folder cannot be written, or the disk is full; what was there before is whole.
-            CheckpointError: a weight is not finite, or some of the backbone were trained but not by
+            CheckpointError: a weight is not finite or quantised, or some of the backbone were trained but not by
                 `unfreeze_backbone`; what was there before is whole.
             HubError: the model was saved, but could not be pushed.
         """
         self.check_all_is_stored()
         if push_to_hub:
-            options = {name: kwargs.pop(name) for name in _PUSH_OPTIONS if name in kwargs}
+            options = {name: kwargs.pop(name) for name in PUSH_OPTIONS if name in kwargs}
             repo_id = kwargs.pop("repo_id", Path(save_directory).name)
         state_dict = self.state_dict() if state_dict is None else state_dict
         of_backbone = {name.partition("backbone.")[2]: part for name, part in state_dict.items() if _of_backbone(name)}
         state_dict = {name: tensor for name, tensor in state_dict.items() if self._is_stored(name)}
+        check_not_quantized(state_dict)
         self.config.lora = self.base_model.lora is not None
         directory = Path(save_directory)
         with folder_written_whole(directory) as beside:
@@ -175,55 +177,6 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, UnfrozenBlocks, Pre
         if push_to_hub and is_main_process:
             self._push_folder(directory, repo_id, **options)
 
-    def push_to_hub(  # type: ignore[override]
-        self,
-        repo_id: str,
-        *,
-        commit_message: str = "Upload model",
-        private: bool | None = None,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-    ) -> CommitInfo:
-        """Pushes config, tensors and a model card to the Hub in one commit.
-
-        Args:
-            repo_id: `user/name`, or a bare name for the namespace `ANY2POINT_NAMESPACE` or the logged-in user's.
-            commit_message: of the commit.
-            private: whether a new repository is private; by default as its owner has set.
-            token: of the Hub; by default the logged-in user's.
-            revision: branch to push to, made if it is not there.
-            create_pr: open a pull request instead of committing.
-
-        Returns:
-            The commit, a string that is its URL.
-
-        Raises:
-            HubError: the Hub does not answer, refuses or breaks off; the repository is as it was.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return self._push_folder(
-                Path(folder),
-                repo_id,
-                commit_message=commit_message,
-                private=private,
-                token=token,
-                revision=revision,
-                create_pr=create_pr,
-            )
-
-    def _push_folder(
-        self, folder: Path, repo_id: str, commit_message: str = "Upload model", **options: Any
-    ) -> CommitInfo:
-        return push_files(
-            pushed_files(folder),
-            repo_id,
-            card=lambda name: str(model_card(describe(self, options.get("token")), name)),
-            commit_message=commit_message,
-            **options,
-        )
-
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls: type[Model],
@@ -232,6 +185,8 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, UnfrozenBlocks, Pre
         backbone: PreTrainedModel | str | os.PathLike | None = None,
         backbone_kwargs: dict[str, Any] | None = None,
         strict: bool = True,
+        ignore_mismatched_sizes: bool = False,
+        use_safetensors: bool | None = None,
         **kwargs: Any,
     ) -> Model:
         """Loads an adapter, then puts it on its backbone.
@@ -242,11 +197,14 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, UnfrozenBlocks, Pre
             backbone: a module, Hub id or folder instead of the recorded one. A module is shared, not copied: its
                 weights are frozen, its own hooks stay.
             backbone_kwargs: of the backbone's `from_pretrained`, such as `dtype` or `quantization_config`.
-            strict: whether a missing or wrongly shaped tensor is an error; if not, it gets a start value, as for a new
-                head with other classes.
-            kwargs: of `PreTrainedModel.from_pretrained`; `device_map`, `dtype`, `token`, `cache_dir`,
-                `local_files_only`, `force_download` and `attn_implementation` also apply to the backbone, `revision`
-                does not.
+            strict: whether a missing or wrongly shaped tensor is an error; if not, it gets a start value, and a warning
+                lists all that do.
+            ignore_mismatched_sizes: whether the head, and nothing else, may be another: of other classes, such as
+                `num_labels=5` or `id2label={0: "chair", …}`. What does not fit gets a start value, with that warning.
+            use_safetensors: nothing else is ever loaded; False is refused.
+            kwargs: fields of the config to change, or of `PreTrainedModel.from_pretrained`; `device_map`, `dtype`,
+                `token`, `cache_dir`, `local_files_only`, `force_download` and `attn_implementation` also apply to the
+                backbone, `revision` does not.
 
         Returns:
             The model in eval mode.
@@ -256,7 +214,9 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, UnfrozenBlocks, Pre
                 tensors missing, unexpected, wrongly shaped or not finite, or made for another backbone.
             BackboneLoadError: the backbone cannot be loaded.
             HubError: the Hub does not answer, refuses or breaks off, and the adapter is not in the cache.
+            ConfigurationError: an argument is unknown or refused.
         """
+        refuse_arguments(use_safetensors, kwargs)
         want_info = kwargs.pop("output_loading_info", False)
         pulling = pull_options(kwargs)
         folder = pulled_folder(pretrained_model_name_or_path, _FILES, **pulling)
@@ -278,13 +238,14 @@ class Any2PointPreTrainedModel(SeveralAdapters, LoraMethods, UnfrozenBlocks, Pre
         except Exception as error:  # of damaged files transformers raises many types
             if isinstance(error, Any2PointError) and not isinstance(error, UnsupportedBackboneError):
                 raise
+            refuse_unknown_argument(error, cls.from_pretrained, kwargs)
             raise CheckpointError(
                 "an adapter must be a folder or Hub repository with config.json and a whole model.safetensors, and "
                 f"{str(pretrained_model_name_or_path)!r} could not be loaded. Check the spelling, whether the file "
                 f"was copied whole, and the network. The loader said: {str(error)[:250]}"
             ) from error
         model, info = loaded
-        check_loaded(pretrained_model_name_or_path, info, strict)
+        check_loaded(pretrained_model_name_or_path, info, strict, ignore_mismatched_sizes, cls.head)
         checksums, model.config.checksums = model.config.checksums, None
         files = weight_files(place)
         for file in files:
@@ -342,4 +303,7 @@ def _recorded_backbone(
             f"this adapter was pushed from a machine where its backbone is a folder, {name[2:]!r}, and "
             "there is none of that name here. Pass the same backbone as backbone=<Hub id or folder>."
         )
-    return load_backbone(name, config.backbone_revision, config.modality, **options)
+    backbone = load_backbone(name, config.backbone_revision, config.modality, **options)
+    if override is not None:
+        config.backbone_revision = commit_of(backbone.config)
+    return backbone

@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from .checkpoint_integrity import HEADS
 from .errors import CheckpointError, ConfigurationError, did_you_mean, require
+from .publishing.remote_code import AUTO_MAP, OF_MODEL
 
 MOST_LABELS = 100_000
 MOST_BLOCKS = 2048
@@ -39,7 +40,8 @@ def checked_values(values: Mapping[str, Any]) -> dict[str, Any]:
         CheckpointError: a value is out of range, or classes are not numbered and named.
     """
     ignored: list[str] = []
-    cleaned = _without_code(values, ignored)
+    own = {AUTO_MAP} if values.get(AUTO_MAP) == OF_MODEL else set()  # it would load what is running
+    cleaned = _without_code({name: value for name, value in values.items() if name not in own}, ignored)
     if cleaned.pop("quantization_config", None) is not None:  # of the adapter itself; a backbone's is recorded with it
         ignored.append("quantization_config")
     if ignored:

@@ -79,6 +79,7 @@ class PointCloudPipeline(Pipeline, ABC):
             named: Any = chosen or model.config.name_or_path
             chosen = _load_processor(named, commit)
         super().__init__(model, feature_extractor=chosen, **kwargs)
+        model.processor = chosen  # pushed beside it
 
     def __call__(  # type: ignore[override]
         self, inputs: Any, *, num_workers: int | None = None, batch_size: int | None = None, **options: Any

@@ -30,6 +30,7 @@ from ..modeling.errors import Any2PointError, ConfigurationError, DatasetError, 
 from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
 from ..processing_any2point import Any2PointProcessor
 from .batches import BatchAugmentation, TrainingClouds
+from .hub_card import keep_own_card
 from .parts import PART_METRICS, check_parts, label_columns, part_trainer_options
 from .recipe import Recipe, changed
 
@@ -251,6 +252,7 @@ def make_trainer(
         callbacks=[BatchAugmentation(recipe.augmentation, num_points, seed, processor.point_feature_names)],
         **measuring,
     )
+    keep_own_card(trainer)
     # Not as the argument `optimizers`, which the Trainer refuses under FSDP.
     trainer.optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate)
     return trainer

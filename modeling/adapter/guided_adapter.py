@@ -13,7 +13,7 @@ from transformers import initialization as init
 
 from ..numerics.initialization import StartValues, reset_norm
 from ..numerics.named_dropout import NamedDropout
-from ..numerics.precision import at_least_float32, without_autocast
+from ..numerics.precision import at_least_float32, layer_dtype, without_autocast
 from ..numerics.untouched import is_untouched
 from .cell_norm import CellNorm
 from .token_cells import TokenCells, same_cell_mask
@@ -52,7 +52,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Returns s·A(f), computed in the adapter's dtype, in the dtype of the input."""
-        inner = self.down(hidden.to(self.down.weight.dtype))
+        inner = self.down(hidden.to(layer_dtype(self.down)))
         inner = inner * torch.sigmoid(1.702 * inner)
         return (self.scale * self.up(self.dropout(inner))).to(hidden.dtype)
 

@@ -39,7 +39,9 @@ def load_backbone_config(backbone: str, revision: str | None = None, **kwargs: A
         BackboneLoadError: there is no such backbone, or no network to fetch it.
     """
     options = {name: kwargs[name] for name in DOWNLOAD_OPTIONS if name in kwargs} | {"revision": revision}
-    return _read_config(backbone, options, hub_trouble(backbone, options))
+    trouble = hub_trouble(backbone, options)
+    options["revision"] = _one_commit(backbone, options | _cache_alone(trouble))
+    return _read_config(backbone, options, trouble)
 
 
 def _read_config(backbone: str, options: dict[str, Any], trouble: HubError | None) -> PreTrainedConfig:
@@ -47,9 +49,11 @@ def _read_config(backbone: str, options: dict[str, Any], trouble: HubError | Non
 
     try:
         with hub_calls(f"to load the backbone {backbone!r}"):
-            return AutoConfig.from_pretrained(backbone, **options | _cache_alone(trouble) | _NO_CODE)
+            config = AutoConfig.from_pretrained(backbone, **options | _cache_alone(trouble) | _NO_CODE)
     except Exception as error:  # of a damaged or odd file transformers raises many types
         raise _load_error(backbone, trouble or error) from error
+    config._commit_hash = getattr(options["revision"], "resolved", None)
+    return config
 
 
 def _one_commit(backbone: str, options: dict[str, Any]) -> str | None:
@@ -113,6 +117,7 @@ def load_backbone(
         raise _load_error(backbone, f"{len(needed)} weights are missing or wrongly shaped, such as {needed[0]}.")
     if tower is not module:
         tower.name_or_path = tower.config._name_or_path = str(backbone)  # the name of the whole
+    tower.config._commit_hash = commit_of(whole)  # transformers itself does not record it
     return tower
 
 
@@ -158,6 +163,7 @@ def record_backbone(config: "Any2PointConfig", backbone: PreTrainedModel | None)
         config.record_module(backbone.config)
     elif config.backbone_config is None and config.backbone is not None:
         config.backbone_config = load_backbone_config(str(config.backbone), config.backbone_revision)
+        config.backbone_revision = commit_of(config.backbone_config) or config.backbone_revision
     if config.backbone_config is None:
         raise UnsupportedBackboneError(
             "a backbone must be named: Any2PointConfig(backbone=<Hub id or folder>), "
@@ -167,6 +173,11 @@ def record_backbone(config: "Any2PointConfig", backbone: PreTrainedModel | None)
     config.backbone_config = tower_config(backbone_config, config.modality)
     backbone_spec(config.backbone_config)
     return config
+
+
+def commit_of(config: PreTrainedConfig) -> str | None:
+    """The commit on the Hub that a backbone's config was loaded from; None for that of a folder."""
+    return getattr(config, "_commit_hash", None)
 
 
 def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:

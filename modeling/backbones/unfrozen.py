@@ -32,6 +32,7 @@ class UnfrozenBlocks:
     add_lora: Any
     ignore_backbone_on_save: Any
     named_parameters: Any
+    parameters: Any
     start_seed: Any
     _is_stored: Any
 
@@ -51,9 +52,10 @@ class UnfrozenBlocks:
         base = self.base_model
         blocks = base.blocks()
         before = sum(any(parameter.requires_grad for parameter in block.parameters()) for block in blocks)
-        rule = f"last_n must lie in {max(before, 1)}…{len(blocks)} (blocks that tokens pass; {before} are unfrozen)"
+        own = max(before, base.config.unfrozen_blocks)  # some may be frozen again
+        rule = f"last_n must lie in {max(own, 1)}…{len(blocks)} (blocks that tokens pass; {own} are unfrozen)"
         is_integer = isinstance(last_n, int) and not isinstance(last_n, bool)
-        require(is_integer and max(before, 1) <= last_n <= len(blocks), rule, last_n)
+        require(is_integer and max(own, 1) <= last_n <= len(blocks), rule, last_n)
         if base.lora is not None or len(self.adapter_names) > 1:
             raise Any2PointError(
                 "unfrozen blocks are a model's own, and a LoRA or several adapters need the backbone as it is. "
@@ -65,6 +67,20 @@ class UnfrozenBlocks:
             _own_tensors(block, self.dtype)
         base.config.unfrozen_blocks = last_n
         self.ignore_backbone_on_save()
+
+    def freeze_backbone(self) -> None:
+        """Trains nothing of the backbone but a LoRA: a new model's state, also after `requires_grad_(True)`.
+
+        Blocks that `unfreeze_backbone` has unfrozen stay the model's own, and are still saved.
+        """
+        for name, parameter in self.base_model.backbone.named_parameters():
+            parameter.requires_grad_(_LORA in name and parameter.requires_grad)
+
+    def print_trainable_parameters(self) -> None:
+        """Prints how many parameters are trained, of how many with the backbone's, in the words of PEFT."""
+        trained = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        total = sum(parameter.numel() for parameter in self.parameters())
+        print(f"trainable params: {trained:,} || all params: {total:,} || trainable%: {100 * trained / total:.4f}")
 
     def start_trained_backbone(self) -> None:
         """Gives a new model what its config asks to be trained in the backbone: a LoRA, or the last blocks."""
@@ -103,7 +119,7 @@ def _rule(names: list[str]) -> str:
     return (
         f"what is trained must be saved, and the backbone's {', '.join(names[:3])}{more} would be lost: they were "
         "unfrozen by requires_grad_. Call model.unfreeze_backbone(last_n) before training, or freeze them by "
-        "requires_grad_(False)."
+        "model.freeze_backbone()."
     )
 
 
@@ -171,7 +187,10 @@ def load_unfrozen(model: Any, tensors: dict[str, Tensor]) -> None:
 def _check_can_train(block: nn.Module) -> None:
     for module in block.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.is_floating_point() or (parameter.is_meta and hasattr(module, "_hf_hook")):
+            is_plain = (
+                type(parameter) is nn.Parameter and parameter.is_floating_point()
+            )  # torchao has classes of its own
+            if not is_plain or (parameter.is_meta and hasattr(module, "_hf_hook")):
                 raise ConfigurationError(
                     "blocks can be unfrozen where their weights are plain numbers in memory, and those of this "
                     f"backbone are quantised or offloaded ({name} is {parameter.dtype} on {parameter.device}). Load "

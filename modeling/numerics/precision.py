@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def compute_dtype(values: Tensor) -> torch.dtype:
@@ -12,6 +12,12 @@ def compute_dtype(values: Tensor) -> torch.dtype:
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return values.dtype
     return values.dtype if values.dtype == torch.float64 else torch.get_autocast_dtype(device)
+
+
+def layer_dtype(layer: nn.Module) -> torch.dtype:
+    """The dtype that a linear layer takes: its weight's, or float32 of one that `quantize_dynamic` has replaced."""
+    weight = layer.weight
+    return weight.dtype if isinstance(weight, Tensor) else torch.float32  # there `weight` is a method
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:

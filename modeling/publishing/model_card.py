@@ -5,6 +5,7 @@ Unusual here: nothing in a card depends on the machine or the time, so the same 
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -58,12 +59,25 @@ def renamed(card: str, name: str) -> str:
     if GENERATED not in card or loaded is None:
         return card
     old = json.loads(loaded[0].partition("(")[2])
-    for phrase in (text.loading, text.option, lambda named: f"\n# {_title(named)}\n"):
+    for phrase in (text.loading, text.option, text.piped, lambda named: f"\n# {_title(named)}\n"):
         card = card.replace(phrase(old), phrase(name))
     result = ModelCard(card)
     data: Any = result.data
     if data.eval_results:
         data.model_name = _title(name)
+    return str(result)
+
+
+def tagged(card: str, tags: Sequence[str]) -> str:
+    """Adds tags to a card's metadata, after those that it has.
+
+    Args:
+        card: the text of a README.md.
+        tags: to be added.
+    """
+    result = ModelCard(card)
+    data: Any = result.data
+    data.tags = list(dict.fromkeys([*(data.tags or ()), *tags]))
     return str(result)
 
 

@@ -30,6 +30,8 @@ CITATION = """## Citation
 }
 ```"""
 
+INSTALL = "pip install any2point-hf"
+
 _WHAT = {
     "classification": "A classifier of 3D point clouds",
     "segmentation": "A segmentation model, which labels every point of 3D point clouds",
@@ -40,6 +42,10 @@ _ALWAYS = {
     "classification": "It always answers with one of its classes, whatever the cloud is.",
     "segmentation": "It always gives each point one of its parts, whatever the cloud is.",
 }
+_WITHOUT_IMPORT = (
+    "In a process that does not import `any2point_hf`, transformers asks for `trust_remote_code=True`. It runs "
+    "`any2point.py` of this repository, which imports the installed package and nothing else:"
+)
 _MODALITIES = {
     "1d": "1D, a language model: points take its positions on virtual lines",
     "2d": "2D, a model of images or spectrograms: points take its positions on virtual planes",
@@ -176,11 +182,16 @@ def usage(description: ModelDescription, name: str) -> str:
     else:
         answer.append("print(outputs.pooler_output.shape)")
     blocks = [_code("python", *lines, *answer), *([_code("bash", command)] if description.task else [])]
+    if description.is_found and description.task:
+        blocks += [
+            _WITHOUT_IMPORT,
+            _code("python", *_lines_of_pipeline(name, description.task, description.categories)),
+        ]
     if description.backbone is None:
         blocks.append("`BACKBONE` is the backbone that it was trained on; no name was recorded for it.")
     elif description.base_model is None:
         blocks.append(f"`{description.backbone}` is a folder with the backbone that it was trained on.")
-    return "\n\n".join(["## How to use it", *blocks])
+    return "\n\n".join(["## How to use it", _code("bash", INSTALL), *blocks])
 
 
 def _lines_of_segmentation(description: ModelDescription, lines: Sequence[str]) -> list[str]:
@@ -189,6 +200,17 @@ def _lines_of_segmentation(description: ModelDescription, lines: Sequence[str]) 
     category = f", category={first}" if first else ""
     labelling = f'labelled = label_points(model, processor, "chair.ply"{category})'
     return [f"{lines[0]}, label_points", *lines[1:], labelling, "print(labelled.parts, labelled.summary())"]
+
+
+def _lines_of_pipeline(name: str, task: str, categories: Sequence[str]) -> list[str]:
+    call = f'answer = pipeline("point-cloud-{task}", {piped(name)}, trust_remote_code=True)'
+    category = f", category={json.dumps(categories[0], ensure_ascii=False)}" if categories else ""
+    return ["from transformers import pipeline", "", call, f'print(answer("chair.ply"{category}))']
+
+
+def piped(name: str) -> str:
+    """The part of a pipeline's arguments that names the model."""
+    return f"model={json.dumps(name, ensure_ascii=False)}"
 
 
 def loading(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..backbones.loading import share_backbone
+from ..backbones.loading import commit_of, share_backbone
 from ..configuration_any2point import Any2PointConfig, recorded_path
 from ..errors import Any2PointError, CheckpointError
 from .averaging import average_adapters
@@ -54,7 +54,8 @@ class SeveralAdapters:
         """Pairs (id or folder, revision) that name the backbone in use: the model's record, and those of adapters."""
         if self._known_backbones is None:
             own = backbone_record(self.config)
-            self._known_backbones = {own, self._checkpoint_record or own}
+            loaded = (own[0], commit_of(self.base_model.backbone.config) or own[1])
+            self._known_backbones = {own, loaded, self._checkpoint_record or own}
         return self._known_backbones
 
     @property
@@ -210,8 +211,9 @@ class SeveralAdapters:
             is_same = any(id(parameter) in own for parameter in declared.parameters())
         elif declared is not None:
             is_same = recorded_path(declared) in {name for name, _ in known}
-        else:
-            is_same = record[0] is not None and record in known
+        else:  # without a revision, an adapter claims none: those of earlier versions
+            names = {name for name, _ in known} if record[1] == "main" else set()
+            is_same = record[0] is not None and (record in known or record[0] in names)
         if not is_same:
             in_use = " or ".join(sorted(_describe(known_record) for known_record in known))
             raise CheckpointError(

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..numerics.batch_norm import BatchNorm1d
 from ..numerics.host_reads import is_exporting
 from ..numerics.initialization import StartValues
-from ..numerics.precision import widest_dtype
+from ..numerics.precision import layer_dtype, widest_dtype
 from ..numerics.untouched import is_untouched
 from .fast.neighbor_rows import NeighborRows
 from .fast.stage_inference import infer_stage
@@ -244,7 +244,7 @@ class PointTokenizer(nn.Module):
 
     def _embed(self, points: Tensor) -> Tensor:
         """Applies the stem: linear, batch norm, ReLU. [B, N, 3 + F] -> [B, N, C0]."""
-        points = points.to(next(self.stem.parameters()).dtype)
+        points = points.to(layer_dtype(self.stem))
         layers = (self.stem, self.stem_norm)
         if not self.training and all(is_untouched(layer, *LAYERS) for layer in layers):
             return F.relu_(F.linear(points, *fold_batch_norm(self.stem, self.stem_norm)))

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi, ModelCard
 from transformers import AutoProcessor, Trainer, TrainingArguments, pipeline
 
 from any2point_hf import (
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:Use 'content=:DeprecationWarning",  # huggingface_hub's own way of uploading by LFS
     "ignore:.*folder of this machine:UserWarning",
 )
-PUSHED = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+PUSHED = {"config.json", "model.safetensors", "preprocessor_config.json", "any2point.py", "README.md"}
 
 
 @pytest.fixture
@@ -226,5 +227,70 @@ def test_the_trainer_of_make_trainer_pushes_no_pickle(hub, model, two_classes, t
     trainer.push_to_hub()
     assert (tmp_path / "mine" / "training_args.bin").exists()
     assert every_file(hub) == PUSHED | {".gitignore"}
+    card = ModelCard(files_of(hub)["README.md"].decode())
+    assert GENERATED in card.content
+    assert '.from_pretrained("me/mine"' in card.content
+    assert card.data.library_name == "any2point_hf"
+    assert json.loads(files_of(hub)["config.json"])["auto_map"]["AutoModel"] == "any2point.Any2PointModel"
+    assert "AutoProcessor" in json.loads(files_of(hub)["preprocessor_config.json"])["auto_map"]
     loaded = Any2PointForPointCloudClassification.from_pretrained("me/mine", backbone=model.backbone)
     assert torch.equal(loaded.classifier.output.weight, model.classifier.output.weight)
+    (tmp_path / "mine" / "README.md").write_text("---\nlicense: mit\n---\nwritten by hand")
+    trainer.push_to_hub(tags="scans")
+    card = ModelCard(files_of(hub)["README.md"].decode())
+    assert (card.data.license, card.data.tags, card.text.strip()) == ("mit", ["scans"], "written by hand")
+
+
+# Options of a model's push
+
+
+def files_of(hub, name="me/mine"):
+    return {path: file.content for path, file in hub.repositories[name].files().items()}
+
+
+def test_a_model_pushes_the_processor_that_it_is_given(hub, tiny_adapter):
+    tiny_adapter.model.push_to_hub("mine")
+    assert set(files_of(hub)) == PUSHED - {"preprocessor_config.json"}
+    tiny_adapter.model.push_to_hub("mine", processor=Any2PointProcessor(64, seed=3))
+    assert set(files_of(hub)) == PUSHED
+    assert Any2PointProcessor.from_pretrained("me/mine").seed == 3
+    assert tiny_adapter.model.processor is None
+
+
+def test_a_pipeline_and_a_trainer_tell_the_model_its_processor(hub, model, two_classes, bert, tmp_path, one_thread):
+    dataset = load_point_cloud_dataset(str(two_classes.path))
+    make_trainer(model, Any2PointProcessor(64, seed=1), dataset, tmp_path / "run", epochs=1, batch_size=8)
+    model.push_to_hub("mine")
+    classify = pipeline("point-cloud-classification", model="me/mine", model_kwargs={"backbone": str(bert)})
+    assert classify.feature_extractor.seed == 1
+    classify.model.push_to_hub("again")
+    assert Any2PointProcessor.from_pretrained("me/again").seed == 1
+
+
+@pytest.mark.parametrize("tags", ["scans", ["scans", "mine"]])
+def test_options_as_in_transformers(hub, tiny_adapter, monkeypatch, tags):
+    described = []
+    original = HfApi.create_commit
+    monkeypatch.setattr(
+        HfApi, "create_commit", lambda *a, **k: described.append(k["commit_description"]) or original(*a, **k)
+    )
+    tiny_adapter.model.push_to_hub(
+        "mine", tags=tags, commit_message="A", commit_description="Trained on scans", max_shard_size="1MB"
+    )
+    assert described == ["Trained on scans"]
+    metadata = ModelCard(files_of(hub)["README.md"].decode()).data
+    wanted = [tags] if isinstance(tags, str) else tags
+    assert metadata.tags == ["any2point", "point-cloud", "point-cloud-classification", *wanted]
+    assert "model.safetensors" in files_of(hub)
+
+
+def test_tags_join_those_of_a_card_that_somebody_wrote(hub, folder, tiny_adapter):
+    (folder / "README.md").write_text("---\ntags:\n- own\n---\nmine\n")
+    push(folder, "me/mine")
+    tiny_adapter.model.push_to_hub("me/mine", tags=["scans", "own"])
+    card = ModelCard(files_of(hub)["README.md"].decode())
+    assert (card.data.tags, card.text.strip()) == (["own", "scans"], "mine")
+    Any2PointProcessor(64).push_to_hub("me/mine", tags=["more"])
+    assert ModelCard(files_of(hub)["README.md"].decode()).data.tags == ["own", "scans", "more"]
+    Any2PointProcessor(64).push_to_hub("me/bare", tags=["more"])
+    assert set(files_of(hub, "me/bare")) == {"preprocessor_config.json", "any2point.py"}

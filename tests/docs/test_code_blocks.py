@@ -150,11 +150,13 @@ def test_the_example_of_the_readme_runs(small_world, one_thread, monkeypatch):
     from any2point_hf import Any2PointForPointCloudClassification
 
     pushed = []  # where tests have no network; pushing has tests of its own
-    monkeypatch.setattr(Any2PointForPointCloudClassification, "push_to_hub", lambda _, name: pushed.append(name))
+    monkeypatch.setattr(
+        Any2PointForPointCloudClassification, "push_to_hub", lambda _, name, **both: pushed.append((name, both))
+    )
     namespace = {}
     small_world(blocks(ROOT / "README.md", "python")[0], namespace)
     assert namespace["logits"].shape == (2, 10)
-    assert pushed == ["my-adapter"]
+    assert pushed == [("my-adapter", {"processor": namespace["processor"]})]
 
 
 def test_the_example_of_a_family_of_ones_own_is_a_specification():

@@ -89,7 +89,7 @@ def test_the_python_of_a_card_repeats_the_training(work, options):
     card = ModelCard.load(work / "trained" / CARD)
     weights = load_file("trained/model.safetensors")
     shutil.rmtree("trained")
-    _, training = code_blocks(card, "python")
+    *_, training = code_blocks(card, "python")
     exec(training, {})
     again = load_file("trained/model.safetensors")
     assert weights.keys() == again.keys()
@@ -109,7 +109,7 @@ def test_a_card_names_the_commit_of_a_data_set_on_the_hub(work, hub, run_command
         ("me/clouds", commit)
     }
     assert f"[`me/clouds`](https://huggingface.co/datasets/me/clouds) at its commit `{commit}`" in card.text
-    _, training = code_blocks(card, "bash")
+    *_, training = code_blocks(card, "bash")
     assert shlex.split(training)[2:4] == ["--data", f"me/clouds@{commit}"]
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
@@ -126,7 +126,7 @@ def test_a_card_of_a_data_set_in_memory(work):
     assert card.data.datasets is None
     assert "On `a data set in memory`, without voting" in card.text
     weights = load_file("trained/model.safetensors")
-    exec(code_blocks(card, "python")[1], {"dataset": dataset})
+    exec(code_blocks(card, "python")[-1], {"dataset": dataset})
     again = load_file("trained/model.safetensors")
     assert all(np.array_equal(weights[name], again[name]) for name in weights)
 
@@ -137,7 +137,7 @@ def test_the_commands_of_a_card_run(work, run_command, two_classes):
     assert run_command(*arguments, *sizes).code == 0
     card = ModelCard.load(work / "trained" / CARD)
     weights = load_file("trained/model.safetensors")
-    predicting, training = (shlex.split(block) for block in code_blocks(card, "bash"))
+    _install, predicting, training = (shlex.split(block) for block in code_blocks(card, "bash"))
     np.savetxt("chair.xyz", two_classes.cloud(0, np.random.default_rng(5)))
     done = run_command(*predicting[1:2], "chair.xyz", *predicting[3:])
     assert (predicting[0], predicting[2]) == ("any2point", "chair.ply")

@@ -136,3 +136,70 @@ def test_the_card_counts_them(make):
     card = str(model_card(model, "me/adapter"))
     assert f"of the backbone {count:,} of these parameters: its last 1 blocks, fine-tuned" in card
     assert f"It holds {model.num_parameters(only_trainable=True):,} trained parameters" in card
+
+
+def test_trained_parameters_are_counted_as_peft_prints_them(make, capsys):
+    model = make.model("bert", head=True, num_labels=3)
+    for unfrozen in (0, 1):
+        if unfrozen:
+            model.unfreeze_backbone(unfrozen)
+        model.print_trainable_parameters()
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        total = trained + sum(p.numel() for p in model.parameters() if not p.requires_grad)
+        expected = (
+            f"trainable params: {trained:,} || all params: {total:,} || trainable%: {100 * trained / total:.4f}\n"
+        )
+        assert capsys.readouterr().out == expected
+
+
+def test_freezing_brings_a_new_models_state_back(make, tmp_path):
+    model = make.model("bert", head=True, num_labels=3)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    model.freeze_backbone()  # what a script does by habit
+    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == trained
+    model.requires_grad_(True)
+    with pytest.raises(CheckpointError, match=r"model\.freeze_backbone\(\)"):
+        model.save_pretrained(tmp_path)
+    model.freeze_backbone()
+    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == trained
+    model.save_pretrained(tmp_path)
+
+
+def test_freezing_leaves_a_lora_trained(make):
+    pytest.importorskip("peft")
+    model = make.model("bert")
+    model.add_lora()
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert any("lora_" in name for name in trained)
+    model.freeze_backbone()
+    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == trained
+
+
+def test_trained_blocks_are_saved_although_they_are_frozen_again(make, tmp_path):
+    backbone, points = make.backbone("bert"), make.points(4)
+    model = make.model(backbone, head=True, num_labels=3)
+    model.unfreeze_backbone(2)
+    train_a_step(model, points)
+    model.freeze_backbone()
+    assert not any(parameter.requires_grad for parameter in model.backbone.parameters())
+    model.save_pretrained(tmp_path)
+    expected = model(points).logits
+    assert torch.equal(load(tmp_path, backbone)(points).logits, expected)
+    with pytest.raises(ConfigurationError, match=r"last_n must lie in 2…2"):  # the other block would be lost
+        model.unfreeze_backbone(1)
+    model.unfreeze_backbone(2)
+    assert all(parameter.requires_grad for block in model.any2point.blocks() for parameter in block.parameters())
+    assert torch.equal(model(points).logits, expected)
+
+
+class PackedTensor(torch.Tensor):
+    """A weight in a form of its own, as torchao's: it says that it is float32."""
+
+
+def test_quantised_weights_are_not_unfrozen(make):
+    backbone = make.backbone("bert")
+    layer = backbone.encoder.layer[-1].output.dense
+    layer.weight = torch.nn.Parameter(layer.weight.detach().as_subclass(PackedTensor), requires_grad=False)
+    assert layer.weight.is_floating_point()
+    with pytest.raises(ConfigurationError, match="quantised or offloaded"):
+        make.model(backbone).unfreeze_backbone(1)

@@ -109,6 +109,7 @@ def test_exactly_the_adapters_files_in_one_commit(hub, push, tiny_adapter, tmp_p
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
+        "any2point.py",
     }
     for name in (
         "training_args.bin",
@@ -121,7 +122,7 @@ def test_exactly_the_adapters_files_in_one_commit(hub, push, tiny_adapter, tmp_p
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "README.md").write_text("---\n---\n")
-    assert set(pushed_files(tmp_path)) == {"config.json", "README.md", "images/curve.png"}
+    assert set(pushed_files(tmp_path)) == {"config.json", "any2point.py", "README.md", "images/curve.png"}
 
 
 def test_no_path_of_this_machine_is_pushed(tiny_adapter, tmp_path):
@@ -191,7 +192,12 @@ def readme(hub, name="me/adapter"):
 def test_the_card_of_a_pushed_model(hub, tiny_adapter):
     with pytest.warns(UserWarning, match="folder of this machine"):
         tiny_adapter.model.push_to_hub("adapter")
-    assert set(hub.repositories["me/adapter"].files()) == {"config.json", "model.safetensors", "README.md"}
+    assert set(hub.repositories["me/adapter"].files()) == {
+        "config.json",
+        "model.safetensors",
+        "any2point.py",
+        "README.md",
+    }
     assert 'from_pretrained("me/adapter"' in readme(hub)
     assert GENERATED in readme(hub)
 
