@@ -72,7 +72,8 @@ class CloudIndex:
         try:
             with pq.ParquetFile(path) as file:
                 names = [name for name in ("id", "embedding", "label") if name in file.schema_arrow.names]
-                pieces, columns = [], {name: [] for name in names if name != "embedding"}
+                pieces: list[np.ndarray] = []
+                columns: dict[str, list[Any]] = {name: [] for name in names if name != "embedding"}
                 for batch in file.iter_batches(_ROWS_AT_ONCE, columns=names):
                     pieces.append(batch["embedding"].flatten().to_numpy().reshape(len(batch), -1))
                     for name, values in columns.items():
