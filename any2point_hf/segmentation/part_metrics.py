@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..modeling.errors import DatasetError
+from ..modeling.segmentation.categories import parts_mask
 from ..point_clouds.labels import IGNORED
 
 ONLY_CATEGORY = "all"
@@ -39,10 +40,8 @@ def predicted_parts(
     """
     if category is None or category_parts is None:
         return logits.argmax(dim=-1)
-    is_possible = torch.zeros(len(category_parts), logits.shape[-1], dtype=torch.bool, device=logits.device)
-    for index, parts in enumerate(category_parts.values()):
-        is_possible[index, list(parts)] = True
-    return logits.masked_fill(~is_possible[category].unsqueeze(1), -torch.inf).argmax(dim=-1)
+    allowed = parts_mask(category_parts, logits.shape[-1], logits.device)[category]  # [B, P]
+    return logits.masked_fill(~allowed.unsqueeze(1), -torch.inf).argmax(dim=-1)
 
 
 def part_ious(predicted: np.ndarray, truth: np.ndarray, parts: Sequence[int]) -> np.ndarray:

@@ -29,7 +29,7 @@ def label_large_cloud(
     The points are dealt into random subsets of `num_points`, each of which is spread over the whole cloud and goes
     through the model alone. The last subset is filled up with points of the others, as context: a point's label is the
     one of the subset that it was dealt to; points of the same coordinates and features share one label. A cloud of no
-    more than `num_points` goes through the model as it is. For a scene, of which a subset would show too little, take
+    more than `num_points` goes through the model whole. For a scene, of which a subset would show too little, take
     `label_scene`.
 
     Args:

@@ -6,13 +6,14 @@ is that of all, so that labels depend neither on the order of the points nor on 
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..configuration_any2point import LARGEST_CLOUD, SMALLEST_CLOUD
-from ..errors import PointCloudError, require
+from ..errors import DatasetError, PointCloudError, require
 from ..tokenizer.point_ops import order_of_coordinates
 
 SUBSETS_AT_ONCE = 16
@@ -65,6 +66,10 @@ def label_subsets(
 
     Only `batch_size` subsets are held at a time; all have the same number of points.
     """
+    if category is not None and (isinstance(category, bool) or not isinstance(category, Integral)):
+        raise DatasetError(
+            f"category of a cloud must be its number among the model's category_parts, got {category!r}."
+        )
     parts = torch.empty(num_rows, dtype=torch.int64)
     remaining, was_training = iter(subsets), model.training
     model.eval()
@@ -122,17 +127,22 @@ def check_cloud(points: Tensor, point_features: Tensor | None, num_points: int, 
         num_points,
     )
     if not isinstance(points, Tensor) or points.dim() != 2 or points.shape[-1] != 3:
-        received = list(points.shape) if isinstance(points, Tensor) else type(points).__name__
-        raise PointCloudError(f"points of one cloud must be a tensor [N, 3], got {received}.")
+        raise PointCloudError(f"points of one cloud must be a tensor [N, 3], got {_received(points)}.")
     if not points.is_floating_point():
         raise PointCloudError(f"points must be floating point, got {points.dtype}. Call points.float().")
     if len(points) < SMALLEST_CLOUD:
         raise PointCloudError(f"a cloud must have at least {SMALLEST_CLOUD} points, got {len(points)}.")
-    if point_features is not None and (point_features.dim() != 2 or len(point_features) != len(points)):
+    is_tensor = isinstance(point_features, Tensor) and point_features.dim() == 2
+    if point_features is not None and (not is_tensor or len(point_features) != len(points)):
         raise PointCloudError(
-            f"point_features must be [{len(points)}, F], one row for each point, got {list(point_features.shape)}."
+            f"point_features must be a tensor [{len(points)}, F], one row for each point, got "
+            f"{_received(point_features)}."
         )
     for name, values in (("points", points), ("point_features", point_features)):
         if values is not None and not bool(values.isfinite().all()):
             rows = (~values.isfinite().all(dim=-1)).nonzero().flatten()[:8].tolist()
             raise PointCloudError(f"{name} must be finite, got NaN or infinity in rows {rows}.")
+
+
+def _received(value: object) -> str:
+    return str(list(value.shape)) if isinstance(value, Tensor) else type(value).__name__

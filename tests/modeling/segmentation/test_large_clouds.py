@@ -71,8 +71,14 @@ def test_categories_and_features_follow_the_points(make):
     assert model.training
     with pytest.raises(DatasetError, match=r"needs category .*zebra, ant"):
         label_large_cloud(model, points, features)
-    with pytest.raises(PointCloudError, match=r"\[200, F\]"):
+    with pytest.raises(DatasetError, match=r"its number among .* got 'zebra'"):
+        label_large_cloud(model, points, features, category="zebra")
+    with pytest.raises(DatasetError, match=r"must lie in 0…1 .* got 2"):
+        label_large_cloud(model, points, features, category=2)
+    with pytest.raises(PointCloudError, match=r"\[200, F\].* got \[9, 2\]"):
         label_large_cloud(model, points, features[:9], category=0)
+    with pytest.raises(PointCloudError, match=r"\[200, F\].* got ndarray"):
+        label_large_cloud(model, points, features.numpy(), category=0)
 
 
 def test_bad_clouds_are_refused_before_the_model_runs(model, make, monkeypatch):
