@@ -61,7 +61,8 @@ def label_scene(
         model: an `Any2PointForPointCloudSegmentation`, trained on clouds of about the size of a block with its context.
             It runs in eval mode, and is left in the mode it was in.
         points: [N, 3] float32 or float64 in the scene's own unit, z up, N ≥ 64. Map coordinates need float64.
-        block: width of a square, in the unit of the points.
+        block: width of a square, in the unit of the points. Most squares should hold `num_points` points or more: each
+            takes a pass of its own, however few it has.
         context: width of the margin around it; by default a quarter of `block`.
         point_features: [N, F] float, or None.
         category: of the scene, where the model has categories.
