@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .modeling import PointCloudSegmenterOutput as PointCloudSegmenterOutput
     from .modeling import UnsupportedBackboneError as UnsupportedBackboneError
     from .modeling import label_large_cloud as label_large_cloud
+    from .modeling import label_scene as label_scene
     from .pictures.kinds import draw_attention as draw_attention
     from .pictures.kinds import draw_clusters as draw_clusters
     from .pictures.kinds import draw_similarity as draw_similarity

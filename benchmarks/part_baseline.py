@@ -6,8 +6,8 @@ python benchmarks/part_baseline.py --data DATA --majority
 PointNet's segmentation net (Qi et al. 2017) without its T-nets, 0.4 million parameters: each point's features of all
 levels, the maximum over points and the category go through a network of each point. Clouds are centred, scaled and
 augmented as for `any2point train`, each epoch draws its points from all that a cloud has, and all points are tested on.
-Prints instance and class mIoU of the last epoch on the test split. `--majority` trains nothing: it answers the most
-frequent part of the category for every point.
+Prints the mean loss and the CPU seconds so far of each epoch, and instance and class mIoU of the last one on the test
+split. `--majority` trains nothing: it answers the most frequent part of the category for every point.
 """
 
 import argparse
@@ -118,8 +118,9 @@ def train(
     model.train()
     num_steps = epochs * math.ceil(len(shapes.points) / BATCH_SIZE)
     rows = torch.cat([shapes.points, shapes.labels.unsqueeze(-1).float()], dim=-1)  # labels go with their points
-    start, step, epoch = time.perf_counter(), 0, 0
+    start, cpu_start, step, epoch = time.perf_counter(), time.process_time(), 0, 0
     while True:
+        losses = []
         for clouds in torch.randperm(len(rows), generator=generator).split(BATCH_SIZE):
             done = step / num_steps if minutes is None else (time.perf_counter() - start) / (60 * minutes)
             if done >= 1:
@@ -134,7 +135,10 @@ def train(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            losses.append(loss.item())
         epoch += 1
+        seconds = time.process_time() - cpu_start
+        print(f"epoch {epoch}: loss {statistics.mean(losses):.4f}, {seconds:.0f} CPU s", flush=True)
 
 
 @torch.no_grad()
@@ -188,11 +192,11 @@ def main() -> None:
     for seed in options.seeds:
         torch.manual_seed(seed)
         model = PointNetParts(len(parts.part_names), len(parts.category_parts))
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         steps = train(model, parts.train, options.num_points, seed, options.epochs, options.minutes)
-        seconds = time.perf_counter() - start
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
         found.append(evaluate(by_model(model, parts), parts))
-        print(f"seed {seed}: {shown(found[-1])}, {steps} steps, {seconds:.0f} s", flush=True)
+        print(f"seed {seed}: {shown(found[-1])}, {steps} steps, {seconds:.0f} s, {cpu_seconds:.0f} CPU s", flush=True)
     size = sum(parameter.numel() for parameter in model.parameters())
     for name in ("instance_miou", "class_miou"):
         values = [result[name] for result in found]

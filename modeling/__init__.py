@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .modeling_outputs import PointCloudClassifierOutput as PointCloudClassifierOutput
     from .modeling_outputs import PointCloudSegmenterOutput as PointCloudSegmenterOutput
     from .segmentation.large_clouds import label_large_cloud as label_large_cloud
+    from .segmentation.scenes import label_scene as label_scene
 
 _HOME = {
     "Any2PointConfig": "configuration_any2point",
@@ -41,6 +42,7 @@ _HOME = {
     "Any2PointForPointCloudSegmentation": "modeling_any2point_segmentation",
     "PointCloudSegmenterOutput": "modeling_outputs",
     "label_large_cloud": "segmentation.large_clouds",
+    "label_scene": "segmentation.scenes",
     "ImageBindAudioConfig": "backbones.imagebind_audio.configuration_imagebind_audio",
     "ImageBindAudioModel": "backbones.imagebind_audio.modeling_imagebind_audio",
     "Any2PointError": "errors",

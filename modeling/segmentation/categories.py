@@ -1,6 +1,6 @@
 """Categories of clouds and the parts that each may have: their form in a config, their checks and their mask."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from ..errors import require
 
 _MOST_PAIRS = 2**24  # of a category and a part, which the mask holds
 
-FORM = "category_parts must name each category's parts, as {'chair': [0, 1, 2], 'lamp': [3, 4]}"
+_FORM = "category_parts must name each category's parts, as {'chair': [0, 1, 2], 'lamp': [3, 4]}"
 
 
 def as_category_parts(given: Any) -> dict[str, list[int]] | None:
@@ -29,7 +29,7 @@ def as_category_parts(given: Any) -> dict[str, list[int]] | None:
         pairs = [(None, [])]
     is_named = all(isinstance(name, str) and name for name, _ in pairs)
     are_numbers = all(isinstance(part, int) and not isinstance(part, bool) for _, parts in pairs for part in parts)
-    require(is_named and are_numbers and len(pairs) > 0, FORM, given)
+    require(is_named and are_numbers and len(pairs) > 0, _FORM, given)
     categories = dict(pairs)
     require(len(categories) == len(pairs), "category_parts must name each category once", [name for name, _ in pairs])
     return categories
@@ -57,9 +57,9 @@ def check_category_parts(categories: Mapping[str, list[int]] | None, num_labels:
         )
 
 
-def parts_mask(categories: Mapping[str, list[int]], num_labels: int, device: torch.device) -> Tensor:
+def parts_mask(categories: Mapping[str, Sequence[int]], num_labels: int, device: torch.device) -> Tensor:
     """Which parts a category may have: [categories, parts] bool."""
     mask = torch.zeros(len(categories), num_labels, dtype=torch.bool)
     for row, parts in zip(mask, categories.values(), strict=True):
-        row[parts] = True
+        row[list(parts)] = True
     return mask.to(device)

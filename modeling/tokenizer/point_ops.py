@@ -38,20 +38,34 @@ def farthest_first(points: Tensor, features: Tensor | None = None) -> Tensor:
     Returns:
         [B, N] int64, the indices of the points in this order.
     """
-    columns = [*points.detach().unbind(-1), *(() if features is None else features.detach().unbind(-1))]
-    order = _stable_argsort(columns[-1])
-    for column in reversed(columns[:-1]):
-        order = order.gather(1, _stable_argsort(column.gather(1, order)))
+    order = order_of_coordinates(points, features)
     # Sums in float64 of numbers in one order are the same on every device, once they are rounded to float32.
     wide = widest_dtype(points.device)
     distance: Tensor | float = 0.0
-    for plane in columns[:3]:
+    for plane in points.detach().unbind(-1):
         plane = plane.gather(1, order)
         distance = distance + (plane - plane.to(wide).mean(dim=1, keepdim=True).to(plane.dtype)).to(wide).square()
     assert isinstance(distance, Tensor)
     start = distance.to(points.dtype).argmax(dim=1, keepdim=True)
     place = torch.arange(points.shape[1], device=points.device).expand_as(order)
     return order.gather(1, torch.where(place == 0, start, place - (place <= start).long()))
+
+
+def order_of_coordinates(points: Tensor, features: Tensor | None = None) -> Tensor:
+    """Orders points by x, then by y, z and features; equal ones by index.
+
+    Args:
+        points: [B, N, 3] floating point.
+        features: [B, N, F] of these points, or None.
+
+    Returns:
+        [B, N] int64, the indices of the points in this order.
+    """
+    columns = [*points.detach().unbind(-1), *(() if features is None else features.detach().unbind(-1))]
+    order = _stable_argsort(columns[-1])
+    for column in reversed(columns[:-1]):
+        order = order.gather(1, _stable_argsort(column.gather(1, order)))
+    return order
 
 
 def _stable_argsort(values: Tensor) -> Tensor:

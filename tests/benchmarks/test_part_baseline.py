@@ -46,10 +46,15 @@ def test_permuting_points_permutes_the_answers(part_baseline):
     torch.testing.assert_close(model(points, category)[:, order], model(points[:, order], category))
 
 
-def test_it_learns(part_baseline):
+def test_it_learns(part_baseline, capsys):
     data = parts(part_baseline)
     model = part_baseline.PointNetParts(4, 2)
     assert part_baseline.train(model, data.train, num_points=64, epochs=20) == 40
+    lines = capsys.readouterr().out.splitlines()
+    numbers = [re.fullmatch(r"epoch (\d+): loss (\d\.\d{4}), (\d+) CPU s", line).groups() for line in lines]
+    assert [int(epoch) for epoch, _, _ in numbers] == list(range(1, 21))
+    assert float(numbers[-1][1]) < 0.5 < float(numbers[0][1])
+    assert sorted(numbers, key=lambda values: int(values[2])) == numbers
     assert part_baseline.evaluate(part_baseline.by_model(model, data), data)["instance_miou"] > 0.85
 
 
@@ -69,7 +74,7 @@ def test_the_command_prints_a_line_for_each_seed(part_baseline, tmp_path, monkey
     part_baseline.main()
     first, *seeds, instance, classes = capsys.readouterr().out.splitlines()
     assert first == "10 clouds to train on, 5 to test on"
-    assert [line.split(":")[0] for line in seeds] == ["seed 0", "seed 1"]
+    assert [line.split(":")[0] for line in seeds] == ["epoch 1", "seed 0", "epoch 1", "seed 1"]
     assert re.match(r"instance_miou [01]\.\d{4} ± 0\.\d{4} \(last epoch, \d+ parameters, 2 seeds\)", instance)
     assert classes.startswith("class_miou ")
     monkeypatch.setattr(sys, "argv", [*arguments, "--majority"])

@@ -43,11 +43,13 @@ def test_each_label_is_that_of_one_subset(model, make, monkeypatch):
 
 def test_labels_follow_their_points_and_are_the_same_every_time(model, make):
     points = make.points(1, 300)[0]
+    points[200:] = points[:100]  # scans have points twice
     parts, order = label_large_cloud(model, points), torch.randperm(300)
     torch.manual_seed(99)
     assert torch.equal(label_large_cloud(model, points), parts)
     assert torch.equal(label_large_cloud(model, points[order]), parts[order])
     assert torch.equal(label_large_cloud(model, points, batch_size=1), parts)
+    assert torch.equal(parts[200:], parts[:100])
     assert not torch.equal(label_large_cloud(model, points, seed=1), parts)
 
 
@@ -70,8 +72,14 @@ def test_categories_and_features_follow_the_points(make):
     assert model.training
     with pytest.raises(DatasetError, match=r"needs category .*zebra, ant"):
         label_large_cloud(model, points, features)
-    with pytest.raises(PointCloudError, match=r"\[200, F\]"):
+    with pytest.raises(DatasetError, match=r"its number among .* got 'zebra'"):
+        label_large_cloud(model, points, features, category="zebra")
+    with pytest.raises(DatasetError, match=r"must lie in 0…1 .* got 2"):
+        label_large_cloud(model, points, features, category=2)
+    with pytest.raises(PointCloudError, match=r"\[200, F\].* got \[9, 2\]"):
         label_large_cloud(model, points, features[:9], category=0)
+    with pytest.raises(PointCloudError, match=r"\[200, F\].* got ndarray"):
+        label_large_cloud(model, points, features.numpy(), category=0)
 
 
 def test_bad_clouds_are_refused_before_the_model_runs(model, make, monkeypatch):
@@ -82,12 +90,15 @@ def test_bad_clouds_are_refused_before_the_model_runs(model, make, monkeypatch):
     for bad, rule in (
         (points.unsqueeze(0), r"\[N, 3\], got \[1, 300, 3\]"),
         (points[:20], "at least 64"),
+        (points.long(), r"floating point, got torch\.int64"),
         (broken, r"rows \[250\]"),
     ):
         with pytest.raises(PointCloudError, match=rule):
             label_large_cloud(model, bad)
     with pytest.raises(ConfigurationError, match="batch_size"):
         label_large_cloud(model, points, batch_size=0)
+    with pytest.raises(ConfigurationError, match="num_points must lie in 64…65536, got 0"):
+        label_large_cloud(model, points, num_points=0)
     assert not seen
 
 
