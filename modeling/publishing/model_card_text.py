@@ -203,9 +203,10 @@ def _lines_of_segmentation(description: ModelDescription, lines: Sequence[str]) 
 
 
 def _lines_of_pipeline(name: str, task: str, categories: Sequence[str]) -> list[str]:
-    call = f'answer = pipeline("point-cloud-{task}", {piped(name)}, trust_remote_code=True)'
+    answer = {"classification": "classify", "segmentation": "label_points"}[task]
+    call = f'{answer} = pipeline("point-cloud-{task}", {piped(name)}, trust_remote_code=True)'
     category = f", category={json.dumps(categories[0], ensure_ascii=False)}" if categories else ""
-    return ["from transformers import pipeline", "", call, f'print(answer("chair.ply"{category}))']
+    return ["from transformers import pipeline", "", call, f'print({answer}("chair.ply"{category}))']
 
 
 def piped(name: str) -> str:

@@ -179,11 +179,11 @@ import torch
 from any2point_hf.modeling import label_large_cloud, label_scene
 
 class Light(torch.nn.Module):
-    config, device = types.SimpleNamespace(num_points=4096), torch.device("cpu")
+    config, device, dtype = types.SimpleNamespace(num_points=4096), torch.device("cpu"), torch.float32
     def forward(self, points, features, category):
         return types.SimpleNamespace(logits=torch.stack([points[..., 2], -points[..., 2]], dim=-1))
-    def predict_parts(self, logits, category):
-        return logits.argmax(dim=-1)
+    def possible_logits(self, logits, category):
+        return logits
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

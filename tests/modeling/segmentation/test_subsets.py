@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from any2point_hf.modeling.segmentation.subsets import deal, own_order, share_labels_of_equal_points
+from any2point_hf.modeling.segmentation.subsets import PointAnswers, deal, own_order, share_answers_of_equal_points
 
 
 @pytest.mark.parametrize("total", [64, 65, 200, 256])
@@ -34,8 +34,11 @@ def test_equal_points_share_the_label_of_the_first(num_features):
     for place in order.tolist():
         first.setdefault(tuple(rows[place].tolist()), labels[place].item())
     expected = [first[tuple(row.tolist())] for row in rows]
-    shared = share_labels_of_equal_points(labels.clone(), order, points, features)
+    answers = PointAnswers(labels.clone(), labels / 7)
+    shared, probabilities = share_answers_of_equal_points(answers, order, points, features)
+    assert torch.equal(probabilities, shared / 7)
     assert shared.tolist() == expected
     assert len(first) < 200
     alone = torch.arange(200).float().unsqueeze(1).expand(-1, 3)
-    assert torch.equal(share_labels_of_equal_points(labels.clone(), torch.arange(200), alone, None), labels)
+    answers = PointAnswers(labels.clone(), labels / 7)
+    assert torch.equal(share_answers_of_equal_points(answers, torch.arange(200), alone, None).parts, labels)
