@@ -39,9 +39,10 @@ class PointCloudClassificationPipeline(PointCloudPipeline):
         self, model_outputs: dict[str, Tensor], top_k: int | None = 5
     ) -> list[dict[str, Any]]:
         """Logits [1, classes] -> the classes with the highest scores."""
-        scores = self.model.probabilities(model_outputs["logits"][0])
+        model: Any = self.model
+        scores = model.probabilities(model_outputs["logits"][0])
         best = scores.topk(min(top_k or len(scores), len(scores)))
-        names: Any = self.model.config.id2label
+        names = model.config.id2label
         return [
             {"label": names[index], "score": score}
             for score, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)

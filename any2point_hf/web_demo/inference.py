@@ -151,7 +151,8 @@ def classify(adapter: Adapter, cloud: PointCloud | np.ndarray) -> Prediction:
     points = cloud.points if isinstance(cloud, PointCloud) else cloud
     if adapter.processor.drop_invalid:
         points = check_cloud(points, "the cloud", DroppedPoints())  # the processor has told what is dropped
-    model, shown = adapter.model, _shown(adapter.processor, points)
+    model: Any = adapter.model
+    shown = _shown(adapter.processor, points)
     with adapter.one_at_a_time, torch.no_grad():
         logits = model(*split_features(prepared.to(model.device))).logits[0].float().cpu()
         try:

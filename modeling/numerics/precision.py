@@ -15,9 +15,9 @@ def compute_dtype(values: Tensor) -> torch.dtype:
 
 
 def layer_dtype(layer: nn.Module) -> torch.dtype:
-    """The dtype that a linear layer takes: its weight's, or float32 of one that `quantize_dynamic` has replaced."""
-    weight = layer.weight
-    return weight.dtype if isinstance(weight, Tensor) else torch.float32  # there `weight` is a method
+    """The dtype that a linear layer takes: of its parameters, or float32 where `quantize_dynamic` left none."""
+    parameter = next(layer.parameters(), None)
+    return torch.float32 if parameter is None else parameter.dtype
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:

@@ -143,7 +143,7 @@ def test_the_system_is_not_asked_for_a_small_batch_or_another_device(model, make
     ],
 )
 def test_an_allocation_that_fails_names_a_batch_that_fits(model, make, free, monkeypatch, failure):
-    def fail(points, point_features):
+    def fail(*inputs):
         raise failure
 
     monkeypatch.setattr(model.tokenizer, "forward", fail)
@@ -167,7 +167,7 @@ def test_the_trainer_may_look_for_a_batch_size_by_itself(model, make, free):
 
 
 def test_other_errors_stay_as_they_are(model, make, monkeypatch):
-    def fail(points, point_features):
+    def fail(*inputs):
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(model.tokenizer, "forward", fail)
@@ -179,7 +179,7 @@ def test_other_errors_stay_as_they_are(model, make, monkeypatch):
 def test_memory_of_the_failed_forward_is_free_when_the_next_size_is_chosen(model, make, monkeypatch):
     alive = []
 
-    def fail(points, point_features):
+    def fail(*inputs):
         large = torch.ones(1000)
         alive.append(weakref.ref(large))
         raise torch.OutOfMemoryError("out of memory")

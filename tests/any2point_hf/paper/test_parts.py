@@ -59,7 +59,7 @@ def test_ours_stand_below_the_published(run_command, segmenter_with_categories, 
     [
         (("--data", "nowhere"), "nowhere does not exist"),
         (("--data", "shapes-parts"), "the published numbers are of ShapeNetPart, 16 categories with 50 parts"),
-        (("--data", "nowhere", "--quick"), "--quick belongs to --table, got --parts"),
+        (("--data", "shapes-parts", "--quick"), "--quick belongs to --table, got --parts"),
     ],
 )
 def test_what_cannot_be_compared(run_command, segmenter_with_categories, tmp_path, arguments, said):
@@ -70,5 +70,5 @@ def test_what_cannot_be_compared(run_command, segmenter_with_categories, tmp_pat
 
 
 def test_a_model_is_needed(run_command, tmp_path):
-    result = run_command("reproduce", "--parts", "--data", "x", "--output", tmp_path)
+    result = run_command("reproduce", "--parts", "--data", "shapes-parts", "--output", tmp_path)
     assert (result.code, "--parts needs --model" in result.err) == (2, True)
