@@ -75,11 +75,11 @@ def upload(address: str, content: bytes, name: str) -> str:
 
 def predict(address: str, config: dict, session: str, shape: str, path: str | None, variation: int) -> bool:
     """One prediction as the page asks for it; whether it succeeded."""
-    inputs = 5
+    inputs = 6  # adapter, shape, which of its variations, category (none here), upload, block
     event = next(event for event in config["dependencies"] if len(event["inputs"]) == inputs)
     names = [part["props"]["value"] for part in config["components"] if part["props"].get("label") == "Adapter"]
     file = None if path is None else {"path": path, "meta": {"_type": "gradio.FileData"}}
-    data = [names[0], shape, variation, file, 1]
+    data = [names[0], shape, variation, None, file, 1]
     body = json.dumps({"data": data, "fn_index": event["id"], "session_hash": session}).encode()
     ask(f"{address}/gradio_api/queue/join", body, Content_Type="application/json")
     with urllib.request.urlopen(f"{address}/gradio_api/queue/data?session_hash={session}", timeout=300) as stream:

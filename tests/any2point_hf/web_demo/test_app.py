@@ -290,9 +290,9 @@ def test_files_that_are_too_large_together_are_refused(server):
 def predict_past_the_page(server, path):
     """Asks for the classes of `path` as if the page had uploaded it."""
     config = json.loads(ask(server, "/config")[1])
-    show = next(event for event in config["dependencies"] if len(event["inputs"]) == 5)
+    show = next(event for event in config["dependencies"] if len(event["inputs"]) == 6)
     names = [component["props"] for component in config["components"] if component["props"].get("label") == "Adapter"]
-    data = [names[0]["value"], "chair", None, {"path": path, "meta": {"_type": "gradio.FileData"}}, 1]
+    data = [names[0]["value"], "chair", None, None, {"path": path, "meta": {"_type": "gradio.FileData"}}, 1]
     session = uuid.uuid4().hex
     body = json.dumps({"data": data, "fn_index": show["id"], "session_hash": session}).encode()
     ask(server, "/gradio_api/queue/join", body, {"Content-Type": "application/json"})
