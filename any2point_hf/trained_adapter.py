@@ -17,15 +17,15 @@ from .data.sources import DataSource, name_of
 from .evaluation.calibration import expected_calibration_error
 from .evaluation.segmentation import evaluate_parts
 from .modeling.backbones.loading import build_backbone
-from .modeling.checkpoint_integrity import HEADS, heads_of
+from .modeling.checkpoint_integrity import heads_of
 from .modeling.configuration_any2point import Any2PointConfig
 from .modeling.errors import Any2PointError, CheckpointError, DatasetError, HubError, listed
 from .modeling.hub.names import pinned_name, pulled_folder
 from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from .modeling.modeling_any2point_segmentation import Any2PointForPointCloudSegmentation
 from .modeling.pulled_config import weight_files
-from .modeling.several_adapters.lora import LORA_TENSORS
 from .modeling.tokenizer.point_ops import split_features
+from .parameter_counts import parameter_counts
 from .processing_any2point import Any2PointProcessor
 from .training.batches import joined
 from .training.trainer import accuracies, confusion_matrix, process_split
@@ -338,26 +338,12 @@ def info(model: str | None, backbone: str | None, config_fields: dict[str, Any])
         Any2PointError: something in the input does not fit.
     """
     if model is not None:
-        loaded: PreTrainedModel = load_either(model, backbone)[0]
-    elif backbone is None and config_fields.get("backbone_config") is None:
+        return parameter_counts(load_either(model, backbone)[0])
+    if backbone is None and config_fields.get("backbone_config") is None:
         raise Any2PointError("info needs --model, --preset or --backbone, got none.")
-    else:
-        config = Any2PointConfig(backbone=backbone, **config_fields)
-        with torch.device("meta"):
-            loaded = Any2PointForPointCloudClassification(config)
-            backbone_config: Any = loaded.config.backbone_config
-            loaded.attach_backbone(build_backbone(backbone_config))
-            loaded.any2point.start_trained_backbone()
-    parts: dict[str, int] = {}
-    for name, parameter in loaded.named_parameters():
-        part = name.removeprefix("any2point.").split(".")[0]
-        if part == "backbone" and parameter.requires_grad:
-            part = "lora" if LORA_TENSORS in name else "unfrozen_blocks"
-        parts[part] = parts.get(part, 0) + parameter.numel()
-    trainable = sum(count for part, count in parts.items() if part != "backbone")
-    return {
-        "parts": parts,
-        "trainable": trainable,
-        "trainable_without_head": trainable - sum(parts.get(head, 0) for head in HEADS),
-        "total": trainable + parts["backbone"],
-    }
+    config = Any2PointConfig(backbone=backbone, **config_fields)
+    with torch.device("meta"):
+        new: Any = Any2PointForPointCloudClassification(config)
+        new.attach_backbone(build_backbone(new.config.backbone_config))
+        new.any2point.start_trained_backbone()
+    return parameter_counts(new)
