@@ -26,6 +26,14 @@ def _collect_new_garbage_alone():
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def _shared_models_know_no_processor(request: pytest.FixtureRequest):
+    """A pipeline gives its model the processor that is pushed beside it; the next test's model has none again."""
+    yield
+    for name in {"tiny_adapter", "tiny_segmenter", "segmenter_with_categories"} & set(request.fixturenames):
+        request.getfixturevalue(name).model.processor = None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, so that at the end no process is left alone with one."""
     slow_files = {item.path for item in items if item.get_closest_marker("slow")}
