@@ -40,6 +40,16 @@ def describe(threads: int) -> dict[str, Any]:
     }
 
 
+def kind(environment: dict[str, Any]) -> str:
+    """The machine's kind, whose ratios are alike: its architecture and the widest of its units, or its GPU."""
+    if environment["gpu"]:
+        return environment["gpu"].lower().replace(" ", "-")
+    architecture = environment["processor"].rpartition("(")[2].rstrip(")")
+    units = {"amx_bf16": "amx", "avx512_bf16": "avx512-bf16", "avx512_f": "avx512", "avx2": "avx2", "sve": "sve"}
+    widest = next((name for feature, name in units.items() if feature in environment["features"]), "plain")
+    return f"{architecture}-{widest}"
+
+
 def warning(environment: dict[str, Any]) -> str | None:
     """What to say of a machine that is doing something else, None of a quiet one."""
     if environment["quiet"] is not False:

@@ -42,7 +42,7 @@ def made_up(ratio, seconds=1.0, **environment):
         "ratios": {"model / bare": ratio},
         "seconds": {"model": spread(seconds)},
     }
-    machine = {"processor": "a", "cores": 2, "threads": 2, "gpu": None, "torch": "2", **environment}
+    machine = {"processor": "a", "cores": 2, "threads": 2, "gpu": None, "torch": "2", "features": [], **environment}
     return {"environment": machine, "results": {"ratios": [row]}}
 
 
@@ -124,3 +124,24 @@ def test_the_command_ends_by_what_it_found(bench_compare, tmp_path, monkeypatch,
     new.write_text(json.dumps(made_up(spread(2.5))))
     assert bench_compare.main() == 1
     assert "got worse" in capsys.readouterr().err
+
+
+def test_each_kind_of_machine_has_a_baseline_of_its_own(bench_compare, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench_compare, "BASELINES", tmp_path)
+    new = tmp_path / "new.json"
+    monkeypatch.setattr(sys, "argv", ["bench_compare.py", "--new", str(new), "--store"])
+    for features, ratio in ((["avx2"], 1.5), (["avx2", "avx512_f", "avx512_bf16"], 3.0)):
+        machine = {"processor": "AMD EPYC (x86_64)", "features": features}
+        new.write_text(json.dumps(made_up(spread(ratio), **machine)))
+        assert bench_compare.main() == 0
+    assert {path.name for path in tmp_path.glob("x86*")} == {"x86_64-avx2.json", "x86_64-avx512-bf16.json"}
+    monkeypatch.setattr(sys, "argv", ["bench_compare.py", "--new", str(new)])
+    assert bench_compare.main() == 0  # 3.0 beside 3.0, not beside 1.5
+    new.write_text(json.dumps(made_up(spread(3.0), processor="Apple M2 (arm64)", features=[])))
+    assert bench_compare.main() == 2
+    assert "arm64-plain.json" in capsys.readouterr().err
+
+
+def test_the_stored_baselines_are_of_the_kinds_that_their_names_say(bench_compare):
+    for path in bench_compare.BASELINES.glob("*.json"):
+        assert path.stem == bench_compare.environment.kind(json.loads(path.read_text())["environment"])
