@@ -284,4 +284,4 @@ def test_the_space_names_its_file_and_an_installable_version():
     assert header["sdk"] == "gradio"
     assert header["sdk_version"].split(".")[0] == "6"
     assert len(header["short_description"]) <= 60  # the Hub's rule
-    assert (SPACE / "requirements.txt").read_text(encoding="utf-8").split() == ["any2point-hf[web]"]
+    assert (SPACE / "requirements.txt").read_text(encoding="utf-8").split() == ["any2point-hf[web]", "spaces"]
