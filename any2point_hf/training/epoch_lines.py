@@ -59,17 +59,15 @@ class EpochLines(TrainerCallback):
         """Stops the clock of the steps."""
         self.epoch_seconds = time.monotonic() - self.epoch_began
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: Any, logs: Mapping[str, Any], **_: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, *_: Any, **given: Any) -> None:
         """Keeps an epoch's loss."""
+        logs: Mapping[str, Any] = given["logs"]
         if "loss" in logs and args.logging_strategy == IntervalStrategy.EPOCH:
             self.loss = float(logs["loss"])
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: Any, metrics: Mapping[str, float], **_: Any
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, *_: Any, **given: Any) -> None:
         """Keeps the first metric of a split, by which the best epoch would be chosen."""
+        metrics: Mapping[str, float] = given["metrics"]
         if self.loss is not None:
             for name in [name for name in metrics if not name.endswith("_loss")][:1]:
                 self.metrics[shown_name(name)] = metrics[name]

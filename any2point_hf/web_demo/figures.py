@@ -4,6 +4,8 @@ Unusual here: the camera stands where it does, so the cloud is scaled until the 
 however it is turned. The page keeps the picture at least as wide as high.
 """
 
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 
@@ -65,6 +67,7 @@ def scene_sides(points: np.ndarray) -> np.ndarray:
     """The sides of plotly's box around a cloud [N, 3], [3], at which the sphere about the box's middle is in sight."""
     low, high = points.min(axis=0), points.max(axis=0)
     radius = np.linalg.norm(points - (low + high) / 2, axis=1).max()
-    distance = np.linalg.norm(list(CAMERA["eye"].values()))
+    eye: Any = CAMERA["eye"]
+    distance = np.linalg.norm([eye[axis] for axis in "xyz"])
     sides = (high - low) * FILLED * distance * np.sin(SIGHT / 2) / radius
     return np.maximum(sides, _FLATTEST * sides.max())
