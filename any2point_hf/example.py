@@ -21,6 +21,7 @@ from .data.shapes import SHAPE_NAMES, make_cloud
 from .modeling.errors import BackboneLoadError
 from .part_example import run_part_example
 from .pictures.matplotlib_pictures import draw_point_clouds
+from .quiet import keep_libraries_quiet
 from .training.recipe import Recipe
 from .training.run import train
 
@@ -100,7 +101,11 @@ def _draw(files: list[Path], predictions: list[dict], picture: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m any2point_hf.example", description="The whole job in one command.")
     parser.add_argument("--task", choices=("classification", "segmentation"), default="classification")
-    if parser.parse_args().task == "segmentation":
+    parser.add_argument("--verbose", action="store_true", help="show all that the libraries below say")
+    options = parser.parse_args()
+    if not options.verbose:
+        keep_libraries_quiet()
+    if options.task == "segmentation":
         run_part_example(_minilm())
     else:
         main()

@@ -37,6 +37,7 @@ from . import (
 )
 from .early_checks import check_names
 from .interrupts import noting
+from .options import add_verbose
 from .parser import FAULT_OF_INPUT, Parser
 
 # in the order of --help
@@ -54,6 +55,8 @@ exit codes:
   0  done
   1  a defect of any2point, with a traceback: please report it
   2  something to be mended by you, or Ctrl-C: one line on standard error says what was wrong and what to do
+
+Progress is a line an epoch and, on a terminal, one bar; --verbose brings back what the libraries below say.
 
 With --json, standard output is exactly one JSON value; progress, warnings and errors go to standard error.
 """
@@ -85,6 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    if not options.verbose:
+        from ..quiet import keep_libraries_quiet
+
+        keep_libraries_quiet()
     check_names(options)
     if not getattr(options, "json", False):
         options.run(options)
@@ -128,5 +135,6 @@ def make_parser() -> Parser:
             epilog=f"examples:{command.EXAMPLES}",
         )
         command.add_arguments(subparser)
+        add_verbose(subparser)
         subparser.set_defaults(run=command.run)
     return parser

@@ -44,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--port", type=positive(int), default=7860, metavar="N", help="port to listen on (default 7860)"
     )
     parser.add_argument(
+        "--mcp",
+        action="store_true",
+        help="also offer assistants the tools classify, embed and segment, by the Model Context Protocol",
+    )
+    parser.add_argument(
         "--max-megabytes", type=positive(int), default=20, metavar="N", help="of an uploaded file (default 20)"
     )
 
@@ -60,4 +65,5 @@ def run(options: argparse.Namespace) -> None:
         port=options.port,
         share=options.share == "yes",
         max_megabytes=options.max_megabytes,
+        mcp=options.mcp,
     )

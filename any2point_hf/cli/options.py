@@ -40,6 +40,13 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON value and nothing else")
 
 
+def add_verbose(parser: argparse.ArgumentParser) -> None:
+    """Adds `--verbose`."""
+    parser.add_argument(
+        "--verbose", action="store_true", help="show all that the libraries below say: their bars, and each log entry"
+    )
+
+
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Adds `--data`."""
     complete_with(

@@ -73,7 +73,7 @@ def run_with_accelerate(job: BatchJob) -> dict[str, int]:
         if mine:
             adapter, processor = load_model(job)
             check_model(job, shards)
-            for index in tqdm(mine, desc=job.task, unit="shard", disable=not state.is_main_process):
+            for index in tqdm(mine, desc=job.task, unit="shard", disable=None if state.is_main_process else True):
                 run_shard(adapter, processor, collection, shards, job, index)
         state.wait_for_everyone()
         if state.is_main_process:

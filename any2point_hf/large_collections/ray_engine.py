@@ -4,15 +4,18 @@ Ray Data gives the shards to the actors; it restarts an actor that died and give
 job must mean the same on every machine: source, adapter, backbone and output lie on a shared file system.
 """
 
+import logging
 import os
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 from tqdm import tqdm
+from transformers.utils.logging import is_progress_bar_enabled
 
 from ..modeling.errors import Any2PointError
 from ..modeling.hub.names import pinned_name
+from ..quiet import keep_libraries_quiet
 from ..training.output_lock import output_lock
 from .clouds import CloudCollection
 from .job import BatchJob, check_model, load_model, open_job
@@ -24,6 +27,7 @@ class ShardWorker:
     """Makes shards; loads the model with its first one. Ray Data calls it with rows {"item": number of the shard}."""
 
     def __init__(self, job: BatchJob, collection: CloudCollection, shards: ShardFiles) -> None:
+        keep_libraries_quiet()  # the bars of many processes would be mixed
         self.job, self.collection, self.shards = job, collection, shards
         self.loaded: Any = None
 
@@ -81,8 +85,10 @@ def _make_missing(job: BatchJob, collection: CloudCollection, shards: ShardFiles
 
     missing = shards.missing()
     if missing:
+        level = logging.INFO if is_progress_bar_enabled() else logging.ERROR  # its warnings are of Ray's own settings
+        logging.getLogger("ray.data").setLevel(level)
         if not ray.is_initialized():
-            ray.init()
+            ray.init(logging_level=level)
         resources = ray.cluster_resources()
         gpus, cpus = int(resources.get("GPU", 0)), 1 + job.workers
         size = gpus or max(int(resources.get("CPU", 0)) // cpus, 1)
@@ -95,6 +101,6 @@ def _make_missing(job: BatchJob, collection: CloudCollection, shards: ShardFiles
             compute=ray.data.ActorPoolStrategy(size=min(size, len(missing))),
             **needs,
         )
-        for result in tqdm(results.iter_rows(), total=len(missing), desc=job.task, unit="shard"):
+        for result in tqdm(results.iter_rows(), total=len(missing), desc=job.task, unit="shard", disable=None):
             if result["fault"]:
                 raise Any2PointError(result["fault"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from .features import features_of, spread_groups, wanted_columns
-from .geometry import Geometry, Wanted
+from .geometry import BadFileError, Geometry, Wanted
 
 _LARGEST_RATIO, _LARGEST_FREE = 100, 1 << 28  # how far an archive may unpack, unless to less than 256 MiB
 
@@ -24,26 +24,26 @@ def read_numpy(path: Path, wanted: Wanted = ()) -> Geometry:
         with np.load(path, allow_pickle=False) as archive:
             key = archive.files[0] if len(archive.files) == 1 else "points"
             if key not in archive:
-                raise ValueError(f"a cloud lies under the key 'points', this file has {archive.files[:12]}")
+                raise BadFileError(f"a cloud lies under the key 'points', this file has {archive.files[:12]}")
             array = archive[key]
             others = {name: archive[name] for name in archive.files if name != key and _is_wanted(name, wanted)}
     else:
         array = np.load(path, allow_pickle=False, mmap_mode="r")  # which looks how long the file is
     if not array.dtype.itemsize:  # a copy would take a byte for each of as many as the header claims
-        raise ValueError(f"its numbers have no bytes (dtype {array.dtype})")
+        raise BadFileError(f"its numbers have no bytes (dtype {array.dtype})")
     if array.dtype.names:
         names = {name.lower(): name for name in array.dtype.names}
         if missing := [axis for axis in "xyz" if axis not in names]:
-            raise ValueError(f"its fields {', '.join(list(names)[:12])} lack {', '.join(missing)}")
+            raise BadFileError(f"its fields {', '.join(list(names)[:12])} lack {', '.join(missing)}")
         points = np.stack([array[names[axis]].reshape(-1) for axis in "xyz"], axis=1)
         axes = {names[axis] for axis in "xyz"}
         columns = wanted_columns([name for name in array.dtype.names if name not in axes], wanted)
         return Geometry(points, features={feature: array[name].reshape(-1) for feature, name in columns.items()})
     if array.ndim == 3:
-        raise ValueError(f"it holds {array.shape[0]} clouds (shape {list(array.shape)}): pass a dataset with --data")
+        raise BadFileError(f"it holds {array.shape[0]} clouds (shape {list(array.shape)}): pass a dataset with --data")
     numbers = [int(name) for name in wanted or () if name.isdecimal()]
     if array.ndim != 2 or (array.shape[1] not in (3, 6) and not (numbers and array.shape[1] > 3)):
-        raise ValueError(f"expected the shape [N, 3], or [N, 6] with normals, got {list(array.shape)}")
+        raise BadFileError(f"expected the shape [N, 3], or [N, 6] with normals, got {list(array.shape)}")
     if array.shape[1] == 6 and _are_normals(array[:, 3:]):  # no name tells them from colours
         others.setdefault("normal", np.array(array[:, 3:]))
     others |= {str(number): np.array(array[:, number]) for number in numbers if 3 <= number < array.shape[1]}
@@ -69,11 +69,11 @@ def _check_archive(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         total = sum(member.file_size for member in archive.infolist())
         if total > max(_LARGEST_FREE, _LARGEST_RATIO * path.stat().st_size):
-            raise ValueError(f"it unpacks to {total:,} bytes, {_LARGEST_RATIO} times its size and more")
+            raise BadFileError(f"it unpacks to {total:,} bytes, {_LARGEST_RATIO} times its size and more")
         for member in archive.infolist():
             with archive.open(member) as file:
                 version = np.lib.format.read_magic(file)
                 read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 shape, _, dtype = read(file)
             if int(np.prod(shape, dtype=object)) * max(dtype.itemsize, 1) > member.file_size:
-                raise ValueError(f"{member.filename} says the shape {list(shape)}, but has {member.file_size} bytes")
+                raise BadFileError(f"{member.filename} says the shape {list(shape)}, but has {member.file_size} bytes")

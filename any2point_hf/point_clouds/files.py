@@ -18,7 +18,7 @@ from any2point_hf.modeling.errors import PointCloudError
 from .arrays import read_numpy
 from .checks import check_points, in_needed_precision
 from .features import EVERYTHING, NORMALS, feature_names, missing_features, scaled_features, unit_length
-from .geometry import Geometry, Wanted, check_corners
+from .geometry import BadFileError, Geometry, Wanted, check_corners
 from .invalid import DroppedPoints
 from .meshes import read_obj, read_off, read_scene, read_stl
 from .pcd import read_pcd
@@ -30,6 +30,7 @@ MESH_SAMPLES = 8192
 """How many points are drawn from the surface of a mesh."""
 
 _LONGEST_REASON = 300  # of a parser, in characters
+CHECK_FILE = "Check that the file is complete and of the format that its extension names."
 _MEND_MESH = "Mend the mesh; of a file with faces, no points can be dropped (--drop-invalid)."
 
 _READERS: dict[str, Callable[[Path, Wanted], Geometry]] = {
@@ -52,6 +53,10 @@ _READERS: dict[str, Callable[[Path, Wanted], Geometry]] = {
 
 POINT_CLOUD_EXTENSIONS: tuple[str, ...] = tuple(_READERS)
 """The file name extensions that `read_point_cloud` knows."""
+
+
+class ParserError(PointCloudError):
+    """A file that a parser failed at; the message has the parser's words, which help to mend the file."""
 
 
 class PointCloud(NamedTuple):
@@ -139,10 +144,8 @@ def read_cloud(
         raise
     except Exception as error:  # parsers fail in many ways, and each means the same to the user
         reason = " ".join(str(error).split()).rstrip(".!")[:_LONGEST_REASON] or type(error).__name__
-        raise PointCloudError(
-            f"{path} cannot be read as {extension}: {reason}. "
-            "Check that the file is complete and of the format that its extension names."
-        ) from error
+        kind = PointCloudError if isinstance(error, BadFileError) else ParserError
+        raise kind(f"{path} cannot be read as {extension}: {reason}. {CHECK_FILE}") from error
 
 
 def check_file(path: Path) -> None:
@@ -183,7 +186,7 @@ def _sample_surface(
     origin = vertices[0].astype(np.float64)
     mesh = trimesh.Trimesh(vertices - origin, triangles, process=False)
     if not mesh.area > 0:
-        raise ValueError("its faces have no area, so no points can be sampled on them")
+        raise BadFileError("its faces have no area, so no points can be sampled on them")
     samples, faces = trimesh.sample.sample_surface(mesh, MESH_SAMPLES, seed=seed)[:2]
     sampled: dict[str, np.ndarray] = {}
     corners = mesh.triangles[faces]

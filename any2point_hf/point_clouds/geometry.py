@@ -1,13 +1,22 @@
 """What a reader finds in a file, and triangles of all kinds of faces."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
+_NO_NUMBER = re.compile(
+    r"(could not convert string( to float:)?|invalid literal for int\(\) with base 10:) (?P<word>'.*')"
+)
+
 Wanted = Collection[str] | None
 """Features that a reader is asked for (`features.py`); None for all that it knows."""
+
+
+class BadFileError(ValueError):
+    """What is wrong with a file, as our readers say it; any other error in them is a parser's."""
 
 
 class Geometry(NamedTuple):
@@ -54,7 +63,7 @@ def check_corners(corners: np.ndarray, num_points: int, first: int = 0) -> None:
     """Raises a ValueError unless all corners are rows of `num_points` points."""
     if corners.size and (corners.min() < 0 or corners.max() >= num_points):
         wrong = corners.min() if corners.min() < 0 else corners.max()
-        raise ValueError(f"a face names vertex {wrong + first}, but there are {num_points} vertices, from {first} on")
+        raise BadFileError(f"a face names vertex {wrong + first}, but there are {num_points} vertices, from {first} on")
 
 
 def strip_triangles(strip: Sequence[int]) -> list[tuple[int, int, int]]:
@@ -107,3 +116,8 @@ def _ears(points: np.ndarray, polygon: np.ndarray) -> np.ndarray:
     kept = np.delete(np.arange(3), np.abs(_normals(places[None])[0]).argmax())
     ends = np.array([len(polygon)], dtype=np.uint32)
     return polygon[triangulate_float64(np.ascontiguousarray(places[:, kept]), ends).astype(np.int64).reshape(-1, 3)]
+
+
+def in_plain_words(reason: str) -> str:
+    """What Python and numpy say of a word in the place of a number, as people say it; others stay as they are."""
+    return _NO_NUMBER.sub(lambda found: f"{found['word']} is no number", reason)

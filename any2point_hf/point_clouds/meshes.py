@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from .features import NORMALS, spread_groups, wanted_columns
-from .geometry import Geometry, Wanted, triangulate
+from .geometry import BadFileError, Geometry, Wanted, in_plain_words, triangulate
 from .text import decode
 
 _STL_TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
@@ -41,15 +41,15 @@ def read_obj(path: Path, wanted: Wanted = ()) -> Geometry:
             if kind == "v":
                 vertices.append([float(word) for word in words[1:7]])
                 if len(words) < 4:
-                    raise ValueError(f"a vertex needs three numbers, got {len(words) - 1}")
+                    raise BadFileError(f"a vertex needs three numbers, got {len(words) - 1}")
             elif kind == "vn":
                 normals.append([float(word) for word in words[1:4]])
             else:
                 polygons.append([_corner(word, len(vertices)) for word in words[1:]])
         except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from error
+            raise BadFileError(f"line {number}: {in_plain_words(str(error))}") from error
     if not vertices:
-        raise ValueError("it holds no vertices")
+        raise BadFileError("it holds no vertices")
     points = np.array([vertex[:3] for vertex in vertices])
     others: dict[str, np.ndarray] = {}
     if all(len(vertex) == 6 for vertex in vertices):  # x y z r g b; a fourth number alone is a weight
@@ -69,11 +69,11 @@ def _corner(word: str, num_vertices: int) -> int:
     """The row of a face's corner, such as 3, 3/1/2 or −1 for the last vertex so far."""
     index = int(word.partition("/")[0])
     if abs(index) > 2**31:
-        raise ValueError(f"a face names vertex {word[:30]}, more than a file can hold")
+        raise BadFileError(f"a face names vertex {word[:30]}, more than a file can hold")
     if index == 0:
-        raise ValueError("a face names vertex 0; vertices are counted from 1")
+        raise BadFileError("a face names vertex 0; vertices are counted from 1")
     if index < -num_vertices:
-        raise ValueError(f"a face names vertex {index}, but {num_vertices} vertices come before it")
+        raise BadFileError(f"a face names vertex {index}, but {num_vertices} vertices come before it")
     return index - 1 if index > 0 else num_vertices + index
 
 
@@ -82,15 +82,15 @@ def read_off(path: Path, wanted: Wanted = ()) -> Geometry:
     text = re.sub("#.*", "", path.read_bytes().decode("utf-8-sig", "replace"))
     header = re.match(r"\s*(?:ST)?C?N?OFF(?:\s+BINARY)?", text, re.IGNORECASE)
     if not header or header[0].upper().endswith("BINARY"):
-        raise ValueError("a text OFF file starts with 'OFF'")
+        raise BadFileError("a text OFF file starts with 'OFF'")
     rows = [row for line in text[header.end() :].splitlines() if (row := line.split())]
     num_vertices, num_faces = (int(count) for count in rows[0][:2]) if rows else (0, 0)
     if min(num_vertices, num_faces) < 0:
-        raise ValueError(f"its counts must not be negative, got {num_vertices} and {num_faces}")
+        raise BadFileError(f"its counts must not be negative, got {num_vertices} and {num_faces}")
     found = len(rows) - 1
     if found != num_vertices + num_faces:
         more = ": it is cut off" if found < num_vertices + num_faces else ", which is more"
-        raise ValueError(f"it has {found} of {num_vertices} + {num_faces} vertex and face lines{more}")
+        raise BadFileError(f"it has {found} of {num_vertices} + {num_faces} vertex and face lines{more}")
     vertices = np.array([row[:3] for row in rows[1 : num_vertices + 1]], dtype=np.float64).reshape(-1, 3)
     group = {"COFF": "rgb", "NOFF": "normal"}.get(header[0].split()[0].upper())
     others = {}
@@ -100,7 +100,7 @@ def read_off(path: Path, wanted: Wanted = ()) -> Geometry:
     for row in rows[num_vertices + 1 :]:
         polygon = [int(vertex) for vertex in row[1 : int(row[0]) + 1]]
         if len(polygon) != int(row[0]):
-            raise ValueError(f"a face of {row[0]} vertices names {len(polygon)}: it is cut off")
+            raise BadFileError(f"a face of {row[0]} vertices names {len(polygon)}: it is cut off")
         polygons.append(polygon)
     return Geometry(vertices, triangulate(vertices, polygons), _chosen(others, len(vertices), wanted))
 
@@ -114,19 +114,19 @@ def read_stl(path: Path, wanted: Wanted = ()) -> Geometry:
     elif b"\0" in data:
         expected = 84 + 50 * num_triangles
         more = "which is more" if len(data) > expected else "it is cut off"
-        raise ValueError(f"a binary STL with its header has {expected} bytes, this has {len(data)}: {more}")
+        raise BadFileError(f"a binary STL with its header has {expected} bytes, this has {len(data)}: {more}")
     else:
         text = decode(data)
         num_ends = len(_STL_END.findall(text))
         if not num_ends or num_ends < len(_STL_BEGIN.findall(text)):
-            raise ValueError("a text STL ends in 'endsolid', this does not: it is cut off or no STL")
+            raise BadFileError("a text STL ends in 'endsolid', this does not: it is cut off or no STL")
         found = _STL_CORNER.findall(text)
         num_facets = len(re.findall(r"\bouter\s+loop\b", text, re.IGNORECASE))
         if len(found) != 3 * num_facets:
-            raise ValueError(f"its {num_facets} facets have {len(found)} corners, not {3 * num_facets}")
+            raise BadFileError(f"its {num_facets} facets have {len(found)} corners, not {3 * num_facets}")
         corners = np.array(found, dtype=np.float64).reshape(-1, 3)
     if not len(corners):
-        raise ValueError("it holds no triangles")
+        raise BadFileError("it holds no triangles")
     return Geometry(corners, np.arange(len(corners)).reshape(-1, 3))
 
 
@@ -145,7 +145,7 @@ def read_scene(path: Path, wanted: Wanted = ()) -> Geometry:
     meshes = [part for part in parts if len(getattr(part, "faces", ()))]
     chosen = meshes or parts
     if not chosen:
-        raise ValueError("it holds no vertices")
+        raise BadFileError("it holds no vertices")
     points = np.concatenate([np.asarray(part.vertices) for part in chosen])
     colors = [color for part in chosen if (color := _vertex_colors(part)) is not None]
     others = {"rgb": np.concatenate(colors)} if len(colors) == len(chosen) else {}
@@ -174,7 +174,7 @@ def _resolver(path: Path) -> Any:
             folder = path.parent.resolve()
             file = next((file for text in (name, unquote(name)) if (file := folder / text).is_file()), None)
             if file is None or not file.resolve().is_relative_to(folder):
-                raise ValueError(f"it names the file {name[:80]!r}, which is not in its folder")
+                raise BadFileError(f"it names the file {name[:80]!r}, which is not in its folder")
             return file.read_bytes()
 
     return FolderResolver(str(path))
@@ -185,14 +185,14 @@ def _check_gltf(data: bytes) -> None:
     text = data[20 : 20 + int.from_bytes(data[12:16], "little")] if data.startswith(b"glTF") else data
     tree = json.loads(text.decode("utf-8-sig"))
     if packed := _GLTF_PACKED.intersection(tree.get("extensionsRequired", [])):
-        raise ValueError(f"it is packed by {', '.join(sorted(packed))}, which is not supported. Export it without")
+        raise BadFileError(f"it is packed by {', '.join(sorted(packed))}, which is not supported. Export it without")
     views = tree.get("bufferViews", [])
     for accessor in tree.get("accessors", []):
         if "sparse" in accessor or "bufferView" not in accessor:
-            raise ValueError("it has a sparse or empty array, which is not supported. Export it with whole arrays")
+            raise BadFileError("it has a sparse or empty array, which is not supported. Export it with whole arrays")
         size = accessor["count"] * _GLTF_SIZES[accessor["type"]] * _GLTF_BYTES[accessor["componentType"]]
         there = views[accessor["bufferView"]]["byteLength"]
         if not 0 <= size <= there:
-            raise ValueError(
+            raise BadFileError(
                 f"an array of {accessor['count']} entries takes {size} bytes, it has {there}: it is cut off"
             )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from .features import COLORS, as_declared, wanted_columns
-from .geometry import Geometry, Wanted
+from .geometry import BadFileError, Geometry, Wanted
 
 _PACKED = ("rgb", "rgba")
 _HEADER_LINES = 100  # a PCD header has eleven
@@ -34,14 +34,14 @@ def read_pcd(path: Path, wanted: Wanted = ()) -> Geometry:
         ]
         return _geometry(columns, features)
     if encoding not in ("binary", "binary_compressed"):
-        raise ValueError(f"DATA is ascii, binary or binary_compressed, this has {encoding[:30]!r}")
+        raise BadFileError(f"DATA is ascii, binary or binary_compressed, this has {encoding[:30]!r}")
     point_size = sum(size * count for size, count in zip(sizes, counts, strict=True))
     needed = num_points * point_size
     if compressed := encoding == "binary_compressed":
         body = _unpack(body, needed)
     if not needed <= len(body) <= needed + 2:  # a line end may follow
         more = "it is cut off" if len(body) < needed else "which is more"
-        raise ValueError(f"{num_points} points take {needed} bytes, it has {len(body)}: {more}")
+        raise BadFileError(f"{num_points} points take {needed} bytes, it has {len(body)}: {more}")
     dtypes = [np.dtype(f"<{kind}{size}") for kind, size in zip(kinds, sizes, strict=True)]
     starts = [sum(size * count for size, count in zip(sizes[:field], counts, strict=False)) for field in chosen]
     # binary keeps each point's fields together, binary_compressed each field's points
@@ -102,9 +102,9 @@ def _read_header(data: bytes) -> tuple[dict[str, list[str]], int]:
         header["FIELDS" if key.upper() == "COLUMNS" else key.upper()] = words
         if key.upper() == "DATA":
             if missing := {"FIELDS", "SIZE", "TYPE"} - header.keys():
-                raise ValueError(f"its header lacks {', '.join(sorted(missing))}")
+                raise BadFileError(f"its header lacks {', '.join(sorted(missing))}")
             return header, position
-    raise ValueError("its header has no DATA line")
+    raise BadFileError("its header has no DATA line")
 
 
 def _fields(header: dict[str, list[str]]) -> tuple[list[str], list[int], list[int], list[str]]:
@@ -114,15 +114,15 @@ def _fields(header: dict[str, list[str]]) -> tuple[list[str], list[int], list[in
     sizes, kinds = [int(size) for size in header["SIZE"]], [kind.lower() for kind in header["TYPE"]]
     if not len(fields) == len(sizes) == len(kinds) == len(counts):
         lengths = f"{len(fields)} FIELDS, {len(sizes)} SIZE, {len(kinds)} TYPE, {len(counts)} COUNT"
-        raise ValueError(f"its header must describe each field once, got {lengths}")
+        raise BadFileError(f"its header must describe each field once, got {lengths}")
     if not {"x", "y", "z"} <= set(fields):
-        raise ValueError(f"a cloud needs the fields x y z, this has {' '.join(fields[:12])}")
+        raise BadFileError(f"a cloud needs the fields x y z, this has {' '.join(fields[:12])}")
     for axis in "xyz":
         index = fields.index(axis)
         if fields.count(axis) > 1 or counts[index] != 1 or (kinds[index], sizes[index]) not in _NUMBERS:
-            raise ValueError(f"the field {axis} must be one number once, got TYPE {kinds[index]} SIZE {sizes[index]}")
+            raise BadFileError(f"the field {axis} must be one number once, got TYPE {kinds[index]} SIZE {sizes[index]}")
     if min(counts) < 0 or min(sizes) < 1:
-        raise ValueError("SIZE must be at least 1 and COUNT not negative")
+        raise BadFileError("SIZE must be at least 1 and COUNT not negative")
     return fields, sizes, counts, kinds
 
 
@@ -135,9 +135,9 @@ def _num_points(header: dict[str, list[str]]) -> int:
     organised = counts["WIDTH"] * counts.get("HEIGHT", 1) if "WIDTH" in counts else None
     num_points = counts.get("POINTS", organised)
     if num_points is None:
-        raise ValueError("its header lacks POINTS, and WIDTH and HEIGHT too")
+        raise BadFileError("its header lacks POINTS, and WIDTH and HEIGHT too")
     if num_points < 0 or (organised is not None and organised != num_points):
-        raise ValueError(f"POINTS must be WIDTH times HEIGHT, got {num_points} and {organised}")
+        raise BadFileError(f"POINTS must be WIDTH times HEIGHT, got {num_points} and {organised}")
     return num_points
 
 
@@ -146,11 +146,13 @@ def _read_text(body: bytes, num_points: int, counts: list[int], chosen: list[int
     lines = [line for line in body.decode("ascii", "replace").splitlines() if line.partition("#")[0].strip()]
     if len(lines) != num_points:
         more = "it is cut off" if len(lines) < num_points else "which is more"
-        raise ValueError(f"its header says {num_points} points, {len(lines)} lines follow: {more}")
+        raise BadFileError(f"its header says {num_points} points, {len(lines)} lines follow: {more}")
     width = sum(counts)
     for number, line in enumerate(lines, 1):
         if len(line.split()) != width:
-            raise ValueError(f"point {number} has {len(line.split())} numbers, the header names {width}: it is cut off")
+            raise BadFileError(
+                f"point {number} has {len(line.split())} numbers, the header names {width}: it is cut off"
+            )
     columns = [sum(counts[:field]) for field in chosen]
     return np.loadtxt(lines, usecols=columns, ndmin=2).reshape(-1, len(columns))
 
@@ -158,12 +160,12 @@ def _read_text(body: bytes, num_points: int, counts: list[int], chosen: list[int
 def _unpack(body: bytes, needed: int) -> bytes:
     """The bytes of a compressed body, which states both its sizes."""
     if len(body) < 8:
-        raise ValueError("it has no compressed data: it is cut off")
+        raise BadFileError("it has no compressed data: it is cut off")
     packed_size, unpacked_size = struct.unpack_from("<II", body)
     if len(body) < 8 + packed_size:
-        raise ValueError(f"it has {len(body) - 8} of {packed_size} compressed bytes: it is cut off")
+        raise BadFileError(f"it has {len(body) - 8} of {packed_size} compressed bytes: it is cut off")
     if unpacked_size != needed:
-        raise ValueError(f"its points take {needed} bytes, its compressed data hold {unpacked_size}")
+        raise BadFileError(f"its points take {needed} bytes, its compressed data hold {unpacked_size}")
     return _decompress_lzf(body[8 : 8 + packed_size], unpacked_size)
 
 
@@ -179,17 +181,17 @@ def _decompress_lzf(data: bytes, size: int) -> bytes:
             continue
         length = (control >> 5) + 2
         if position + (length == 9) >= len(data):
-            raise ValueError("its compressed data are damaged: they end in the middle")
+            raise BadFileError("its compressed data are damaged: they end in the middle")
         if length == 9:
             length += data[position]
             position += 1
         distance = ((control & 31) << 8) + data[position] + 1
         position += 1
         if distance > len(unpacked):
-            raise ValueError("its compressed data are damaged")
+            raise BadFileError("its compressed data are damaged")
         start = len(unpacked) - distance
         run = unpacked[start : start + length]
         unpacked += (run * (length // len(run) + 1))[:length]  # a run may repeat the bytes it is itself writing
     if len(unpacked) != size:
-        raise ValueError(f"its compressed data are damaged: they give {len(unpacked)} of {size} bytes")
+        raise BadFileError(f"its compressed data are damaged: they give {len(unpacked)} of {size} bytes")
     return bytes(unpacked)

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from .features import as_declared, wanted_columns
-from .geometry import Geometry, Wanted, check_corners, strip_triangles, triangulate
+from .geometry import BadFileError, Geometry, Wanted, check_corners, strip_triangles, triangulate
 
 _TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4"}
 _TYPES |= {"double": "f8", "int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"}
@@ -51,12 +51,12 @@ def read_ply(path: Path, wanted: Wanted = ()) -> Geometry:
         try:
             found[element.name.lower()] = body.read(element)
         except _CutOffError as error:
-            raise ValueError(f"its header says {element.count} of {element.name}, {error}: it is cut off") from error
+            raise BadFileError(f"its header says {element.count} of {element.name}, {error}: it is cut off") from error
     if left := body.left():
-        raise ValueError(f"{left} follow what its header says, which is more")
+        raise BadFileError(f"{left} follow what its header says, which is more")
     vertices = {name.lower(): values for name, values in found.get("vertex", {}).items()}
     if missing := [axis for axis in "xyz" if axis not in vertices]:
-        raise ValueError(
+        raise BadFileError(
             f"its vertices have no {', '.join(missing)}, but {', '.join(list(vertices)[:12]) or 'nothing'}"
         )
     points = np.stack([vertices[axis] for axis in "xyz"], axis=1)
@@ -88,11 +88,11 @@ def _lists(rows: _Rows, elements: list[_Element]) -> np.ndarray:
 def _read_header(data: bytes) -> tuple[list[_Element], _ByteOrder, int]:
     """The elements, the byte order ("" for text), and where the numbers begin."""
     if not data[:1024].lstrip(b"\xef\xbb\xbf \r\n").lower().startswith(b"ply"):
-        raise ValueError("a PLY file starts with 'ply'")
+        raise BadFileError("a PLY file starts with 'ply'")
     last = re.search(rb"^end_header[ \t]*(\r\n|\n|\r)", data, re.IGNORECASE | re.MULTILINE)
     last = last or re.search(rb"\rend_header[ \t]*(\r)", data, re.IGNORECASE)  # lines of the first Macs
     if not last:
-        raise ValueError("its header has no end_header")
+        raise BadFileError("its header has no end_header")
     elements: list[_Element] = []
     order: _ByteOrder | None = None
     for line in data[: last.start()].decode("utf-8-sig", "replace").splitlines():
@@ -103,18 +103,18 @@ def _read_header(data: bytes) -> tuple[list[_Element], _ByteOrder, int]:
         elif kind == "element" and len(words) == 3:
             count = int(words[2])
             if not 0 <= count <= len(data):  # a row takes a byte at least
-                raise ValueError(f"its header says {count} of {words[1]}, but the file has {len(data)} bytes")
+                raise BadFileError(f"its header says {count} of {words[1]}, but the file has {len(data)} bytes")
             elements.append(_Element(words[1], count, []))
         elif kind == "property" and elements and len(words) in (3, 5):
             *types, name = words[1:]
             dtypes = [np.dtype(_type(word.lower())) for word in types if word.lower() != "list"]
             if name in [p.name for p in elements[-1].properties]:
-                raise ValueError(f"its {elements[-1].name} has two properties of the name {name[:30]}")
+                raise BadFileError(f"its {elements[-1].name} has two properties of the name {name[:30]}")
             elements[-1].properties.append(_Property(name, dtypes[-1], dtypes[0] if len(words) == 5 else None))
         elif kind not in ("ply", "comment", "obj_info"):
-            raise ValueError(f"its header has the line {line[:60]!r}, which means nothing in PLY")
+            raise BadFileError(f"its header has the line {line[:60]!r}, which means nothing in PLY")
     if order is None:
-        raise ValueError(f"its format must be one of {', '.join(_BYTE_ORDERS)}")
+        raise BadFileError(f"its format must be one of {', '.join(_BYTE_ORDERS)}")
     for element in elements:  # the format may come after them
         element.properties[:] = [
             _Property(name, dtype.newbyteorder(order or "="), length and length.newbyteorder(order or "="))
@@ -125,7 +125,7 @@ def _read_header(data: bytes) -> tuple[list[_Element], _ByteOrder, int]:
 
 def _type(word: str) -> str:
     if word not in _TYPES:
-        raise ValueError(f"its header names the type {word[:30]!r}; types are {', '.join(_TYPES)}")
+        raise BadFileError(f"its header names the type {word[:30]!r}; types are {', '.join(_TYPES)}")
     return _TYPES[word]
 
 
@@ -152,7 +152,7 @@ class _Text:
         widths = {len(line.split()) for line in lines}
         lists = [p for p in properties if p.length is not None]
         if not lists and widths != {len(properties)}:
-            raise ValueError(f"a {element.name} has {len(properties)} numbers, lines have {sorted(widths)[:3]}")
+            raise BadFileError(f"a {element.name} has {len(properties)} numbers, lines have {sorted(widths)[:3]}")
         if len(widths) == 1 and len(properties) == max(1, len(properties) - len(lists)):
             table = np.loadtxt(lines, ndmin=2, comments=None)
             if not lists:
@@ -180,7 +180,7 @@ def _ragged(element: _Element, rows: Iterable[list[float]]) -> _Rows:
             columns[name].append(values[0] if length is None else values)
             position += size
         if position != len(row):
-            raise ValueError(f"a row has {len(row)} numbers, {position} of which are its lists' and others'")
+            raise BadFileError(f"a row has {len(row)} numbers, {position} of which are its lists' and others'")
     lists = {p.name for p in element.properties if p.length is not None}
     return {name: _objects(values) if name in lists else np.array(values) for name, values in columns.items()}
 

@@ -10,7 +10,7 @@ import numpy as np
 from any2point_hf.modeling.errors import PointCloudError
 
 from .features import wanted_columns
-from .geometry import Geometry, Wanted
+from .geometry import BadFileError, Geometry, Wanted
 from .text import decode
 
 _LAS_HEADER = struct.Struct("<25xB70xIIBHI")  # minor version, first byte of points, records, format, size, count
@@ -37,10 +37,10 @@ def read_las(path: Path, wanted: Wanted = ()) -> Geometry:
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # of lazrs, which is written in Rust; no Exception
             raise
-        raise ValueError("its packed points are damaged") from error
+        raise BadFileError("its packed points are damaged") from error
     points = np.concatenate(parts).astype(np.float64) if parts else np.empty((0, 3))
     if len(points) != stated:
-        raise ValueError(f"its header says {stated} points, {len(points)} follow: it is cut off")
+        raise BadFileError(f"its header says {stated} points, {len(points)} follow: it is cut off")
     return Geometry(points, features=dict(zip(columns, map(np.concatenate, zip(*others, strict=True)), strict=False)))
 
 
@@ -50,7 +50,7 @@ def _check_las_header(path: Path) -> None:
     with path.open("rb") as file:
         header = file.read(_LAS_HEADER.size)
     if len(header) < _LAS_HEADER.size or header[:4] != b"LASF":
-        raise ValueError("a LAS file starts with 'LASF' and a header")
+        raise BadFileError("a LAS file starts with 'LASF' and a header")
     minor, start, num_records, kind, point_size, num_points = _LAS_HEADER.unpack(header)
     if minor >= 4:
         with path.open("rb") as file:
@@ -58,11 +58,11 @@ def _check_las_header(path: Path) -> None:
             num_extended, num_points = struct.unpack("<IQ", file.read(12).ljust(12, b"\0"))
             num_records += num_extended
     if start > size or num_records * _LAS_RECORD > size:
-        raise ValueError(f"its header says {num_records} records before byte {start}, the file has {size} bytes")
+        raise BadFileError(f"its header says {num_records} records before byte {start}, the file has {size} bytes")
     is_packed = kind >= 128
     smallest = 0.001 if is_packed else point_size  # packed, a point takes part of a byte
     if num_points * smallest > size:
-        raise ValueError(f"its header says {num_points} points of {point_size} bytes, its file has {size}: cut off")
+        raise BadFileError(f"its header says {num_points} points of {point_size} bytes, its file has {size}: cut off")
     if is_packed and num_points:
         _check_chunk_table(path, start, size)
 
@@ -76,11 +76,11 @@ def _check_chunk_table(path: Path, start: int, size: int) -> None:
             file.seek(max(0, size - 8))
             table = int.from_bytes(file.read(8), "little", signed=True)
         if not start + 8 <= table <= size - 8:
-            raise ValueError(f"its table of chunks is at byte {table}, the file has {size} bytes: it is cut off")
+            raise BadFileError(f"its table of chunks is at byte {table}, the file has {size} bytes: it is cut off")
         file.seek(table + 4)
         num_chunks = int.from_bytes(file.read(4), "little")
     if num_chunks > size:
-        raise ValueError(f"it says {num_chunks} packed chunks, the file has {size} bytes")
+        raise BadFileError(f"it says {num_chunks} packed chunks, the file has {size} bytes")
 
 
 def read_e57(path: Path, wanted: Wanted = ()) -> Geometry:
@@ -95,7 +95,7 @@ def read_e57(path: Path, wanted: Wanted = ()) -> Geometry:
         for number in range(file.scan_count):
             count = file.get_header(number).point_count
             if count > 8 * path.stat().st_size:  # a point takes a bit at least
-                raise ValueError(f"scan {number} says {count} points, too many for its file")
+                raise BadFileError(f"scan {number} says {count} points, too many for its file")
             scan: dict[str, Any] = file.read_scan(
                 number, ignore_missing_fields=True, transform=True, intensity=bool(features), colors=bool(features)
             )
@@ -120,12 +120,12 @@ def read_ptx(path: Path, wanted: Wanted = ()) -> Geometry:
     scans, others, start = [], [], 0
     while start < len(lines):
         if len(lines) < start + 10:
-            raise ValueError(f"the header of a scan has ten lines, after line {start} there are {len(lines) - start}")
+            raise BadFileError(f"the header of a scan has ten lines, after line {start} there are {len(lines) - start}")
         count = int(lines[start]) * int(lines[start + 1])
         pose = np.loadtxt(lines[start + 6 : start + 10], ndmin=2)
         rows = lines[start + 10 : start + 10 + count]
         if count < 0 or len(rows) < count or pose.shape != (4, 4):
-            raise ValueError(
+            raise BadFileError(
                 f"a scan of {count} points has {len(rows)} lines and a pose {list(pose.shape)}: it is cut off"
             )
         columns = wanted_columns(_PTX_COLUMNS[: len(rows[0].split()) - 3] if rows else [], wanted)

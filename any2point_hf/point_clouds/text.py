@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .features import wanted_columns
-from .geometry import Geometry, Wanted
+from .geometry import BadFileError, Geometry, Wanted, in_plain_words
 
 _COMMENT = re.compile(r"(?:^\s*(?:#|//|%)|(?<=\s)(?:#|//)).*")
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+(?:[eE][-+]?\d+)?")
@@ -54,7 +54,7 @@ def read_text(path: Path, wanted: Wanted = ()) -> Geometry:
         table = _numbers(rows, layout, [*layout.axes, *features.values()])
         return Geometry(table[:, :3], features=dict(zip(features, table[:, 3:].T, strict=True)))
     except _RowError as error:
-        raise ValueError(f"line {numbers[error.row]}: {error}") from error
+        raise BadFileError(f"line {numbers[error.row]}: {error}") from error
 
 
 def decode(data: bytes) -> str:
@@ -62,7 +62,7 @@ def decode(data: bytes) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")
     if b"\0" in data:
-        raise ValueError("it is binary, or UTF-16 without its mark; expected text with a point on each line")
+        raise BadFileError("it is binary, or UTF-16 without its mark; expected text with a point on each line")
     return data.decode("utf-8-sig", "replace")
 
 
@@ -113,7 +113,7 @@ def _counted(count: int, rows: list[str], numbers: list[int]) -> tuple[list[str]
         end = start + count
         if end >= len(rows) or not rows[end].strip().isdigit():
             more = "fewer: it is cut off" if end > len(rows) else "more"
-            raise ValueError(f"{line} counts {count} points, {len(rows) - start} lines follow, {more}")
+            raise BadFileError(f"{line} counts {count} points, {len(rows) - start} lines follow, {more}")
         points += range(start, end)
         line, count, start = f"line {numbers[end]}", int(rows[end]), end + 1
     points += range(start, len(rows))
@@ -122,17 +122,17 @@ def _counted(count: int, rows: list[str], numbers: list[int]) -> tuple[list[str]
 
 def _layout(rows: list[str], comments: list[str]) -> _Layout:
     if not rows:
-        raise ValueError("it has no line of three numbers")
+        raise BadFileError("it has no line of three numbers")
     sample = rows[min(1, len(rows) - 1)]
     delimiter, has_decimal_commas = _delimiter(rows)
     first, second = _split(_without_units(rows[0], delimiter), delimiter), _split(sample, delimiter)
     if _is_header(first, second, rows, delimiter, has_decimal_commas):
         if len(rows) == 1:
-            raise ValueError("it has no line of three numbers")
+            raise BadFileError("it has no line of three numbers")
         return _Layout(True, delimiter, has_decimal_commas, *_named(first, rows[1:], delimiter))
     width = len(first)
     if width < 3:
-        raise ValueError(f"a line needs at least three columns (x, y, z), the first has {width}")
+        raise BadFileError(f"a line needs at least three columns (x, y, z), the first has {width}")
     axes, names = _commented_axes(comments, width) or ([0, 1, 2], [])
     return _Layout(False, delimiter, has_decimal_commas, width, axes, names)
 
@@ -151,7 +151,9 @@ def _delimiter(rows: list[str]) -> tuple[str | None, bool]:
         return None, True
     if "," in row:
         if len(words) >= 3 and all("," in word[:-1] for word in words) and all(w.endswith(",") for w in words[:-1]):
-            raise ValueError("its commas part columns and decimals alike. Write decimal points, or semicolons between")
+            raise BadFileError(
+                "its commas part columns and decimals alike. Write decimal points, or semicolons between"
+            )
         cells = _split(row, ",") if '"' in row else []
         return ",", any(map(_DECIMAL_COMMA.fullmatch, cells))
     return ("\t" if header.count("\t") >= 2 and not _are_numbers(header.split()) else None), False
@@ -211,12 +213,12 @@ def _named(names: list[str], rows: list[str], delimiter: str | None) -> tuple[in
         axes = [start, start + 1, start + 2]
     shown = ", ".join(name[:20] for name in names[:_MOST_NAMES]) + (", …" if len(names) > _MOST_NAMES else "")
     if axes is None:
-        raise ValueError(f"its header must name one column each x, y and z; it names {shown}. Rename the columns")
+        raise BadFileError(f"its header must name one column each x, y and z; it names {shown}. Rename the columns")
     if delimiter is not None:
         width = rows[0].count(delimiter) + 1 if '"' not in rows[0] else width
         width -= width == len(names) + 1 and rows[0].rstrip(" \r").endswith(delimiter)
     if len(names) != width:
-        raise ValueError(f"its header names {len(names)} columns ({shown}), the first line of numbers has {width}")
+        raise BadFileError(f"its header names {len(names)} columns ({shown}), the first line of numbers has {width}")
     return width, axes, names
 
 
@@ -243,7 +245,7 @@ def _commented_axes(comments: list[str], width: int) -> tuple[list[int], list[st
             if axes and axes != [0, 1, 2]:
                 doubtful = comment.strip()
     if doubtful:
-        raise ValueError(
+        raise BadFileError(
             f"a comment must name all {width} columns if x, y and z are not the first three, got {doubtful[:80]!r}. "
             "Put names into the first line"
         )
@@ -300,4 +302,4 @@ def _parsed(rows: list[str], delimiter: str | None, columns: list[int]) -> np.nd
         place = re.search(r" at row (\d+)", str(error))
         if place is None:
             raise
-        raise _RowError(int(place[1]), str(error)[: place.start()]) from error
+        raise _RowError(int(place[1]), in_plain_words(str(error)[: place.start()])) from error

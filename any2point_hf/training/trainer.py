@@ -19,6 +19,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments, default_data_collator
+from transformers.utils.logging import is_progress_bar_enabled
 
 from ..data import load_point_cloud_dataset
 from ..data.columns import feature_columns
@@ -30,6 +31,7 @@ from ..modeling.errors import Any2PointError, ConfigurationError, DatasetError, 
 from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
 from ..processing_any2point import Any2PointProcessor
 from .batches import BatchAugmentation, TrainingClouds
+from .epoch_lines import report_in_lines
 from .hub_card import keep_own_card
 from .parts import PART_METRICS, check_parts, label_columns, part_trainer_options
 from .recipe import Recipe, changed
@@ -162,6 +164,9 @@ def make_trainer(
 ) -> Trainer:
     """A stock Trainer with the published settings (method.md 7).
 
+    It reports as any Trainer does. Where transformers' progress bars are switched off
+    (`transformers.utils.logging.disable_progress_bar()`), it writes a line an epoch to standard error instead.
+
     Args:
         model: any model whose forward takes `points` and `labels`, or an `Any2PointForPointCloudSegmentation`. While
             it trains, a hook on it draws and augments the points of a batch.
@@ -253,6 +258,8 @@ def make_trainer(
         **measuring,
     )
     keep_own_card(trainer)
+    if not is_progress_bar_enabled():
+        report_in_lines(trainer)
     # Not as the argument `optimizers`, which the Trainer refuses under FSDP.
     trainer.optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.learning_rate)
     return trainer

@@ -11,25 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
-import plotly.graph_objects as go
 from gradio_client.utils import is_http_url_like
 
 from ..data.shapes import SHAPE_NAMES
 from ..modeling.errors import Any2PointError
-from ..pictures.interactive_pictures import cloud_figure, picture_figure
 from ..pictures.parts import parts_picture
-from ..pictures.picture import Picture
-from ..pictures.picture_content import Panel
 from ..point_clouds.files import POINT_CLOUD_EXTENSIONS, PointCloud
-from .inference import Adapter, Prediction, classify, example_cloud, segment
+from .figures import attention_figure, parts_figure
+from .inference import Adapter, example_cloud
 from .memory import give_back
+from .model_calls import ModelCall, model_call
 from .reader_process import NUMBER, Readers
+from .tools import add_tools
 from .upload_folder import delete_soon
 
 TITLE = "Any2Point: 3D point clouds through frozen transformers"
 TOP_CLASSES = 5
-LONGEST_SIDE = 1.4  # of a cloud, in plotly's units; the camera stands 1.9 away, so it fits however it is turned
+FIRST_SHAPE = "chair"  # which the page shows until its visitor chooses
 WAITING = 32  # clouds in the queue; later ones are told that it is full
 
 INTRODUCTION = f"""# {TITLE}
@@ -45,47 +43,53 @@ CSS = """
 #message [role=alert] { border-color: #d55e00; border-left-width: 6px; overflow-wrap: anywhere; }
 #classes .confidence-set { margin-bottom: .2rem; }
 #upload .download { display: none; } /* a link that the server answers by 403 */
-#cloud .js-plotly-plot { height: min(56vh, 460px, 96vw) !important; }
+#cloud { container-type: inline-size; }
+#cloud .js-plotly-plot { height: min(56vh, 460px, 100cqw) !important; } /* never higher than wide */
 :focus-visible { outline: 2px solid var(--color-accent); outline-offset: 2px; }
 """
 
 SHOW_BLOCK = """(block) => {
     const plot = document.querySelector("#cloud .js-plotly-plot");
-    if (plot) window.Plotly.restyle(plot, {visible: plot.data.map((_, index) => index === block - 1)});
+    if (plot) window.Plotly.restyle(plot, {visible: plot.data.map((_, index) => index === block)});
 }"""
 
 
-def build_page(adapters: Mapping[str, Adapter], max_megabytes: int, readers: Readers) -> gr.Blocks:
+def build_page(
+    adapters: Mapping[str, Adapter], max_megabytes: int, readers: Readers, tools_folder: Path | None = None
+) -> gr.Blocks:
     """The page over these adapters; its events run in the order of their arrival, and none waits for another's upload.
 
     Args:
         adapters: by the name that visitors choose, at least one.
         max_megabytes: the largest upload that the server accepts; the page names it.
         readers: of the uploads.
+        tools_folder: where the clouds of assistants lie while they are read; None for a page without tools.
     """
+    call = model_call(adapters)
 
-    def show(name: str, example: str, variation: int, category: str | None, upload: str | None, block: int) -> tuple:
-        results = _results(adapters[name], name, example, variation, category, upload, block, readers)
+    def show(
+        name: str, example: str | None, variation: int, category: str | None, upload: str | None, block: int
+    ) -> tuple:
+        example = example or FIRST_SHAPE  # none is chosen beside an upload, which may have been taken away
+        results = _results(adapters[name], name, example, variation, category, upload, block, readers, call)
         is_final = len(adapters) == 1 and not adapters[name].categories
         if upload is not None and is_final:  # with a choice of adapters or categories it may be needed again
             delete_soon(upload)
         give_back()
-        return results
+        return *results, example if upload is None else None
 
-    def show_example(name: str, example: str, variation: int, category: str | None, block: int) -> tuple:
-        results = _results(adapters[name], name, example, variation, category, None, block, readers)
-        give_back()
-        return None, *results
+    def show_example(name: str, example: str | None, variation: int, category: str | None, block: int) -> tuple:
+        return None, *show(name, example, variation, category, None, block)
 
     names = list(adapters)
-    last = max(adapters[names[0]].num_blocks, 2)  # a slider needs two ends
+    last = max(adapters[names[0]].num_blocks - 1, 1)  # a slider needs two ends
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
         variation = gr.State(0)
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 name = gr.Dropdown(names, value=names[0], label="Adapter", visible=len(names) > 1)
-                example = gr.Radio(list(SHAPE_NAMES), value="chair", label="A built-in shape")
+                example = gr.Radio(list(SHAPE_NAMES), value=FIRST_SHAPE, label="A built-in shape")
                 another = gr.Button("Another of these", size="sm")
                 category = gr.Dropdown([], label="It is a", visible=False, elem_id="category")
                 upload = gr.File(
@@ -100,8 +104,8 @@ def build_page(adapters: Mapping[str, Adapter], max_megabytes: int, readers: Rea
                 message = gr.HTML(elem_id="message")
                 classes = gr.Label(label="Classes", num_top_classes=TOP_CLASSES, elem_id="classes")
                 cloud = gr.Plot(label="Where the model looks", show_label=False, elem_id="cloud")
-                block = gr.Slider(1, last, last, step=1, label="Attention in block", elem_id="block", buttons=[])
-        results = [classes, cloud, block, message, category]
+                block = gr.Slider(0, last, last, step=1, label="Attention in block", elem_id="block", buttons=[])
+        results = [classes, cloud, block, message, category, example]
         options: dict[str, Any] = {
             "trigger_mode": "always_last",
             "api_visibility": "private",
@@ -123,6 +127,8 @@ def build_page(adapters: Mapping[str, Adapter], max_megabytes: int, readers: Rea
             show_example, **chosen
         )
         block.input(None, block, js=SHOW_BLOCK)
+        if tools_folder is not None:
+            add_tools(adapters, readers, call, tools_folder)
     return page.queue(max_size=WAITING, api_open=False)
 
 
@@ -146,6 +152,7 @@ def _results(
     upload: str | None,
     block: int,
     readers: Readers,
+    call: ModelCall,
 ) -> tuple:
     """What the page shows of one cloud: classes, figure, the slider, what was done or is wrong, and its category."""
     categories = adapter.categories
@@ -164,22 +171,20 @@ def _results(
             cloud, dropped = readers.read(upload, processor.point_feature_names, processor.seed, processor.drop_invalid)
         num_blocks = 0
         if adapter.is_segmenter:
-            labelled = segment(adapter, cloud, category)
+            labelled = call("segment", name, cloud, category)
             shares = {part["name"]: part["share"] for part in labelled.summary()["parts"]}
             picture = parts_picture(labelled)
             seen = f"of which {len(labelled.parts):,} are labelled"
         else:
-            prediction = classify(adapter, cloud)
-            shares, num_blocks = (
-                prediction.probabilities,
-                0 if prediction.attention is None else len(prediction.attention),
-            )
+            prediction = call("classify", name, cloud)
+            shares = prediction.probabilities
+            num_blocks = 0 if prediction.attention is None else len(prediction.attention)
             seen = f"of which the model sees {adapter.processor.num_points:,}"
     except Any2PointError as error:
         return None, None, gr.update(), _message(str(error), is_error=True), choice
-    block = min(max(int(block), 1), num_blocks) if num_blocks else 1
-    slider = gr.update(maximum=max(num_blocks, 2), value=block, visible=num_blocks > 1)
-    figure = _parts_figure(picture) if adapter.is_segmenter else _figure(prediction, block)
+    block = max(min(int(block), num_blocks - 1), 0)
+    slider = gr.update(maximum=max(num_blocks - 1, 1), value=block, visible=num_blocks > 1)
+    figure = parts_figure(picture) if adapter.is_segmenter else attention_figure(prediction, block)
     source = f"built-in {example}" if upload is None else _file_name(upload)
     text = f"{name}: {source}, {len(cloud.points):,} points {seen}; {time.perf_counter() - start:.2f} s."
     if dropped:
@@ -194,39 +199,3 @@ def _file_name(path: str) -> str:
 def _message(text: str, *, is_error: bool = False) -> str:
     """Text in the page, which screen readers speak; it is escaped, because file names come from visitors."""
     return f'<p role="{"alert" if is_error else "status"}">{html.escape(text)}</p>'
-
-
-def _figure(prediction: Prediction, block: int) -> go.Figure:
-    """The points coloured by attention, a trace for each block, one of them visible; by height without attention."""
-    points, attention = prediction.points, prediction.attention
-    if attention is None:
-        figure = cloud_figure(points, points[:, 2], "", label="height")
-    else:
-        panels = tuple(Panel("", points, row, (float(row.min()), float(row.max()))) for row in attention)
-        figure = picture_figure(Picture("", "share of attention", panels))
-    for index, trace in enumerate(figure.data):
-        trace.visible = index == block - 1 or attention is None
-    bar = {"orientation": "h", "len": 0.7, "thickness": 10, "y": -0.1, "title_side": "top"}
-    hover = "%{marker.color:.4f}<extra></extra>"  # instead of a text for each point, the larger part of the figure
-    figure.update_traces(marker_colorbar=bar, text=None, hovertemplate=hover)
-    return _laid_out(figure, points)
-
-
-def _parts_figure(picture: Picture) -> go.Figure:
-    """The points coloured by part, with a legend; pointing at one names its part."""
-    (panel,) = picture.panels
-    return _laid_out(picture_figure(picture), panel.points)
-
-
-def _laid_out(figure: go.Figure, points: np.ndarray) -> go.Figure:
-    """The figure without title and slider, of a size at which the cloud fits however it is turned."""
-    extent = np.ptp(points, axis=0)
-    sides = dict(zip("xyz", (LONGEST_SIDE * extent / extent.max()).tolist(), strict=True))
-    figure.layout.sliders = []
-    figure.update_layout(
-        title=None,
-        scene={"domain": {"y": [0.1, 1]}, "aspectmode": "manual", "aspectratio": sides},
-        margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        modebar={"remove": ["zoom3d", "pan3d", "tableRotation", "orbitRotation", "resetCameraLastSave3d"]},
-    )
-    return figure

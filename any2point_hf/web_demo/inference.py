@@ -99,7 +99,10 @@ def load_adapters(models: Sequence[str], backbone: str | None = None) -> dict[st
         config = _config(pinned, backbone)
         record: Any = (config.backbone, config.backbone_revision, config.modality)
         if config.backbone is not None and record not in backbones:
-            backbones[record] = load_backbone(*record)  # never changed: models change copies that share its tensors
+            loaded: Any = load_backbone(*record)  # never changed: models change copies that share its tensors
+            backbones[record] = loaded.to(
+                "cuda" if torch.cuda.is_available() else "cpu"
+            )  # as they, which share it then
         model, processor = load_either(pinned, backbones.get(record))
         name = Path(source).resolve().name if Path(source).is_dir() else source
         names[name] += 1
@@ -163,6 +166,15 @@ def classify(adapter: Adapter, cloud: PointCloud | np.ndarray) -> Prediction:
     id2label: Any = model.config.id2label
     names = [id2label[index] for index in best.indices.tolist()]
     return Prediction(shown, dict(zip(names, best.values.tolist(), strict=True)), attention)
+
+
+def embed(adapter: Adapter, cloud: PointCloud) -> np.ndarray:
+    """The pooled feature of one cloud, [2D] float32, as `any2point embed` writes it; arguments as of `classify`."""
+    prepared = adapter.processor.rows(cloud, ["the cloud"])
+    model: Any = adapter.model
+    with adapter.one_at_a_time, torch.no_grad():
+        outputs = model.any2point(*split_features(prepared.to(model.device)))
+    return outputs.pooler_output[0].float().cpu().numpy()
 
 
 def segment(adapter: Adapter, cloud: PointCloud, category: str | None) -> LabelledPoints:

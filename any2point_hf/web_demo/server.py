@@ -4,6 +4,7 @@ Unusual here: gradio reads the folder for uploads from the environment when it i
 and gradio is imported only where it is used.
 """
 
+import contextlib
 import importlib.util
 import os
 import socket
@@ -28,6 +29,7 @@ def serve(
     port: int = 7860,
     share: bool = False,
     max_megabytes: int = 20,
+    mcp: bool = False,
 ) -> None:
     """Serves the web demo until it is interrupted; uploads are deleted after use and at the end.
 
@@ -38,17 +40,22 @@ def serve(
         port: a free one.
         share: whether the page is also reached by anybody through a public address at gradio.live.
         max_megabytes: of an upload.
+        mcp: whether assistants get tools (`tools.py`) by the Model Context Protocol, at /gradio_api/mcp/.
 
     Raises:
-        Any2PointError: gradio is missing, the address is taken, a model cannot be loaded.
+        Any2PointError: gradio or, with `mcp`, its package is missing, the address is taken, a model cannot be loaded.
     """
     if importlib.util.find_spec("gradio") is None:
         raise Any2PointError("the web demo needs gradio, which is not installed. Run: pip install any2point-hf[web]")
+    if mcp and importlib.util.find_spec("mcp") is None:
+        raise Any2PointError("--mcp needs the package mcp, which is not installed. Run: pip install any2point-hf[mcp]")
     _check_address(host, port)
     from .inference import load_adapters
     from .memory import share_arenas
 
     share_arenas()
+    with contextlib.suppress(ImportError):  # on ZeroGPU it takes down moves to a GPU, and has to be there before them
+        importlib.import_module("spaces")
 
     adapters = load_adapters(models, backbone)
     with tempfile.TemporaryDirectory(prefix="any2point-demo-", ignore_cleanup_errors=True) as folder:
@@ -61,8 +68,8 @@ def serve(
         readers, sweeper = Readers(), Sweeper(Path(folder))
         sweeper.start()
         try:
-            page = build_page(adapters, max_megabytes, readers)
-            url, public = _launch(page, host, port, share, max_megabytes, Path(folder))
+            page = build_page(adapters, max_megabytes, readers, Path(folder) if mcp else None)
+            url, public = _launch(page, host, port, share, max_megabytes, Path(folder), mcp)
             print(f"serving {', '.join(adapters)} on {url} (stop with Ctrl-C)", flush=True)
             if public:
                 print(f"everybody who knows this address can use it for a week: {public}", flush=True)
@@ -90,7 +97,7 @@ def _reach_directly(host: str) -> None:
 
 
 def _launch(
-    page: "gradio.Blocks", host: str, port: int, share: bool, max_megabytes: int, uploads: Path
+    page: "gradio.Blocks", host: str, port: int, share: bool, max_megabytes: int, uploads: Path, mcp: bool
 ) -> tuple[str, str | None]:
     """Starts the server in a thread and returns its address and the public one."""
     import gradio
@@ -125,7 +132,7 @@ def _launch(
         enable_monitoring=False,
         state_session_capacity=SESSIONS,
         ssr_mode=False,
-        mcp_server=False,
+        mcp_server=mcp,
         pwa=False,
     )
     return url, public

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..modeling.errors import PointCloudError
 from ..point_clouds.checks import check_cloud, local_float32
-from ..point_clouds.files import PointCloud, read_cloud
+from ..point_clouds.files import CHECK_FILE, ParserError, PointCloud, read_cloud
 from ..point_clouds.invalid import DroppedPoints
 
 MAX_POINTS = 1_000_000
@@ -45,7 +45,7 @@ def read_upload(path: str | Path, names: Sequence[str], seed: int, dropped: Drop
         Points [N, 3] float32, N ≤ `MAX_POINTS`, moved to their mean where float32 cannot hold them; and features.
 
     Raises:
-        PointCloudError: it cannot be read, holds no usable cloud, or too large a one.
+        PointCloudError: it cannot be read (without the parser's words), holds no usable cloud, or too large a one.
         MemoryError: this process may take no more memory.
     """
     path = Path(path)
@@ -58,6 +58,11 @@ def read_upload(path: str | Path, names: Sequence[str], seed: int, dropped: Drop
         cause = error.__cause__
         if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM):
             raise MemoryError from error
+        if isinstance(error, ParserError):
+            raise PointCloudError(
+                f"{path.name} cannot be read as {path.suffix.lower()}: it is damaged, cut off or of another format. "
+                f"{CHECK_FILE}"
+            ) from error
         raise PointCloudError(str(error).replace(str(path), path.name)) from error
     if len(points) > MAX_POINTS:
         step = -(-len(points) // MAX_POINTS)

@@ -36,7 +36,7 @@ def test_obj(tmp_path, name):
         ("v 0 0 0\nf 1 2 3\n", "a face names vertex 3, but there are 1 vertices, from 1 on"),
         ("v 0 0 0\nf 0 1 1\n", "line 2: a face names vertex 0; vertices are counted from 1"),
         ("v 0 0 0\nf -1 -2 -1\n", "line 2: a face names vertex -2, but 1 vertices come before it"),
-        ("v 0 0 up\n", "line 1: could not convert string to float: 'up'"),
+        ("v 0 0 up\n", "line 1: 'up' is no number"),
     ],
 )
 def test_bad_obj(tmp_path, text, message):

@@ -64,7 +64,7 @@ BAD = {
     ),
     "commas.txt": ("1,5, 2,5, 3,5\n", "its commas part columns and decimals alike"),
     "ragged.csv": ("x,y,z,w\n1,2,3,4\n\n5,6,7\n", "line 4: it has 3 columns, the first line of numbers has 4"),
-    "word.csv": ("x,y,z\n1,2,3\n4,five,6\n", "line 3: could not convert string 'five' to float64"),
+    "word.csv": ("x,y,z\n1,2,3\n4,five,6\n", "line 3: 'five' is no number"),
     "many_names.csv": (",".join(f"column{i}" for i in range(500)) + "\n" + ",".join(["1"] * 500), "column11, …"),
 }
 

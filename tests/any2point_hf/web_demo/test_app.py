@@ -1,7 +1,9 @@
 """The web page in a real browser (Debian's Chromium), served by the command as its users start it."""
 
+import base64
 import http.client
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -27,6 +29,7 @@ for module in ("gradio", "playwright"):
 if CHROMIUM is None:
     pytest.skip("no chromium to look at the page with (apt-get install chromium)", allow_module_level=True)
 
+from PIL import Image  # noqa: E402 - which gradio needs
 from playwright.sync_api import expect, sync_playwright  # noqa: E402 - only where it is installed
 
 CHROMIUM_ARGUMENTS = (
@@ -44,6 +47,9 @@ MARKUP = "<img src=x onerror=window.sprung=1>"
 ODD_NAME = "<i onclick=x>odd"
 PATIENCE = 120_000  # milliseconds, for a machine that does much else
 FIGURE = 'document.querySelector("#cloud .js-plotly-plot")'
+SCENE = f"{FIGURE}._fullLayout.scene._scene"
+WIDE = "return [r.width, r.height];"
+CHOSEN = "input[type=radio]:checked"
 VISIBLE = f"() => JSON.stringify({FIGURE}.data.map((trace) => trace.visible))"
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
@@ -151,6 +157,46 @@ def test_an_upload_gets_its_classes_from_the_chosen_adapter(visit, adapter, clou
     expect(page.locator("#message")).to_contain_text("renamed: built-in torus", timeout=PATIENCE)
 
 
+def test_the_chosen_shape_is_the_one_that_is_shown(visit, clouds):
+    page = visit()
+    page.get_by_label("torus").press("Space")
+    expect(page.locator("#message")).to_contain_text("built-in torus", timeout=PATIENCE)
+    expect(page.locator(CHOSEN)).to_have_count(1)
+    upload(page, clouds / "disc.npy")
+    expect_class(page, "disc", "disc.npy")
+    expect(page.locator(CHOSEN)).to_have_count(0)
+    page.get_by_label("Clear").click()
+    expect(page.locator("#message")).to_contain_text("built-in chair", timeout=PATIENCE)
+    expect(page.get_by_label("chair")).to_be_checked()
+    upload(page, clouds / "disc.npy")
+    expect(page.locator(CHOSEN)).to_have_count(0, timeout=PATIENCE)
+    page.get_by_label("torus").press("Space")
+    expect(page.locator("#message")).to_contain_text("built-in torus", timeout=PATIENCE)
+    expect(page.get_by_label("torus")).to_be_checked()
+
+
+@pytest.mark.parametrize("size", [(1000, 800), (390, 700), (1500, 420)])
+def test_the_cloud_is_never_cut_at_the_edge(visit, size):
+    page = visit()
+    page.set_viewport_size({"width": size[0], "height": size[1]})
+    for shape in ("box", "lamp"):
+        page.get_by_label(shape).press("Space")
+        expect(page.locator("#message")).to_contain_text(f"built-in {shape}", timeout=PATIENCE)
+        page.wait_for_function(f"() => {FIGURE}?._fullLayout?.scene?._scene", timeout=PATIENCE)
+        page.wait_for_timeout(1000)
+        width, height = page.evaluate(f"() => {{const r = {SCENE}.container.getBoundingClientRect(); {WIDE}}}")
+        assert width >= height
+        for eye in ((0.9, -1.5, 0.7), (1.09, 1.09, 1.09), (1.88, 0.02, 0.02)):
+            eye = json.dumps(dict(zip("xyz", eye, strict=True)))
+            page.evaluate(f"() => window.Plotly.relayout({FIGURE}, {{'scene.camera.eye': {eye}}})")
+            drawn = page.evaluate(f"() => {SCENE}.toImage('png')").partition(",")[2]
+            alpha = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn))).convert("RGBA"))[..., 3]
+            rows, columns = np.nonzero(alpha)
+            assert 0 < rows.min() < rows.max() < len(alpha) - 1
+            assert 0 < columns.min() < columns.max() < alpha.shape[1] - 1
+            assert rows.max() - rows.min() > len(alpha) / 3  # and not made tiny instead
+
+
 def test_bad_uploads_are_told_why(visit, clouds, tmp_path):
     page = visit()
     (tmp_path / "<b>cut.ply").write_text("ply\nformat ascii 1.0\n")
@@ -158,11 +204,19 @@ def test_bad_uploads_are_told_why(visit, clouds, tmp_path):
     alert = page.locator("#message [role=alert]")
     expect(alert).to_contain_text("cut.ply cannot be read as .ply", timeout=PATIENCE)
     expect(alert).to_contain_text("Check that the file is complete")
+    expect(page.locator(CHOSEN)).to_have_count(0)
     assert not alert.locator("b").count()
     assert "Traceback" not in page.content()
     assert "any2point-demo-" not in alert.inner_text()
     page.get_by_label("mug").press("Space")
     expect(page.locator("#message [role=status]")).to_contain_text("built-in mug", timeout=PATIENCE)
+    (tmp_path / "mesh.glb").write_bytes(b"glTF\2\0\0\0\x20\0\0\0\x0c\0\0\0JSON{a parser")
+    upload(page, tmp_path / "mesh.glb")
+    expect(alert).to_have_text(
+        "mesh.glb cannot be read as .glb: it is damaged, cut off or of another format. Check that the file is complete "
+        "and of the format that its extension names.",
+        timeout=PATIENCE,
+    )
 
 
 def test_a_file_that_is_too_large_is_refused(visit, server, tmp_path):
@@ -209,7 +263,7 @@ def test_the_slider_shows_another_block_of_the_cloud_as_it_was_turned(visit):
     slider = page.locator("#block input[type=range]")
     slider.press("ArrowLeft")
     page.wait_for_function(f"() => ({VISIBLE})() == '[true,false]'", timeout=PATIENCE)
-    assert slider.input_value() == "1"
+    assert slider.input_value() == "0"  # blocks are counted as in the pictures
     assert page.evaluate(f"() => {FIGURE}.layout.scene.camera.eye.x") == 2
     colors = f"() => {FIGURE}.data.map((trace) => JSON.stringify(trace.marker.color))"
     assert len(set(page.evaluate(colors))) == 2

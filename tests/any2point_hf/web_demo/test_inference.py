@@ -100,9 +100,11 @@ def test_invalid_points_are_refused_or_dropped_as_the_processor_says(loaded, two
     assert prediction.probabilities == classify(loaded, clean).probabilities
     assert len(prediction.points) == len(clean)
     app = pytest.importorskip("any2point_hf.web_demo.app", reason="the page needs the extra demo")
-    readers = Readers(number=1)
+    from any2point_hf.web_demo.model_calls import model_call
+
+    readers, shown = Readers(number=1), (dropping, "disc", "chair", 0, None)
     try:
-        *_, message, _ = app._results(dropping, "disc", "chair", 0, None, str(tmp_path / "depth.npy"), 1, readers)
+        *_, message, _ = app._results(*shown, str(tmp_path / "depth.npy"), 1, readers, model_call({"disc": dropping}))
     finally:
         readers.close()
     assert "80 points of which the model sees 64" in message
@@ -282,4 +284,4 @@ def test_the_space_names_its_file_and_an_installable_version():
     assert header["sdk"] == "gradio"
     assert header["sdk_version"].split(".")[0] == "6"
     assert len(header["short_description"]) <= 60  # the Hub's rule
-    assert (SPACE / "requirements.txt").read_text(encoding="utf-8").split() == ["any2point-hf[web]"]
+    assert (SPACE / "requirements.txt").read_text(encoding="utf-8").split() == ["any2point-hf[web]", "spaces"]

@@ -9,6 +9,7 @@ pytest.importorskip("gradio", reason="gradio is not installed")
 
 from any2point_hf.web_demo.app import _results
 from any2point_hf.web_demo.inference import example_cloud, load_adapters
+from any2point_hf.web_demo.model_calls import model_call
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -19,7 +20,7 @@ def adapters(tiny_segmenter, segmenter_with_categories, tiny_adapter):
 
 
 def show(adapters, name, category=None):
-    return _results(adapters[name], name, "mug", 0, category, None, 1, None)
+    return _results(adapters[name], name, "mug", 0, category, None, 1, None, model_call(adapters))
 
 
 def test_parts_have_colours_names_and_shares(adapters, tiny_segmenter):
@@ -50,5 +51,5 @@ def test_the_category_is_chosen(adapters):
 def test_a_classifier_is_shown_as_before(adapters):
     shares, figure, slider, message, choice = show(adapters, "adapter")
     assert np.isclose(sum(shares.values()), 1)
-    assert (len(figure.data), slider["maximum"], choice["visible"]) == (2, 2, False)
+    assert (len(figure.data), slider["maximum"], slider["value"], choice["visible"]) == (2, 1, 1, False)
     assert "of which the model sees 64;" in message
