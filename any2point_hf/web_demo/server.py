@@ -43,7 +43,7 @@ def serve(
         Any2PointError: gradio is missing, the address is taken, a model cannot be loaded.
     """
     if importlib.util.find_spec("gradio") is None:
-        raise Any2PointError("the web demo needs gradio, which is not installed. Run: pip install any2point-hf[web]")
+        raise Any2PointError('the web demo needs gradio, which is not installed. Run: pip install "any2point-hf[web]"')
     _check_address(host, port)
     from .inference import load_adapters
     from .memory import share_arenas
