@@ -104,3 +104,10 @@ def test_what_is_told_to_be_installed_is_an_extra(metadata):
     ] == []  # a shell's [ needs them
     extras = {found.removeprefix('"any2point-hf[').removesuffix(']"') for found in named} - {"{extra}"}
     assert {"pictures", "web", "ray"} <= extras <= set(metadata.get_all("Provides-Extra"))
+
+
+def test_the_classifiers_name_the_pythons_that_were_tried(metadata):
+    page = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    tried = set(re.findall(r"(?:^\| |^Python )(3\.\d+)\.\d+ ", page, re.MULTILINE))
+    named = {name.rpartition(" ")[2] for name in metadata.get_all("Classifier") if ":: Python :: 3." in name}
+    assert named == tried
