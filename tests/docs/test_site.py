@@ -119,7 +119,7 @@ def test_no_code_is_wider_than_its_block(site):
         for name in ("training", "released_models", "results/released-code", "command_line"):
             page.goto((site / f"{name}.html").as_uri())
             blocks, cut, beside = page.eval_on_selector_all("pre > code", read)
-            assert blocks >= 3
+            assert blocks >= 1
             assert cut == 0
             assert beside >= 32  # pixels, of the button
         browser.close()
