@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from .errors import Any2PointError
+from .errors import Any2PointError, CheckpointError
 
 _SAVED = ".saved"  # a folder of whole files, which belong into the folder that it lies in
 _WRITING = ".writing-"  # begins the name of a folder that is being written: process, random number, host
@@ -33,6 +33,20 @@ def check_output_folder(output: Path) -> None:
     """
     if output.exists() and not output.is_dir():
         raise Any2PointError(f"--output must be a folder, and {output} is a file.")
+
+
+def check_plain_files(folder: Path) -> None:
+    """Checks that a folder of weights holds files and folders alone, because reading a pipe would wait for ever.
+
+    Raises:
+        CheckpointError: something else is in it, or in the folder `lora/` of it.
+    """
+    for path in (*folder.glob("*"), *folder.glob("lora/*")):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise CheckpointError(
+                f"a folder of weights must hold plain files, and {path} is a pipe, a socket or a device. Put the file "
+                "itself there."
+            )
 
 
 def write_whole(file: Path, text: str) -> None:

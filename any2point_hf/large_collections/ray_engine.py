@@ -68,7 +68,7 @@ def run_with_ray(job: BatchJob, worker: type[ShardWorker] = ShardWorker) -> dict
         import ray.data  # noqa: F401 - used by `_make_missing`
     except ImportError as error:
         raise Any2PointError(
-            f"--engine ray needs Ray, and {error.name} is not installed. Run: pip install any2point_hf[ray]"
+            f'--engine ray needs Ray, and {error.name} is not installed. Run: pip install "any2point-hf[ray]"'
         ) from error
     job = replace(job, model=pinned_name(job.model))  # all actors take one commit of the adapter
     collection, shards = open_job(job)

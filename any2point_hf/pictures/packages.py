@@ -18,7 +18,7 @@ def from_extra() -> Iterator[None]:
     except ImportError as error:
         raise MissingPackageError(
             f"pictures need {error.name or 'matplotlib and plotly'}, which is not installed. Run: "
-            "pip install any2point-hf[pictures]"
+            'pip install "any2point-hf[pictures]"'
         ) from error
 
 

@@ -143,5 +143,5 @@ def _package(name: str, path: Path, extra: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise PointCloudError(
-            f"{path} needs the package {name}, which is not installed. Run: pip install any2point_hf[{extra}]"
+            f'{path} needs the package {name}, which is not installed. Run: pip install "any2point-hf[{extra}]"'
         ) from error

@@ -17,6 +17,7 @@ from ..modeling.tokenizer.point_ops import split_features
 from ..point_clouds.files import read_point_cloud
 from ..trained_adapter import load
 from .cloud_index import CloudIndex, Hit
+from .inverted_lists import check_installed
 from .thumbnails import check_page, thumbnail_page
 
 
@@ -28,6 +29,7 @@ def search(
     backbone: str | None = None,
     batch_size: int = 32,
     page: str | os.PathLike | None = None,
+    approximate: bool = False,
 ) -> list[dict[str, Any]]:
     """For each file: `file` and `found`, a list of `id`, `label` (if there are any) and `similarity`, the best first.
 
@@ -39,16 +41,19 @@ def search(
         backbone: Hub id or folder instead of the recorded one.
         batch_size: clouds at a time.
         page: an .html file to write, with a small picture of each query and of what was found.
+        approximate: as in `CloudIndex.search`.
 
     Raises:
         Any2PointError: something in the input does not fit, such as an index of another model.
     """
     if page is not None:
         check_page(page)
+    if approximate:
+        check_installed()
     opened = CloudIndex.load(index)
     model = pinned_name(model)
     opened.check_model(model, backbone)
-    found = opened.search(_features(model, files, backbone, batch_size), top)
+    found = opened.search(_features(model, files, backbone, batch_size), top, approximate)
     if page is not None:
         write_whole(Path(page), _page(files, found, opened))
     return [

@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
+from ..files import check_plain_files
 from .loading import load_backbone_config
 
 BACKBONE_FILES = "backbone_files"
@@ -26,11 +27,13 @@ def backbone_fingerprint(name: str, revision: str | None = None, *, with_times: 
 
     Raises:
         BackboneLoadError: there is no such backbone.
+        CheckpointError: its folder holds a pipe.
     """
     if not os.path.isdir(name):
         load_backbone_config(name, revision)  # pulls it, or says what is wrong
         config = cached_file(name, "config.json", revision=revision, local_files_only=True)
         return str(extract_commit_hash(config, None))
+    check_plain_files(Path(name))
     digest = hashlib.sha256()
     for file in sorted({file for pattern in _FILES for file in Path(name).glob(pattern)}):
         state = file.stat()

@@ -6,13 +6,18 @@ register them.
 """
 
 import copy
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import resolve_revision
 
 from ..errors import BackboneLoadError, CheckpointError, HubError, UnsupportedBackboneError
+from ..files import check_plain_files
 from ..hub.calls import hub_calls, hub_trouble
 from ..pulled_config import IMPLEMENTATIONS, MOST_BLOCKS, OWN_IMPLEMENTATIONS
 from .bottleneck_hook import BottleneckHook
@@ -37,7 +42,10 @@ def load_backbone_config(backbone: str, revision: str | None = None, **kwargs: A
 
     Raises:
         BackboneLoadError: there is no such backbone, or no network to fetch it.
+        CheckpointError: its folder holds a pipe.
     """
+    if os.path.isdir(backbone):
+        check_plain_files(Path(backbone))
     options = {name: kwargs[name] for name in DOWNLOAD_OPTIONS if name in kwargs} | {"revision": revision}
     trouble = hub_trouble(backbone, options)
     options["revision"] = _one_commit(backbone, options | _cache_alone(trouble))
@@ -79,9 +87,12 @@ def load_backbone(
         kwargs: of `AutoModel.from_pretrained`, such as `dtype`, `device_map`, `quantization_config`, `token`.
 
     Raises:
-        BackboneLoadError: there are no such files, or no network to fetch them.
+        BackboneLoadError: there are no such files, no network to fetch them, or weights that are not finite.
+        CheckpointError: its folder holds a pipe.
         UnsupportedBackboneError: the family is not supported.
     """
+    if os.path.isdir(backbone):
+        check_plain_files(Path(backbone))
     options = {name: kwargs[name] for name in DOWNLOAD_OPTIONS if name in kwargs} | {"revision": revision}
     trouble = hub_trouble(backbone, options)
     options["revision"] = _one_commit(backbone, options | _cache_alone(trouble))
@@ -115,10 +126,35 @@ def load_backbone(
     needed = sorted(name for name in absent if name.startswith(tuple(used)))
     if needed:
         raise _load_error(backbone, f"{len(needed)} weights are missing or wrongly shaped, such as {needed[0]}.")
+    _check_finite(backbone, module, tuple(used))
     if tower is not module:
         tower.name_or_path = tower.config._name_or_path = str(backbone)  # the name of the whole
     tower.config._commit_hash = commit_of(whole)  # transformers itself does not record it
     return tower
+
+
+def _check_finite(backbone: str, module: PreTrainedModel, used: tuple[str, ...]) -> None:
+    """Refuses weights that are no numbers, which attention on a CPU can turn into finite outputs.
+
+    Args:
+        backbone: as it was named.
+        module: its weights. Quantised and offloaded ones are not looked at.
+        used: how the names begin of those that tokens meet. Others, such as tables of words, stay unread on the disk.
+
+    Raises:
+        BackboneLoadError: one is NaN or infinite.
+    """
+    for name, weight in module.named_parameters():
+        is_plain = type(weight) is nn.Parameter and weight.is_floating_point() and weight.itemsize > 1
+        if not (name.startswith(used) and is_plain and not weight.is_meta):
+            continue
+        with torch.no_grad():  # the sum is quick to make, and tells of a NaN; of finite weights it may be infinite
+            if not weight.sum(dtype=torch.float32).isfinite() and not weight.isfinite().all():
+                raise _load_error(
+                    backbone,
+                    f"its weights must be finite, and {name} has NaN or infinite values; its files are damaged, or its "
+                    "training diverged.",
+                )
 
 
 def _check_attention(backbone: str, config: PreTrainedConfig, chosen: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import CheckpointError, HubError
-from ..files import finish_saving
+from ..files import check_plain_files, finish_saving
 from .calls import hub_calls, resolved_commit
 
 NAMESPACE_VARIABLE = "ANY2POINT_NAMESPACE"
@@ -112,7 +112,7 @@ def pulled_folder(
 
     Raises:
         CheckpointError: the name exists nowhere, or a file or the revision is not there; everything tried is listed.
-            Or a local folder's unfinished saving cannot be finished.
+            Or a local folder's unfinished saving cannot be finished, or it holds a pipe.
         HubError: the Hub does not answer, refuses or breaks off, and the cache does not help.
     """
     if os.path.isdir(name):
@@ -170,6 +170,7 @@ def _settled(folder: Path, subfolder: str) -> Path:
             f"the last saving into {folder} was killed, and its files must be moved into their places, which failed: "
             f"{error}. Make the folder writable, or copy it."
         ) from error
+    check_plain_files(folder / subfolder)
     return folder
 
 

@@ -36,7 +36,8 @@ def interpolate_to_points(points: Tensor, centers: Tensor, features: Tensor) -> 
 def inverse_distance_weights(squared: Tensor) -> Tensor:
     """Weights 1 / d² divided by their sum, for squared distances [..., K].
 
-    They are taken relative to the nearest, smallest d² / d², so that nothing overflows; at a distance of 0 that is 1.
+    They are taken relative to the nearest, smallest d² / d², which stays finite next to a centre; at a distance of 0
+    that is 1. Squares that overflow themselves, from distances of 1e20 on, give NaN.
     """
     nearest = squared.amin(dim=-1, keepdim=True)
     is_apart = squared > 0

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from collections import defaultdict
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
@@ -99,3 +100,26 @@ def test_lists_are_lists(site):
     }
     flat = {path.name: [t[:80] for t in found if re.search(r"\n(?:- |\d+\. )", t)] for path, found in texts.items()}
     assert {name: found for name, found in flat.items() if found} == {}
+
+
+def test_no_code_is_wider_than_its_block(site):
+    """Else its end is cut, under the button that copies it."""
+    api = pytest.importorskip("playwright.sync_api", reason="a browser is driven by playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium to look at the pages with (apt-get install chromium)")
+    read = """all => {
+        const style = getComputedStyle(all[0]);
+        const cut = all.filter(code => code.scrollWidth > code.clientWidth);
+        return [all.length, cut.length, parseInt(style.paddingRight)];
+    }"""
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        for name in ("training", "released_models", "results/released-code", "command_line"):
+            page.goto((site / f"{name}.html").as_uri())
+            blocks, cut, beside = page.eval_on_selector_all("pre > code", read)
+            assert blocks >= 1
+            assert cut == 0
+            assert beside >= 32  # pixels, of the button
+        browser.close()

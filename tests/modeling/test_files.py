@@ -8,7 +8,7 @@ import time
 import pytest
 
 from any2point_hf.modeling import files as whole_files
-from any2point_hf.modeling.errors import Any2PointError
+from any2point_hf.modeling.errors import Any2PointError, CheckpointError
 
 
 def test_a_file_and_its_folder_are_made(tmp_path):
@@ -148,3 +148,15 @@ def test_a_damaged_record_is_named(tmp_path, text):
         (tmp_path / "run.json").write_text(text)
     with pytest.raises(Any2PointError, match=r"run\.json must be a JSON object .* is damaged: .*\. Measure again"):
         whole_files.read_record(tmp_path / "run.json", "runs", fix="Measure again.")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "lora/adapter_config.json"])
+def test_a_pipe_among_the_files_is_refused_instead_of_waited_for(tmp_path, name):
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    whole_files.check_plain_files(tmp_path)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(CheckpointError, match=rf"must hold plain files, and \S+{name} is a pipe, a socket or a device"):
+        whole_files.check_plain_files(tmp_path)

@@ -108,6 +108,6 @@ def test_bad_clouds(cluster, job, scans, tmp_path):
 
 def test_without_ray(job, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(Any2PointError, match=r"--engine ray needs Ray, .* Run: pip install any2point_hf\[ray\]"):
+    with pytest.raises(Any2PointError, match=r'--engine ray needs Ray, .* Run: pip install "any2point-hf\[ray\]"'):
         run_job(job(), engine="ray")
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"

@@ -27,7 +27,7 @@ try:
 except ImportError as error:
     print(isinstance(error, any2point_hf.MissingPackageError), error)
 """
-ADVICE = "which is not installed. Run: pip install any2point-hf[pictures]"
+ADVICE = 'which is not installed. Run: pip install "any2point-hf[pictures]"'
 
 
 @pytest.fixture

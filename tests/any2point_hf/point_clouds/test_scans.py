@@ -61,5 +61,5 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, extens
         importlib.import_module(package)
     (tmp_path / f"a{extension}").write_bytes(b"x")
     extra = "e57" if package == "pye57" else "las"
-    with pytest.raises(PointCloudError, match=rf"needs the package {package}.*pip install any2point_hf\[{extra}\]"):
+    with pytest.raises(PointCloudError, match=rf'needs the package {package}.*pip install "any2point-hf\[{extra}\]"'):
         read_point_cloud(tmp_path / f"a{extension}")

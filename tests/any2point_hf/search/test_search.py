@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -84,3 +85,17 @@ def test_another_model_is_refused(run_command, tiny_adapter, adapter, scans, ind
     assert run_command("predict", scans / "ball", "--model", adapter, "--out", predicted).code == 0
     result = run_command("search", query, "--index", predicted, "--model", adapter)
     assert (result.code, "holds predictions, not features" in result.err) == (2, True)
+
+
+def test_approximate_search_says_what_it_needs_before_any_work(run_command, adapter, scans, index, monkeypatch):
+    asked = ("search", scans / "ball" / "00.npy", "--index", index, "--model", adapter, "--top", 1, "--approximate")
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    refused = run_command(*asked, "--model", "no-such-model")
+    assert refused.code == 2
+    assert 'pip install "any2point-hf[search]"' in refused.err
+
+
+def test_approximate_search_of_files(run_command, adapter, scans, index):
+    pytest.importorskip("faiss", reason="approximate search needs the extra search")
+    asked = ("search", scans / "ball" / "00.npy", "--index", index, "--model", adapter, "--top", 1, "--json")
+    assert json.loads(run_command(*asked, "--approximate").out) == json.loads(run_command(*asked).out)

@@ -241,7 +241,7 @@ def test_a_missing_gradio_is_told_before_anything_is_loaded(run_command, monkeyp
     monkeypatch.setitem(sys.modules, "gradio", None)
     result = run_command("demo", "--model", tmp_path)
     assert result.code == 2
-    assert "pip install any2point-hf[web]" in result.err
+    assert 'pip install "any2point-hf[web]"' in result.err
     with pytest.raises(Any2PointError, match="gradio"):
         server.serve([str(tmp_path)])
 

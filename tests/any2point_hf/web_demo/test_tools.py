@@ -150,7 +150,7 @@ def test_nothing_is_left_of_what_was_sent(tools, text, folder):
 def test_a_missing_package_is_told_before_anything_is_loaded(run_command, tmp_path):
     result = run_command("demo", "--model", tmp_path, "--mcp")
     assert result.code == 2
-    assert "pip install any2point-hf[mcp]" in result.err
+    assert 'pip install "any2point-hf[mcp]"' in result.err
 
 
 def test_without_the_option_there_is_no_server_of_tools(monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 import copy
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from any2point_hf.modeling import (
 from any2point_hf.modeling.backbones.blocks import freeze_backbone
 from any2point_hf.modeling.backbones.bottleneck_hook import BottleneckHook
 from any2point_hf.modeling.backbones.detector import backbone_spec
+from any2point_hf.modeling.backbones.fingerprint import backbone_fingerprint
 from any2point_hf.modeling.backbones.loading import (
     build_backbone,
     check_same_family,
@@ -187,6 +189,34 @@ def test_a_folder_without_a_backbone_is_refused(make, tmp_path):
     make.config("bert").save_pretrained(tmp_path)
     assert load_backbone_config(str(tmp_path)).model_type == "bert"
     with pytest.raises(BackboneLoadError, match="could not be loaded"):
+        load_backbone(str(tmp_path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_a_pipe_in_place_of_a_file_is_refused(make, tmp_path):
+    make.config("bert").save_pretrained(tmp_path)
+    os.mkfifo(tmp_path / "model.safetensors")
+    for load in (load_backbone, load_backbone_config, backbone_fingerprint, Any2PointModel.from_pretrained):
+        with pytest.raises(CheckpointError, match=r"plain files, and \S+model\.safetensors is a pipe"):
+            load(str(tmp_path))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_are_refused(make, tmp_path, dtype, value):
+    """One NaN in a query vanishes in attention on a CPU, and all outputs are finite, but wrong."""
+    backbone = make.backbone("bert").to(dtype)
+    with torch.no_grad():
+        backbone.embeddings.word_embeddings.weight[3, 4] = value  # no token meets words
+        backbone.encoder.layer[0].output.dense.bias[:2] = torch.finfo(dtype).max  # finite, though their sum is not
+    backbone.save_pretrained(tmp_path)
+    assert load_backbone(str(tmp_path), dtype=dtype).dtype == dtype
+    with torch.no_grad():
+        backbone.encoder.layer[1].attention.self.query.weight[3, 4] = value
+    backbone.save_pretrained(tmp_path)
+    with pytest.raises(
+        BackboneLoadError, match=r"finite, and encoder\.layer\.1\.attention\.self\.query\.weight has NaN"
+    ):
         load_backbone(str(tmp_path))
 
 
