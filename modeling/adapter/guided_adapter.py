@@ -13,7 +13,7 @@ from transformers import initialization as init
 
 from ..numerics.initialization import StartValues, reset_norm
 from ..numerics.named_dropout import NamedDropout
-from ..numerics.precision import at_least_float32, layer_dtype, without_autocast
+from ..numerics.precision import at_least_float32, attention_dtype, layer_dtype, without_autocast
 from ..numerics.untouched import is_untouched
 from .cell_norm import CellNorm
 from .token_cells import TokenCells, same_cell_mask
@@ -126,9 +126,7 @@ class LocalAttention(nn.Module):
         bias = self.qkv_bias + (self.qkv_weight @ self.norm_bias.unsqueeze(-1)).squeeze(-1)
         qkv = F.linear(normalized, weight, bias.flatten())  # [B, G, M·3·width]
         dtype = qkv.dtype
-        if qkv.device.type == "cpu":  # torch's attention takes three times as long in half precision there
-            qkv = qkv.to(at_least_float32(dtype))
-        qkv = qkv.view(batch_size, num_tokens, self.num_views, 3, self.num_heads, -1).permute(3, 0, 2, 4, 1, 5)
+        qkv = qkv.to(attention_dtype(qkv)).view(batch_size, num_tokens, self.num_views, 3, self.num_heads, -1).permute(3, 0, 2, 4, 1, 5)
         query, key, value = qkv.flatten(1, 2)  # each [B·M, heads, G, width / heads]
         with without_autocast(qkv.device):
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask.to(query.dtype), scale=scale)

@@ -25,6 +25,11 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def attention_dtype(values: Tensor) -> torch.dtype:
+    """The dtype for attention: on a CPU at least float32, because torch takes three times as long in half precision."""
+    return at_least_float32(values.dtype) if values.device.type == "cpu" else values.dtype
+
+
 def widest_dtype(device: torch.device) -> torch.dtype:
     """float64, or float32 on MPS, which has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
