@@ -24,6 +24,7 @@ from suite import markdown, models
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from any2point_hf.modeling.backbones.spec import find
@@ -53,6 +54,7 @@ class Launches(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
+        self.moved: dict[str, Counter[str]] = defaultdict(Counter)
         self.room = REST
         self._borders: list[tuple[int, str]] = [(0, REST)]
         self._storages: dict[int, tuple[Any, int]] = {}
@@ -62,7 +64,9 @@ class Launches(TorchDispatchMode):
         """Runs the operator, and counts it."""
         result = operator(*args, **(kwargs or {}))
         if _is_launched(operator):
-            self.counts[self._current_room()][str(operator).removeprefix("aten.")] += 1
+            room, name = self._current_room(), str(operator).removeprefix("aten.")
+            self.counts[room][name] += 1
+            self.moved[room][name] += sum(map(_num_bytes, pytree.tree_leaves((args, result))))
         self.note_memory(result)
         return result
 
@@ -86,9 +90,13 @@ class Launches(TorchDispatchMode):
 
         module.forward = counted
 
-    def total(self, room: str) -> int:
-        """Returns what was counted for a room."""
-        return self.counts[room].total()
+    def total(self) -> int:
+        """Returns the operators of all rooms."""
+        return sum(counts.total() for counts in self.counts.values())
+
+    def row(self, room: str) -> list[str]:
+        """Returns a room's row of the table."""
+        return [room, str(self.counts[room].total()), f"{self.moved[room].total() / GIB:.1f}"]
 
     def _enter(self, room: str) -> None:
         self.room = room
@@ -109,6 +117,10 @@ class Launches(TorchDispatchMode):
                 self._storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
         self._storages = {key: kept for key, kept in self._storages.items() if not kept[0].expired()}
         self.peak = max(self.peak, sum(size for _, size in self._storages.values()))
+
+
+def _num_bytes(value: Any) -> int:
+    return value.numel() * value.itemsize if isinstance(value, Tensor) else 0
 
 
 def _is_launched(operator: Any) -> bool:
@@ -165,15 +177,25 @@ def count(setting: str, batch: int, dtype: torch.dtype) -> tuple[Launches, Launc
             total.backward()
         points, labels = torch.empty(batch, pair.config.num_points, 3), torch.empty(batch, dtype=torch.long)
         model.train()
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), lr=1e-3, fused=True)
+        _make_state(optimizer, trained)
         with ours:
             with precision:
                 loss = model(points, labels=labels).loss
             loss.backward()
             with ours.inside(OPTIMIZER):
-                nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 10.0, foreach=True)
+                nn.utils.clip_grad_norm_(trained, 10.0, foreach=True)
                 optimizer.step()
     return bare, ours
+
+
+def _make_state(optimizer: torch.optim.Optimizer, trained: Sequence[nn.Parameter]) -> None:
+    """Takes the first step, in which the optimizer makes its state."""
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 def _name_rooms(launches: Launches, model: Any) -> None:
@@ -198,13 +220,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--operators", metavar="ROOM", help="lists the operators of a room as well")
     options = parser.parse_args(arguments)
     bare, ours = count(options.setting, options.batch_size, getattr(torch, options.dtype))
-    rows = [["bare backbone", str(bare.total(REST)), f"{bare.peak / GIB:.2f}"]]
-    rows += [[room, str(ours.total(room)), ""] for room in sorted(ours.counts, key=ours.total, reverse=True)]
-    rows.append(["the whole step", str(sum(map(ours.total, ours.counts))), f"{ours.peak / GIB:.2f}"])
-    print(markdown.table(["room", "operators", "peak, GiB"], rows))
-    if options.operators:
-        for name, number in ours.counts[options.operators].most_common():
-            print(f"{number:6} {name}")
+    rows = [*(ours.row(room) for room in sorted(ours.counts, key=lambda room: -ours.counts[room].total()))]
+    print(markdown.table(["room", "operators", "GiB read and written"], rows))
+    for name, launches in (("bare backbone", bare), ("model", ours)):
+        print(f"{name}: {launches.total()} operators, peak {launches.peak / GIB:.2f} GiB")
+    for name, number in ours.counts[options.operators].most_common() if options.operators else ():
+        print(f"{number:6} {ours.moved[options.operators][name] / GIB:8.2f} GiB  {name}")
 
 
 if __name__ == "__main__":

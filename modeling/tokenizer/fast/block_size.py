@@ -3,7 +3,7 @@
 import torch
 
 _CPU_VALUES = 1 << 20  # 4 MiB of float32: a block and its products stay in the last-level cache
-DEVICE_VALUES = 1 << 26  # elsewhere every block costs launches
+DEVICE_VALUES = 1 << 28  # elsewhere every block costs launches
 
 
 def values_in_block(device: torch.device) -> int:
