@@ -38,6 +38,7 @@ DEVICE_ANSWERS: dict[str, Callable[..., Any]] = {
     "host_may_read": lambda values: False,
     "values_in_block": lambda device: block_size.DEVICE_VALUES,
     "attention_dtype": lambda values: values.dtype,
+    "head_multiple": lambda values: 8,
     "check_memory": lambda model, points: None,
     "_nearest_in_blocks": point_ops._nearest_in_blocks._init_fn,  # what is inside of it is counted
 }

@@ -1,6 +1,6 @@
 """The batch norm over cells of the guided aggregation (section 3.3; method.md 3)."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -8,12 +8,31 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import initialization as init
 
-from ..numerics.batch_norm import sum_over_processes, update_running_statistics
+from ..numerics.batch_norm import sum_over_processes, unbiased_factor, update_running_statistics
 from ..numerics.initialization import reset_norm
 from ..numerics.precision import at_least_float32, without_autocast
 
 NORM_EPS = 1e-5
 BATCH_NORM_MOMENTUM = 0.1
+
+
+class RowWeights(NamedTuple):
+    """How much each row counts in the statistics of a `CellNorm`; the same in all blocks.
+
+    Args:
+        shares: [B, M, 1, C], the weight of each row.
+        zeros: [M, 1], the weight of rows of zeros beside them; None for no such rows.
+        correction: [M, 1], the unbiased variance over the biased one.
+    """
+
+    shares: Tensor
+    zeros: Tensor | None
+    correction: Tensor
+
+    @classmethod
+    def of(cls, occupied: Tensor, count: Tensor, zeros: Tensor | None) -> "RowWeights":
+        """Counts the occupied rows [B, M, C] among `count` rows [M, 1]."""
+        return cls((occupied.unsqueeze(2) / count.unsqueeze(1)).to(count.dtype), zeros, unbiased_factor(count))
 
 
 class CellNorm(nn.Module):
@@ -39,56 +58,70 @@ class CellNorm(nn.Module):
         init.zeros_(self.running_mean)
         init.ones_(self.running_var)
 
-    def num_rows(self, occupied: Tensor) -> tuple[Tensor, Tensor | None]:
-        """How many rows the batch's statistics are taken over, [M, 1]: the occupied cells of all processes.
+    def row_weights(self, occupied: Tensor) -> RowWeights:
+        """Weights for statistics over the occupied cells of all processes."""
+        count = sum_over_processes(occupied.sum(dim=(0, 2), dtype=at_least_float32(self.weight.dtype))).unsqueeze(-1)
+        return RowWeights.of(occupied, count, None)
 
-        Returns:
-            Their number, and the share of rows beside them that are zero, [M, 1]; None for no such rows.
+    def forward(self, pooled: Tensor, occupied: Tensor, weights: RowWeights | None = None) -> Tensor:
+        """Normalises by the batch's statistics in training, by the running ones otherwise.
+
+        In training `weights` are those of `row_weights`, where they are known.
         """
-        count = occupied.sum(dim=(0, 2), dtype=at_least_float32(self.weight.dtype))
-        return sum_over_processes(count).unsqueeze(-1), None
-
-    def forward(self, pooled: Tensor, occupied: Tensor) -> Tensor:
-        """Normalises by the batch's statistics in training, by the running ones otherwise."""
         if not self.training:
             scale = self.weight * torch.rsqrt(self.running_var + NORM_EPS)
             shift = self.bias - self.running_mean * scale
             return F.gelu(torch.addcmul(shift.unsqueeze(1), pooled, scale.unsqueeze(1))).to(pooled.dtype)
-        count, zeros = self.num_rows(occupied)
-        shares = (occupied.unsqueeze(2) / count.unsqueeze(1)).to(count.dtype)  # [B, M, 1, C]
-        normed, mean, variance = _TrainedCellNorm.apply(pooled, shares, zeros, self.weight, self.bias)
-        update_running_statistics(self, mean, variance, count, BATCH_NORM_MOMENTUM)
+        weights = weights or self.row_weights(occupied)
+        # A compiler makes a backward pass of its own.
+        norm = _norm if torch.compiler.is_compiling() else _TrainedCellNorm.apply
+        normed, mean, variance, *_ = norm(pooled, weights.shares, weights.zeros, self.weight, self.bias)
+        update_running_statistics(self, mean, variance * weights.correction, BATCH_NORM_MOMENTUM)
         return normed
 
 
-class _TrainedCellNorm(torch.autograd.Function):
-    """GELU of the norm by the batch's statistics, and these: mean and biased variance [M, D].
+def _norm(
+    pooled: Tensor, shares: Tensor, zeros: Tensor | None, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Returns GELU of the norm, mean and biased variance [M, D]; and what its gradient needs.
 
-    Plain autograd would keep three tensors of the size of `pooled`, and launch three times as many kernels. `shares`
-    [B, M, 1, C] is the weight of each row in the statistics, `zeros` [M, 1] that of rows of zeros beside them.
+    Args:
+        pooled: [B, M, C, D].
+        shares: [B, M, 1, C], the weight of each row in the statistics.
+        zeros: [M, 1], the weight of rows of zeros beside them; None for no such rows.
+        weight: [M, D].
+        bias: [M, D].
     """
+    with without_autocast(pooled.device):
+        rows = pooled.to(shares.dtype)
+        mean = sum_over_processes((shares @ rows).sum(dim=0))  # [M, 1, D]
+        centered = rows - mean
+        variance = sum_over_processes((shares @ centered.square()).sum(dim=0))
+    if zeros is not None:
+        variance = variance + zeros.unsqueeze(1) * mean.square()
+    rate = torch.rsqrt(variance + NORM_EPS)
+    normed = torch.addcmul(bias.unsqueeze(1), centered, weight.unsqueeze(1) * rate)
+    return F.gelu(normed).to(pooled.dtype), mean.squeeze(1), variance.squeeze(1), centered, rate
+
+
+class _TrainedCellNorm(torch.autograd.Function):
+    """`_norm` with a backward pass of its own: one tensor kept instead of three, a third of the launches."""
 
     @staticmethod
     def forward(
         ctx: Any, pooled: Tensor, shares: Tensor, zeros: Tensor | None, weight: Tensor, bias: Tensor
-    ) -> tuple[Tensor, ...]:
-        with without_autocast(pooled.device):
-            rows = pooled.to(shares.dtype)
-            mean = sum_over_processes((shares @ rows).sum(dim=0))  # [M, 1, D]
-            centered = rows - mean
-            variance = sum_over_processes((shares @ centered.square()).sum(dim=0))
-        if zeros is not None:
-            variance = variance + zeros.unsqueeze(1) * mean.square()
-        rate = torch.rsqrt(variance + NORM_EPS)
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        normed, mean, variance, centered, rate = _norm(pooled, shares, zeros, weight, bias)
         ctx.save_for_backward(centered, shares, rate, weight, bias)
-        normed = torch.addcmul(bias.unsqueeze(1), centered, weight.unsqueeze(1) * rate)
-        mean, variance = mean.squeeze(1), variance.squeeze(1)
+        ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(mean, variance)
-        return F.gelu(normed).to(pooled.dtype), mean, variance
+        return normed, mean, variance
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if gradient is None:
+            return (None,) * 5
         centered, shares, rate, weight, bias = ctx.saved_tensors
         scale = weight.unsqueeze(1) * rate
         normed = torch.addcmul(bias.unsqueeze(1), centered, scale)

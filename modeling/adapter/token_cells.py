@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..numerics.host_reads import host_may_read
-from ..numerics.precision import compute_dtype, without_autocast
+from ..numerics.precision import product_dtype, without_autocast
 
 
 class TokenCells(NamedTuple):
@@ -51,10 +51,9 @@ class TokenCells(NamedTuple):
 
     def mean(self, features: Tensor) -> Tensor:
         """Mean over each cell of features [B, G, D], which all views share, or [B, M, G, D] -> [B, M, C, D]."""
-        shares = self.shares.to(features.dtype)
         if features.dim() == 4:
-            return _product(shares, features).to(features.dtype)
-        return _product(shares.flatten(1, 2), features).to(features.dtype).unflatten(1, self.occupied.shape[1:])
+            return _product(self.shares, features).to(features.dtype)
+        return _product(self.shares.flatten(1, 2), features).to(features.dtype).unflatten(1, self.occupied.shape[1:])
 
     def weighted_sum(self, features: Tensor, weights: Tensor) -> Tensor:
         """Returns Σ_m w_m F_m of each token, [B, G, D], for weights [B, M, G] and the cells' features [B, M, C, D]."""
@@ -78,11 +77,10 @@ class TokenCells(NamedTuple):
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Returns left @ right. Where that would be in float16, it is in float32: sums could leave float16's range."""
-    if compute_dtype(right) != torch.float16:
-        return left @ right
+    """Returns left @ right in their `product_dtype`."""
+    dtype = product_dtype(right)
     with without_autocast(right.device):
-        return left.float() @ right.float()
+        return left.to(dtype) @ right.to(dtype)
 
 
 def number_cells(cells: Tensor) -> Tensor:

@@ -96,7 +96,9 @@ def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[
     first, last = bottlenecks[0], bottlenecks[-1]
     first.start()
     through = rows.through(first.down, encoder) if encoder.is_tabulated else None
-    held: dict[int, Tensor] = {}  # a bottleneck's input [r, 2C] by block; where it is from a table, only after the first
+    held: dict[
+        int, Tensor
+    ] = {}  # a bottleneck's input [r, 2C] by block; where it is from a table, only after the first
 
     def input_of(number: int) -> Tensor:
         return held.pop(number) if number in held else rows.of(blocks[number], encoder.encode(blocks[number]))

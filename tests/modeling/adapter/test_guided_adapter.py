@@ -244,7 +244,7 @@ def test_the_output_layer_adds_in_its_own_dtype_under_autocast(make):
     attention = make.randomize(LocalAttention(D, M, 12, 6))
     rows, mixed = torch.randn(B, M, G, D).bfloat16(), torch.randn(B, M, G, 12).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        found = attention.add_to(rows, mixed)
+        found = attention.add_to(rows, mixed, attention.layers(B))
     expected = torch.einsum("bmgw,mdw->bmgd", mixed.float(), attention.out_weight) + attention.out_bias.unsqueeze(1)
     torch.testing.assert_close(found, rows + expected, atol=1e-5, rtol=0)
 
