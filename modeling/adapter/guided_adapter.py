@@ -321,14 +321,14 @@ def ensemble_weights(features: Tensor, reference: Tensor, views: TokenCells, vox
     Returns:
         [B, M, G], summing to 1 over M.
     """
-    lengths = _lengths(features).flatten(1).gather(1, views.rows.flatten(1)).view_as(views.numbers)
-    lengths = lengths * _lengths(reference).flatten(1).gather(1, voxels.numbers.flatten(1)).unsqueeze(1)
-    cosines = views.products(features, reference, voxels) / lengths
-    weights = (cosines + 1).clamp(min=2 * SMALLEST_WEIGHT)  # the half of each would not change what they sum to
+    lengths = _lengths(features).flatten(1, 2) * _lengths(reference).squeeze(1).transpose(1, 2)  # [B, M·C, V]
+    cosines = views.of_pairs(views.products(features, reference) / lengths, voxels)
+    weights = F.threshold(cosines + 1, 2 * SMALLEST_WEIGHT, 2 * SMALLEST_WEIGHT)  # halves would sum to the same shares
     return weights / weights.sum(dim=1, keepdim=True)
 
 
 def _lengths(vectors: Tensor) -> Tensor:
     """Lengths of [..., D], at least `SMALLEST_LENGTH`: [..., 1]."""
     vectors = vectors.to(at_least_float32(vectors.dtype))  # the smallest length is 0 in float16
-    return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp(min=SMALLEST_LENGTH)
+    lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return F.threshold(lengths, SMALLEST_LENGTH, SMALLEST_LENGTH)

@@ -61,12 +61,14 @@ class TokenCells(NamedTuple):
         by_cell = weights.new_zeros(*weights.shape[:2], features.shape[1])  # one row per token, one column per cell
         return _product(by_cell.scatter(-1, self.rows.transpose(1, 2), weights), features).to(features.dtype)
 
-    def products(self, features: Tensor, reference: Tensor, voxels: "TokenCells") -> Tensor:
-        """Dot products of each token's cell features [B, M, C, D] and voxel features [B, 1, V, D]: [B, M, G]."""
-        features, reference = features.flatten(1, 2), reference.squeeze(1)
-        products = _product(features, reference.transpose(1, 2))  # of every cell with every voxel, [B, M·C, V]
-        pairs = self.rows * reference.shape[1] + voxels.numbers
-        return products.flatten(1).gather(1, pairs.flatten(1)).view_as(self.numbers)
+    def products(self, features: Tensor, reference: Tensor) -> Tensor:
+        """Dot products of all cells' features [B, M, C, D] and all voxels' [B, 1, V, D]: [B, M·C, V]."""
+        return _product(features.flatten(1, 2), reference.squeeze(1).transpose(1, 2))
+
+    def of_pairs(self, values: Tensor, voxels: "TokenCells") -> Tensor:
+        """Values [B, M·C, V] of all pairs of a cell and a voxel, of those in which each token lies: [B, M, G]."""
+        pairs = self.rows * values.shape[-1] + voxels.numbers
+        return values.flatten(1).gather(1, pairs.flatten(1)).view_as(self.numbers)
 
     def maximum(self, features: Tensor) -> Tensor:
         """Maximum over each cell of features [B, M, G, D] -> [B, M, C, D]; 0 where there is no cell."""
