@@ -48,6 +48,7 @@ from .modeling_outputs import Any2PointModelOutput as Any2PointModelOutput
 from .numerics.initialization import StartValues, draw_seed, torch_draws
 from .numerics.precision import product_dtype
 from .numerics.start_scales import TokenScale, start_scales
+from .numerics.untouched import is_untouched
 from .pretrained_model import Any2PointPreTrainedModel
 from .projection.position_encoding import LearnableEncoding, sinusoidal_encoding
 from .projection.virtual_projection import voxel_cells
@@ -225,7 +226,9 @@ class Any2PointModel(Any2PointPreTrainedModel):
         if self.config.aggregation == "3d":
             views, most_cells = voxels.unsqueeze(1).expand_as(views), views.shape[-1]
         found = Neighborhoods.of(views, voxels, most_cells, product_dtype(self.cls_token))
-        return found.prepared(self.local_attention, next(iter(self.aggregations.values())))
+        if not is_untouched(self.local_attention, LocalAttention):
+            return found
+        return found._replace(layers=self.local_attention.layers(len(centers)))
 
     @can_return_tuple
     @names_batch_that_fits

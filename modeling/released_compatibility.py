@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adapter.cell_norm import CellNorm, RowWeights
+from .adapter.cell_norm import CellNorm
 from .backbones.blocks import NO_MASK, call_block
 from .numerics.batch_norm import sum_over_processes
-from .numerics.precision import at_least_float32
 from .projection.position_encoding import plane_rows
 from .projection.virtual_projection import LineProjection, PlaneProjection
 from .tokenizer.point_tokenizer import PointTokenizer
@@ -156,11 +155,11 @@ class ReleasedCellNorm(CellNorm):
         super().__init__(hidden_size, num_branches)
         self.num_cells = num_cells
 
-    def row_weights(self, occupied: Tensor) -> RowWeights:
-        """Weights for statistics over all cells of the batch."""
-        occupied_rows = sum_over_processes(occupied.sum(dim=(0, 2), dtype=at_least_float32(self.weight.dtype)))
-        all_rows = sum_over_processes(torch.full_like(occupied_rows, len(occupied) * self.num_cells)).unsqueeze(-1)
-        return RowWeights.of(occupied, all_rows, 1 - occupied_rows.unsqueeze(-1) / all_rows)
+    def num_rows(self, occupied: Tensor) -> tuple[Tensor, Tensor | None]:
+        """All cells of the batch, [M, 1], and the share of the empty ones."""
+        occupied_rows, _ = super().num_rows(occupied)
+        all_rows = sum_over_processes(torch.full_like(occupied_rows, len(occupied) * self.num_cells))
+        return all_rows, 1 - occupied_rows / all_rows
 
 
 def call_block_across_batch(block: nn.Module, hidden: Tensor, arguments: Mapping[str, Any] = NO_MASK) -> Tensor:

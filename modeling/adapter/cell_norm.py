@@ -1,6 +1,6 @@
 """The batch norm over cells of the guided aggregation (section 3.3; method.md 3)."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,31 +8,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import initialization as init
 
-from ..numerics.batch_norm import sum_over_processes, unbiased_factor, update_running_statistics
+from ..numerics.batch_norm import sum_over_processes, update_running_statistics
 from ..numerics.initialization import reset_norm
 from ..numerics.precision import at_least_float32, without_autocast
 
 NORM_EPS = 1e-5
 BATCH_NORM_MOMENTUM = 0.1
-
-
-class RowWeights(NamedTuple):
-    """How much each row counts in the statistics of a `CellNorm`; the same in all blocks.
-
-    Args:
-        shares: [B, M, 1, C], the weight of each row.
-        zeros: [M, 1], the weight of rows of zeros beside them; None for no such rows.
-        correction: [M, 1], the unbiased variance over the biased one.
-    """
-
-    shares: Tensor
-    zeros: Tensor | None
-    correction: Tensor
-
-    @classmethod
-    def of(cls, occupied: Tensor, count: Tensor, zeros: Tensor | None) -> "RowWeights":
-        """Counts the occupied rows [B, M, C] among `count` rows [M, 1]."""
-        return cls((occupied.unsqueeze(2) / count.unsqueeze(1)).to(count.dtype), zeros, unbiased_factor(count))
 
 
 class CellNorm(nn.Module):
@@ -58,25 +39,26 @@ class CellNorm(nn.Module):
         init.zeros_(self.running_mean)
         init.ones_(self.running_var)
 
-    def row_weights(self, occupied: Tensor) -> RowWeights:
-        """Weights for statistics over the occupied cells of all processes."""
-        count = sum_over_processes(occupied.sum(dim=(0, 2), dtype=at_least_float32(self.weight.dtype))).unsqueeze(-1)
-        return RowWeights.of(occupied, count, None)
+    def num_rows(self, occupied: Tensor) -> tuple[Tensor, Tensor | None]:
+        """How many rows [M, 1] the batch's statistics are over, the occupied cells of all processes.
 
-    def forward(self, pooled: Tensor, occupied: Tensor, weights: RowWeights | None = None) -> Tensor:
-        """Normalises by the batch's statistics in training, by the running ones otherwise.
-
-        In training `weights` are those of `row_weights`, where they are known.
+        Also the share [M, 1] of rows of zeros among them; None for no such rows.
         """
+        count = occupied.sum(dim=(0, 2), dtype=at_least_float32(self.weight.dtype))
+        return sum_over_processes(count).unsqueeze(-1), None
+
+    def forward(self, pooled: Tensor, occupied: Tensor) -> Tensor:
+        """Normalises by the batch's statistics in training, by the running ones otherwise."""
         if not self.training:
             scale = self.weight * torch.rsqrt(self.running_var + NORM_EPS)
             shift = self.bias - self.running_mean * scale
             return F.gelu(torch.addcmul(shift.unsqueeze(1), pooled, scale.unsqueeze(1))).to(pooled.dtype)
-        weights = weights or self.row_weights(occupied)
+        count, zeros = self.num_rows(occupied)
+        shares = (occupied.unsqueeze(2) / count.unsqueeze(1)).to(count.dtype)
         # A compiler makes a backward pass of its own.
         norm = _norm if torch.compiler.is_compiling() else _TrainedCellNorm.apply
-        normed, mean, variance, *_ = norm(pooled, weights.shares, weights.zeros, self.weight, self.bias)
-        update_running_statistics(self, mean, variance * weights.correction, BATCH_NORM_MOMENTUM)
+        normed, mean, variance, *_ = norm(pooled, shares, zeros, self.weight, self.bias)
+        update_running_statistics(self, mean, variance, count, BATCH_NORM_MOMENTUM)
         return normed
 
 

@@ -4,7 +4,7 @@ Unusual here: the work of all views is batched, [B, M, ...], never looped over; 
 computed once a cell, [B, M, C, ...] with C cells of a view, and never copied back to the tokens, [B, M, G, D].
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from ..numerics.precision import (
     without_autocast,
 )
 from ..numerics.untouched import is_untouched
-from .cell_norm import CellNorm, RowWeights
+from .cell_norm import CellNorm
 from .token_cells import TokenCells, same_cell_mask
 
 if TYPE_CHECKING:
@@ -72,17 +72,13 @@ class Neighborhoods(NamedTuple):
         views: the cells (segments or patches) of the M views.
         voxels: the voxels of the 3D branch, as the cells of a single view.
         mask: `same_cell_mask` of the views' cells, for the attention inside them.
-        layers: of that attention, folded; None where they are not known.
-        view_weights: of the cells' rows in the batch's statistics; None where they are not known.
-        voxel_weights: of the voxels' rows.
+        layers: of that attention; None where it is called as a module, or folds them anew.
     """
 
     views: TokenCells
     voxels: TokenCells
     mask: Tensor
     layers: "AttentionLayers | None" = None
-    view_weights: RowWeights | None = None
-    voxel_weights: RowWeights | None = None
 
     @classmethod
     def of(cls, view_cells: Tensor, voxel_cells: Tensor, most_cells: int, dtype: torch.dtype) -> "Neighborhoods":
@@ -93,22 +89,6 @@ class Neighborhoods(NamedTuple):
         views = TokenCells.of(view_cells, most_cells, dtype)
         voxels = TokenCells.of(voxel_cells.unsqueeze(1), voxel_cells.shape[-1], dtype)
         return cls(views, voxels, same_cell_mask(view_cells, attention_dtype(views.shares)))
-
-    def prepared(self, attention: Any, aggregation: Any) -> "Neighborhoods":
-        """Adds what all blocks have in common: the attention's folded layers, and in training the rows' weights.
-
-        Args:
-            attention: the `LocalAttention`.
-            aggregation: the `GuidedAggregation` of any block.
-        """
-        prepared: dict[str, Any] = {}
-        if is_untouched(attention, LocalAttention):
-            prepared["layers"] = attention.layers(len(self.views.numbers))
-        pairs = {"view": (self.views, aggregation.view_norm), "voxel": (self.voxels, aggregation.voxel_norm)}
-        for name, (cells, norm) in pairs.items():
-            if isinstance(norm, CellNorm) and norm.training:
-                prepared[f"{name}_weights"] = norm.row_weights(cells.occupied)
-        return self._replace(**prepared)
 
 
 class AttentionLayers(NamedTuple):
@@ -268,13 +248,12 @@ class GuidedAggregation(nn.Module):
         views, voxels = neighborhoods.views, neighborhoods.voxels
         narrow = tokens.to(product_dtype(tokens))  # rounded once for all products
         pooled = self._pool_attended(tokens, narrow, neighborhoods, attention)
-        features = self.view_norm(pooled, views.occupied, neighborhoods.view_weights)  # F of each cell, [B, M, C, D]
+        features = self.view_norm(pooled, views.occupied)  # F of each cell, [B, M, C, D]
         if self.voxel_norm is None:
             weights = torch.full_like(views.numbers, 1 / views.numbers.shape[1], dtype=features.dtype)
         else:
             pooled = voxels.mean(narrow) + voxels.maximum(tokens.unsqueeze(1))
-            # B of each voxel, [B, 1, V, D]
-            reference = self.voxel_norm(pooled, voxels.occupied, neighborhoods.voxel_weights)
+            reference = self.voxel_norm(pooled, voxels.occupied)  # B of each voxel, [B, 1, V, D]
             weights = ensemble_weights(features, reference.to(features.dtype), views, voxels)
         scale = self.scale if self.stream_rms is None else self.scale * self.stream_rms
         return (tokens + views.weighted_sum(features, scale * weights)).to(tokens.dtype)

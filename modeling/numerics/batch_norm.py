@@ -56,22 +56,21 @@ class RunningStatistics(Protocol):
 
 
 @torch.no_grad()
-def update_running_statistics(norm: RunningStatistics, mean: Tensor, variance: Tensor, momentum: float) -> None:
+def update_running_statistics(
+    norm: RunningStatistics, mean: Tensor, variance: Tensor, count: Tensor, momentum: float
+) -> None:
     """Moves a norm's `running_mean` and `running_var` towards a batch's mean and unbiased variance.
 
     Args:
         norm: has both buffers.
         mean: the batch's, of the buffers' shape.
-        variance: the batch's unbiased variance, of the buffers' shape.
+        variance: the batch's biased variance, of the buffers' shape.
+        count: number of rows that both were taken over, broadcastable to their shape.
         momentum: weight of the batch's statistics in the new running ones.
     """
+    unbiased = variance * count / (count - 1).clamp(min=1)
     norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
-    norm.running_var.lerp_(variance.to(norm.running_var.dtype), momentum)
-
-
-def unbiased_factor(count: Tensor) -> Tensor:
-    """The unbiased variance over the biased one, of `count` rows."""
-    return count / (count - 1).clamp(min=1)
+    norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
 
 
 class BatchNorm1d(nn.BatchNorm1d):
@@ -113,6 +112,6 @@ class BatchNorm1d(nn.BatchNorm1d):
         variance = sum_over_processes(centered.square().sum(dim=0)) / count
         self.num_batches_tracked.add_(1)
         momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum  # as torch's own
-        update_running_statistics(self, mean, variance * unbiased_factor(count), momentum)
+        update_running_statistics(self, mean, variance, count, momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return torch.addcmul(self.bias, centered, scale).to(rows.dtype)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...numerics.batch_norm import BatchNorm1d, sum_over_processes, unbiased_factor, update_running_statistics
+from ...numerics.batch_norm import BatchNorm1d, sum_over_processes, update_running_statistics
 from ...numerics.precision import at_least_float32
 from ..residual_bottleneck import ResidualBottleneck
 from .neighbor_rows import NeighborRows
@@ -249,4 +249,4 @@ class TrainedBottleneck:
     def _update(self, norm: BatchNorm1d, mean: Tensor, variance: Tensor) -> None:
         assert norm.momentum is not None  # where a user sets None, the tokenizer runs `plain_stage`
         norm.num_batches_tracked.add_(1)
-        update_running_statistics(norm, mean, variance * unbiased_factor(self.count), norm.momentum)
+        update_running_statistics(norm, mean, variance, self.count, norm.momentum)
