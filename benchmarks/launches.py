@@ -5,8 +5,8 @@ python benchmarks/launches.py [--setting clip-text-scan] [--batch-size 32] [--dt
 The step runs on fake tensors, which have shapes and no values, so it takes seconds. The package is made to answer as on
 a device wherever it asks (`DEVICE_ANSWERS`). Counted are operators below autograd that compute something: views and
 allocations are left out, sampling counts as the one kernel that it is. An operator may be several kernels (a sort, the
-gradient of an attention or a layer norm), so the numbers are a tenth below what a profiler on a GPU counts. Told as well:
-the bytes that operators read and write, and the peak of the memory that tensors take.
+gradient of an attention or a layer norm), so the numbers are a tenth below what a profiler on a GPU counts. Told as
+well: the bytes that operators read and write, and the peak of the memory that tensors take.
 """
 
 import argparse
