@@ -9,10 +9,11 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from .block_choice import BlockChoice
 from .errors import ConfigurationError, UnsupportedBackboneError, require
+from .field_names import OF_BACKBONE
 from .hub.names import pull_options, pulled_folder
 from .presets import find_preset
 from .publishing.remote_code import NotCopied
-from .pulled_config import check_fields, check_num_labels, checked_values, meant_name, refuse_unknown
+from .pulled_config import check_fields, check_num_labels, checked_values, refuse_unknown
 from .segmentation.categories import as_category_parts, check_category_parts
 
 SMALLEST_CLOUD = 64  # points; the tokenizer halves them three times
@@ -311,11 +312,6 @@ def recorded_path(backbone: str | os.PathLike) -> str:
     return os.path.abspath(backbone) if os.path.isdir(backbone) else str(backbone)
 
 
-def meant_field(name: str) -> str:
-    """A sentence with the field that was probably meant by an unknown name, or an empty string."""
-    return meant_name(name, METHOD_FIELDS)
-
-
 def _config_from_dict(values: dict[str, Any]) -> PreTrainedConfig:
     values = dict(values)
     model_type = values.pop("model_type", None)
@@ -328,7 +324,6 @@ def _config_from_dict(values: dict[str, Any]) -> PreTrainedConfig:
         ) from error
 
 
-_OF_BACKBONE = ("backbone", "backbone_revision", "backbone_config")  # which one, not what is done with it
-METHOD_FIELDS = tuple(name for name in Any2PointConfig.__annotations__ if name not in _OF_BACKBONE)
+METHOD_FIELDS = tuple(name for name in Any2PointConfig.__annotations__ if name not in OF_BACKBONE)
 
 AutoConfig.register(Any2PointConfig.model_type, Any2PointConfig, exist_ok=True)

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from .configuration_any2point import METHOD_FIELDS
 from .errors import ConfigurationError, require
-from .pulled_config import meant_name
+from .field_names import meant_name
 
 # What transformers takes out of its keyword arguments, besides those in its signature.
 _OF_TRANSFORMERS: tuple[str, ...] = (

@@ -46,7 +46,9 @@ from .configuration_any2point import Any2PointConfig
 from .input_checks import check_inputs, finite_inputs
 from .modeling_outputs import Any2PointModelOutput as Any2PointModelOutput
 from .numerics.initialization import StartValues, draw_seed, torch_draws
+from .numerics.precision import product_dtype
 from .numerics.start_scales import TokenScale, start_scales
+from .numerics.untouched import is_untouched
 from .pretrained_model import Any2PointPreTrainedModel
 from .projection.position_encoding import LearnableEncoding, sinusoidal_encoding
 from .projection.virtual_projection import voxel_cells
@@ -223,7 +225,10 @@ class Any2PointModel(Any2PointPreTrainedModel):
         most_cells = self.projection.num_cells + 1  # rounding may put a token at the very end, in one more cell
         if self.config.aggregation == "3d":
             views, most_cells = voxels.unsqueeze(1).expand_as(views), views.shape[-1]
-        return Neighborhoods.of(views, voxels, most_cells, self.cls_token.dtype)
+        found = Neighborhoods.of(views, voxels, most_cells, product_dtype(self.cls_token))
+        if not is_untouched(self.local_attention, LocalAttention):
+            return found
+        return found._replace(layers=self.local_attention.layers(len(centers)))
 
     @can_return_tuple
     @names_batch_that_fits
@@ -288,8 +293,9 @@ class Any2PointModel(Any2PointPreTrainedModel):
             for index, block in enumerate(blocks):
                 hidden = self._run_block(block, hidden + positions if inject else hidden, arguments(index))
                 if str(index) in self.aggregations:
-                    tokens = self.aggregations[str(index)](hidden[:, 1:], neighborhoods, self.local_attention)
-                    hidden = torch.cat([hidden[:, :1], tokens], dim=1)
+                    cls, tokens = hidden.split([1, hidden.shape[1] - 1], dim=1)
+                    tokens = self.aggregations[str(index)](tokens, neighborhoods, self.local_attention)
+                    hidden = torch.cat([cls, tokens], dim=1)
                 if wants_states:
                     states.append(hidden)
         if self.final_norm is not None:

@@ -13,7 +13,8 @@ from safetensors import safe_open
 from transformers.utils import logging
 
 from .checkpoint_integrity import HEADS
-from .errors import CheckpointError, ConfigurationError, did_you_mean, require
+from .errors import CheckpointError, ConfigurationError, require
+from .field_names import meant_name
 from .publishing.remote_code import AUTO_MAP, OF_MODEL
 
 MOST_LABELS = 100_000
@@ -28,7 +29,6 @@ OWN_IMPLEMENTATIONS = (None, "eager", "sdpa", "flex_attention", "flash_attention
 _OF_TRANSFORMERS = {*_FETCH_CODE, *IMPLEMENTATIONS, "is_heterogeneous", "model_type", "name_or_path", "num_labels"}
 _OF_TRANSFORMERS |= {"output_attentions", "per_layer_config", "quantization_config", "return_unused_kwargs"}
 _OF_TRANSFORMERS |= {"torch_dtype", "use_cache"}
-_OTHER_NAMES = dict.fromkeys(("num_channels", "in_channels", "input_channels", "num_features"), "num_point_features")
 
 logger = logging.get_logger(__name__)
 
@@ -73,12 +73,6 @@ def refuse_unknown(names: Iterable[str], fields: Iterable[str], described: Itera
             f"Any2PointConfig takes the fields of its documentation, got {unknown[0]!r}, which is none."
             f"{meant_name(unknown[0], described)} A config.json that a newer version wrote needs that version."
         )
-
-
-def meant_name(name: str, described: Iterable[str]) -> str:
-    """A sentence with the field that was probably meant by an unknown name, or an empty string."""
-    meant = _OTHER_NAMES.get(name)
-    return f" Did you mean {meant}?" if meant else did_you_mean(name, described)
 
 
 def check_num_labels(num_labels: int | None) -> None:

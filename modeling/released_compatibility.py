@@ -155,12 +155,11 @@ class ReleasedCellNorm(CellNorm):
         super().__init__(hidden_size, num_branches)
         self.num_cells = num_cells
 
-    def statistics(self, pooled: Tensor, occupied: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean [M, D], biased variance [M, D] and number of rows [M, 1] over all cells of the batch."""
-        mean, variance, occupied_rows = super().statistics(pooled, occupied)
-        all_rows = sum_over_processes(torch.full_like(occupied_rows, len(pooled) * self.num_cells))
-        share = occupied_rows / all_rows
-        return mean * share, share * (variance + (1 - share) * mean.square()), all_rows
+    def num_rows(self, occupied: Tensor) -> tuple[Tensor, Tensor | None]:
+        """All cells of the batch, [M, 1], and the share of the empty ones."""
+        occupied_rows, _ = super().num_rows(occupied)
+        all_rows = sum_over_processes(torch.full_like(occupied_rows, len(occupied) * self.num_cells))
+        return all_rows, 1 - occupied_rows / all_rows
 
 
 def call_block_across_batch(block: nn.Module, hidden: Tensor, arguments: Mapping[str, Any] = NO_MASK) -> Tensor:

@@ -20,6 +20,7 @@ def check_names(options: argparse.Namespace) -> None:
     from ..modeling.hub.names import check_name
     from ..modeling.presets import find_preset
     from ..training.recipe_files import recipe_file
+    from .options import settings
 
     given = {name: value for name, value in vars(options).items() if value is not None}
     if "preset" in given:
@@ -32,6 +33,8 @@ def check_names(options: argparse.Namespace) -> None:
     for name in ("backbone", "backbone_1d", "backbone_2d", "backbone_audio"):
         if name in given:
             _check_backbone(given[name])
+    for name in ("settings", "set_1d", "set_2d", "set_audio"):
+        settings(given.get(name, []))
     for name in ("data", "diagnose"):
         if name in given:
             check_source(given[name])

@@ -270,17 +270,15 @@ def settings(texts: list[str]) -> dict[str, Any]:
     Raises:
         Any2PointError: one is not of that form, or no field has its name.
     """
-    if not texts:  # the import below takes seconds
-        return {}
-    from ..modeling.configuration_any2point import METHOD_FIELDS, meant_field
     from ..modeling.errors import Any2PointError
+    from ..modeling.field_names import meant_name, method_fields
 
-    fields = {}
+    fields, known = {}, method_fields()
     for setting in texts:
         name, separator, text = setting.partition("=")
-        if not separator or name not in METHOD_FIELDS:
+        if not separator or name not in known:
             raise Any2PointError(
-                f"--set takes FIELD=VALUE with a field of Any2PointConfig, got {setting!r}.{meant_field(name)}"
+                f"--set takes FIELD=VALUE with a field of Any2PointConfig, got {setting!r}.{meant_name(name, known)}"
             )
         try:
             fields[name] = json.loads(text)

@@ -1,7 +1,10 @@
 """The batch norm over cells of the guided aggregation (section 3.3; method.md 3)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import initialization as init
 
@@ -36,32 +39,77 @@ class CellNorm(nn.Module):
         init.zeros_(self.running_mean)
         init.ones_(self.running_var)
 
-    def statistics(self, pooled: Tensor, occupied: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean [M, D], biased variance [M, D] and number of rows [M, 1] of the occupied cells of the batch."""
-        pooled = pooled.to(at_least_float32(pooled.dtype))
-        weight = occupied.to(pooled.dtype).unsqueeze(2)  # [B, M, 1, C]: sums over cells are products with it
-        with without_autocast(pooled.device):
-            count = sum_over_processes(weight.sum(dim=(0, 3)))
-            mean = sum_over_processes((weight @ pooled).sum(dim=0)) / count.unsqueeze(1)  # [M, 1, D]
-            squares = (weight @ (pooled - mean).square()).sum(dim=(0, 2))
-        mean, variance = mean.squeeze(1), sum_over_processes(squares) / count
-        return mean, variance, count
+    def num_rows(self, occupied: Tensor) -> tuple[Tensor, Tensor | None]:
+        """How many rows [M, 1] the batch's statistics are over, the occupied cells of all processes.
+
+        Also the share [M, 1] of rows of zeros among them; None for no such rows.
+        """
+        count = occupied.sum(dim=(0, 2), dtype=at_least_float32(self.weight.dtype))
+        return sum_over_processes(count).unsqueeze(-1), None
 
     def forward(self, pooled: Tensor, occupied: Tensor) -> Tensor:
         """Normalises by the batch's statistics in training, by the running ones otherwise."""
         if not self.training:
-            return _norm_and_gelu(pooled, self.running_mean, self.running_var, self.weight, self.bias)
-        mean, variance, count = self.statistics(pooled, occupied)
+            scale = self.weight * torch.rsqrt(self.running_var + NORM_EPS)
+            shift = self.bias - self.running_mean * scale
+            return F.gelu(torch.addcmul(shift.unsqueeze(1), pooled, scale.unsqueeze(1))).to(pooled.dtype)
+        count, zeros = self.num_rows(occupied)
+        shares = (occupied.unsqueeze(2) / count.unsqueeze(1)).to(count.dtype)
+        # A compiler makes a backward pass of its own.
+        norm = _norm if torch.compiler.is_compiling() else _TrainedCellNorm.apply
+        normed, mean, variance, *_ = norm(pooled, shares, zeros, self.weight, self.bias)
         update_running_statistics(self, mean, variance, count, BATCH_NORM_MOMENTUM)
-        return _norm_and_gelu(pooled, mean, variance, self.weight, self.bias)
+        return normed
 
 
-def _normalize(pooled: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(x − mean) / deviation · weight + bias, as one multiplication and addition, in at least float32."""
-    scale = weight * torch.rsqrt(variance + NORM_EPS)
-    return torch.addcmul((bias - mean * scale).unsqueeze(1), pooled, scale.unsqueeze(1))
+def _norm(
+    pooled: Tensor, shares: Tensor, zeros: Tensor | None, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Returns GELU of the norm, mean and biased variance [M, D]; and what its gradient needs.
+
+    Args:
+        pooled: [B, M, C, D].
+        shares: [B, M, 1, C], the weight of each row in the statistics.
+        zeros: [M, 1], the weight of rows of zeros beside them; None for no such rows.
+        weight: [M, D].
+        bias: [M, D].
+    """
+    with without_autocast(pooled.device):
+        rows = pooled.to(shares.dtype)
+        mean = sum_over_processes((shares @ rows).sum(dim=0))  # [M, 1, D]
+        centered = rows - mean
+        variance = sum_over_processes((shares @ centered.square()).sum(dim=0))
+    if zeros is not None:
+        variance = variance + zeros.unsqueeze(1) * mean.square()
+    rate = torch.rsqrt(variance + NORM_EPS)
+    normed = torch.addcmul(bias.unsqueeze(1), centered, weight.unsqueeze(1) * rate)
+    return F.gelu(normed).to(pooled.dtype), mean.squeeze(1), variance.squeeze(1), centered, rate
 
 
-def _norm_and_gelu(pooled: Tensor, *parameters: Tensor) -> Tensor:
-    """GELU of `_normalize`, in the dtype of `pooled`."""
-    return F.gelu(_normalize(pooled, *parameters)).to(pooled.dtype)
+class _TrainedCellNorm(torch.autograd.Function):
+    """`_norm` with a backward pass of its own: one tensor kept instead of three, a third of the launches."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, pooled: Tensor, shares: Tensor, zeros: Tensor | None, weight: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        normed, mean, variance, centered, rate = _norm(pooled, shares, zeros, weight, bias)
+        ctx.save_for_backward(centered, shares, rate, weight, bias)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(mean, variance)
+        return normed, mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if gradient is None:
+            return (None,) * 5
+        centered, shares, rate, weight, bias = ctx.saved_tensors
+        scale = weight.unsqueeze(1) * rate
+        normed = torch.addcmul(bias.unsqueeze(1), centered, scale)
+        of_normed = torch.ops.aten.gelu_backward(gradient.to(normed.dtype), normed)
+        own = torch.stack([of_normed.sum(dim=(0, 2)), (of_normed * centered).sum(dim=(0, 2))])  # [2, M, D]
+        total, along = sum_over_processes(own).unsqueeze(2)
+        of_rows = torch.addcmul(total, centered, along * rate.square())
+        of_rows = torch.addcmul(of_normed, of_rows, shares.transpose(2, 3), value=-1).mul_(scale)
+        return of_rows.to(gradient.dtype), None, None, own[1] * rate.squeeze(1), own[0]

@@ -13,7 +13,15 @@ from transformers import initialization as init
 
 from ..numerics.initialization import StartValues, reset_norm
 from ..numerics.named_dropout import NamedDropout
-from ..numerics.precision import at_least_float32, layer_dtype, without_autocast
+from ..numerics.precision import (
+    at_least_float32,
+    attention_dtype,
+    compute_dtype,
+    head_multiple,
+    layer_dtype,
+    product_dtype,
+    without_autocast,
+)
 from ..numerics.untouched import is_untouched
 from .cell_norm import CellNorm
 from .token_cells import TokenCells, same_cell_mask
@@ -53,7 +61,7 @@ class Bottleneck(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Returns s·A(f), computed in the adapter's dtype, in the dtype of the input."""
         inner = self.down(hidden.to(layer_dtype(self.down)))
-        inner = inner * torch.sigmoid(1.702 * inner)
+        inner = F.silu(1.702 * inner) / 1.702  # QuickGELU
         return (self.scale * self.up(self.dropout(inner))).to(hidden.dtype)
 
 
@@ -64,11 +72,13 @@ class Neighborhoods(NamedTuple):
         views: the cells (segments or patches) of the M views.
         voxels: the voxels of the 3D branch, as the cells of a single view.
         mask: `same_cell_mask` of the views' cells, for the attention inside them.
+        layers: of that attention; None where it is called as a module, or folds them anew.
     """
 
     views: TokenCells
     voxels: TokenCells
     mask: Tensor
+    layers: "AttentionLayers | None" = None
 
     @classmethod
     def of(cls, view_cells: Tensor, voxel_cells: Tensor, most_cells: int, dtype: torch.dtype) -> "Neighborhoods":
@@ -78,7 +88,23 @@ class Neighborhoods(NamedTuple):
         """
         views = TokenCells.of(view_cells, most_cells, dtype)
         voxels = TokenCells.of(voxel_cells.unsqueeze(1), voxel_cells.shape[-1], dtype)
-        return cls(views, voxels, same_cell_mask(view_cells, dtype))
+        return cls(views, voxels, same_cell_mask(view_cells, attention_dtype(views.shares)))
+
+
+class AttentionLayers(NamedTuple):
+    """The layers of a `LocalAttention` as its blocks apply them; computed once for all blocks.
+
+    Heads are as wide as the attention of the device takes them; what is added is zero.
+
+    Args:
+        qkv_weight: [M·3·heads·width, D] in the dtype of products; LN_m's weight is folded in.
+        qkv_bias: [M·3·heads·width].
+        out_weight: [B·M, heads·width + 1, D]; the bias is its last row, so that it needs no pass of its own.
+    """
+
+    qkv_weight: Tensor
+    qkv_bias: Tensor
+    out_weight: Tensor
 
 
 class LocalAttention(nn.Module):
@@ -114,39 +140,50 @@ class LocalAttention(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Z = X + Attn_m(LN_m(X)), [B, M, G, D]."""
-        return self.add_to(tokens.unsqueeze(1), self.mix(tokens, mask))
+        layers = self.layers(len(tokens))
+        return self.add_to(tokens.unsqueeze(1), self.mix(tokens, mask, layers), layers)
 
-    def mix(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """The attention before its output layer, [B, M, G, width]; the scale of the scores is width^(−1/2)."""
+    def layers(self, batch_size: int) -> AttentionLayers:
+        """Folds weight and bias of LN_m into one product for all q, k, v, because all views share the normalisation."""
+        heads, dtype = self.num_heads, compute_dtype(self.qkv_weight)
+        spare = -(self.width // heads) % head_multiple(self.qkv_weight)
+        with without_autocast(self.qkv_weight.device):
+            weight = self.qkv_weight * self.norm_weight.unsqueeze(1)
+            bias = self.qkv_bias + (self.qkv_weight @ self.norm_bias.unsqueeze(-1)).squeeze(-1)
+        weight = F.pad(weight.unflatten(1, (3 * heads, -1)), (0, 0, 0, spare)).flatten(0, 2)
+        bias = F.pad(bias.unflatten(1, (3 * heads, -1)), (0, spare)).flatten()
+        out_weight = F.pad(self.out_weight.unflatten(2, (heads, -1)), (0, spare)).flatten(2)
+        out_weight = torch.cat([out_weight, self.out_bias.unsqueeze(-1)], dim=-1).transpose(-1, -2)
+        out_weight = out_weight.expand(batch_size, -1, -1, -1).flatten(0, 1)
+        return AttentionLayers(weight.to(dtype), bias.to(dtype), out_weight)
+
+    def mix(self, tokens: Tensor, mask: Tensor, layers: AttentionLayers) -> Tensor:
+        """The attention before its output layer, [B, M, G, heads·width]; scores are scaled by width^(−1/2)."""
         batch_size, num_tokens, hidden_size = tokens.shape
         scale = self.width**-0.5
-        # All views share the normalisation; weight and bias of LN_m are folded into one product for all q, k, v.
         normalized = F.layer_norm(tokens, (hidden_size,), eps=NORM_EPS)
-        weight = (self.qkv_weight * self.norm_weight.unsqueeze(1)).flatten(0, 1)
-        bias = self.qkv_bias + (self.qkv_weight @ self.norm_bias.unsqueeze(-1)).squeeze(-1)
-        qkv = F.linear(normalized, weight, bias.flatten())  # [B, G, M·3·width]
+        qkv = F.linear(normalized, layers.qkv_weight, layers.qkv_bias)  # [B, G, M·3·heads·width]
         dtype = qkv.dtype
-        if qkv.device.type == "cpu":  # torch's attention takes three times as long in half precision there
-            qkv = qkv.to(at_least_float32(dtype))
-        qkv = qkv.view(batch_size, num_tokens, self.num_views, 3, self.num_heads, -1).permute(3, 0, 2, 4, 1, 5)
+        qkv = (
+            qkv.to(attention_dtype(qkv))
+            .view(batch_size, num_tokens, self.num_views, 3, self.num_heads, -1)
+            .permute(3, 0, 2, 4, 1, 5)
+        )
         query, key, value = qkv.flatten(1, 2)  # each [B·M, heads, G, width / heads]
         with without_autocast(qkv.device):
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask.to(query.dtype), scale=scale)
-        return mixed.transpose(1, 2).reshape(batch_size, self.num_views, num_tokens, self.width).to(dtype)
+        return mixed.transpose(1, 2).reshape(batch_size, self.num_views, num_tokens, -1).to(dtype)
 
-    def add_to(self, rows: Tensor, mixed: Tensor) -> Tensor:
-        """Adds each view's output layer of mixed [B, M, R, width] to rows [B, 1 or M, R, D]: [B, M, R, D].
+    def add_to(self, rows: Tensor, mixed: Tensor, layers: AttentionLayers) -> Tensor:
+        """Adds each view's output layer of mixed [B, M, R, heads·width] to rows [B, 1 or M, R, D]: [B, M, R, D].
 
-        The layer's bias is appended to its weight as one more row, so that it needs no pass of its own. The sum is
-        computed in the layer's dtype, which under autocast is wider than that of products.
+        The sum is computed in the layer's dtype, which under autocast is wider than that of products.
         """
-        dtype = self.out_weight.dtype
-        weight = torch.cat([self.out_weight, self.out_bias.unsqueeze(-1)], dim=-1).transpose(-1, -2)
-        weight = weight.expand(mixed.shape[0], -1, -1, -1).flatten(0, 1)
+        dtype = layers.out_weight.dtype
         rows = rows.to(dtype).expand(-1, self.num_views, -1, -1)
         mixed = F.pad(mixed.to(dtype), (0, 1), value=1.0)
         with without_autocast(mixed.device):
-            return torch.baddbmm(rows.flatten(0, 1), mixed.flatten(0, 1), weight).view_as(rows)
+            return torch.baddbmm(rows.flatten(0, 1), mixed.flatten(0, 1), layers.out_weight).view_as(rows)
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"num_views={self.num_views}, width={self.width}, num_heads={self.num_heads}"
@@ -208,28 +245,34 @@ class GuidedAggregation(nn.Module):
 
     def forward(self, tokens: Tensor, neighborhoods: Neighborhoods, attention: LocalAttention) -> Tensor:
         """Returns X + c·Σ_m w_m F_m, [B, G, D]."""
-        views, voxels, _ = neighborhoods
-        pooled = self._pool_attended(tokens, neighborhoods, attention)
+        views, voxels = neighborhoods.views, neighborhoods.voxels
+        narrow = tokens.to(product_dtype(tokens))  # rounded once for all products
+        pooled = self._pool_attended(tokens, narrow, neighborhoods, attention)
         features = self.view_norm(pooled, views.occupied)  # F of each cell, [B, M, C, D]
         if self.voxel_norm is None:
             weights = torch.full_like(views.numbers, 1 / views.numbers.shape[1], dtype=features.dtype)
         else:
-            pooled = voxels.mean(tokens) + voxels.maximum(tokens.unsqueeze(1))
+            pooled = voxels.mean(narrow) + voxels.maximum(tokens.unsqueeze(1))
             reference = self.voxel_norm(pooled, voxels.occupied)  # B of each voxel, [B, 1, V, D]
             weights = ensemble_weights(features, reference.to(features.dtype), views, voxels)
         scale = self.scale if self.stream_rms is None else self.scale * self.stream_rms
-        return tokens + views.weighted_sum(features, scale * weights).to(tokens.dtype)
+        return (tokens + views.weighted_sum(features, scale * weights)).to(tokens.dtype)
 
-    def _pool_attended(self, tokens: Tensor, neighborhoods: Neighborhoods, attention: LocalAttention) -> Tensor:
+    def _pool_attended(
+        self, tokens: Tensor, narrow: Tensor, neighborhoods: Neighborhoods, attention: LocalAttention
+    ) -> Tensor:
         """Mean (+ max) of Z over each cell, [B, M, C, D]."""
-        views, _, mask = neighborhoods
+        views, mask = neighborhoods.views, neighborhoods.mask
         if not is_untouched(attention, LocalAttention):
             attended = attention(tokens, mask)
             return views.mean(attended) + (views.maximum(attended) if self.max_pooling else 0)
         # The mean of Z = X + Attn(X) does not need Z: the output layer is linear, so it runs on C rows instead of G.
-        mixed = attention.mix(tokens, mask)
-        pooled = attention.add_to(views.mean(tokens), views.mean(mixed))
-        return pooled + views.maximum(attention.add_to(tokens.unsqueeze(1), mixed)) if self.max_pooling else pooled
+        layers = neighborhoods.layers or attention.layers(len(tokens))
+        mixed = attention.mix(tokens, mask, layers)
+        pooled = attention.add_to(views.mean(narrow), views.mean(mixed), layers)
+        if not self.max_pooling:
+            return pooled
+        return pooled + views.maximum(attention.add_to(tokens.unsqueeze(1), mixed, layers))
 
 
 def aggregation_bytes(config: "Any2PointConfig", num_tokens: int, value: int, num_kept: int) -> int:
@@ -257,14 +300,14 @@ def ensemble_weights(features: Tensor, reference: Tensor, views: TokenCells, vox
     Returns:
         [B, M, G], summing to 1 over M.
     """
-    lengths = _lengths(features).flatten(1).gather(1, views.rows.flatten(1)).view_as(views.numbers)
-    lengths = lengths * _lengths(reference).flatten(1).gather(1, voxels.numbers.flatten(1)).unsqueeze(1)
-    cosines = views.products(features, reference, voxels) / lengths
-    weights = ((cosines + 1) / 2).clamp(min=SMALLEST_WEIGHT)
+    lengths = _lengths(features).flatten(1, 2) * _lengths(reference).squeeze(1).transpose(1, 2)  # [B, M·C, V]
+    cosines = views.of_pairs(views.products(features, reference) / lengths, voxels)
+    weights = F.threshold(cosines + 1, 2 * SMALLEST_WEIGHT, 2 * SMALLEST_WEIGHT)  # halves would sum to the same shares
     return weights / weights.sum(dim=1, keepdim=True)
 
 
 def _lengths(vectors: Tensor) -> Tensor:
     """Lengths of [..., D], at least `SMALLEST_LENGTH`: [..., 1]."""
     vectors = vectors.to(at_least_float32(vectors.dtype))  # the smallest length is 0 in float16
-    return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp(min=SMALLEST_LENGTH)
+    lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return F.threshold(lengths, SMALLEST_LENGTH, SMALLEST_LENGTH)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..numerics.host_reads import host_may_read
-from ..numerics.precision import compute_dtype, without_autocast
+from ..numerics.precision import product_dtype, without_autocast
 
 
 class TokenCells(NamedTuple):
@@ -51,10 +51,9 @@ class TokenCells(NamedTuple):
 
     def mean(self, features: Tensor) -> Tensor:
         """Mean over each cell of features [B, G, D], which all views share, or [B, M, G, D] -> [B, M, C, D]."""
-        shares = self.shares.to(features.dtype)
         if features.dim() == 4:
-            return _product(shares, features).to(features.dtype)
-        return _product(shares.flatten(1, 2), features).to(features.dtype).unflatten(1, self.occupied.shape[1:])
+            return _product(self.shares, features).to(features.dtype)
+        return _product(self.shares.flatten(1, 2), features).to(features.dtype).unflatten(1, self.occupied.shape[1:])
 
     def weighted_sum(self, features: Tensor, weights: Tensor) -> Tensor:
         """Returns Σ_m w_m F_m of each token, [B, G, D], for weights [B, M, G] and the cells' features [B, M, C, D]."""
@@ -62,12 +61,14 @@ class TokenCells(NamedTuple):
         by_cell = weights.new_zeros(*weights.shape[:2], features.shape[1])  # one row per token, one column per cell
         return _product(by_cell.scatter(-1, self.rows.transpose(1, 2), weights), features).to(features.dtype)
 
-    def products(self, features: Tensor, reference: Tensor, voxels: "TokenCells") -> Tensor:
-        """Dot products of each token's cell features [B, M, C, D] and voxel features [B, 1, V, D]: [B, M, G]."""
-        features, reference = features.flatten(1, 2), reference.squeeze(1)
-        products = _product(features, reference.transpose(1, 2))  # of every cell with every voxel, [B, M·C, V]
-        pairs = self.rows * reference.shape[1] + voxels.numbers
-        return products.flatten(1).gather(1, pairs.flatten(1)).view_as(self.numbers)
+    def products(self, features: Tensor, reference: Tensor) -> Tensor:
+        """Dot products of all cells' features [B, M, C, D] and all voxels' [B, 1, V, D]: [B, M·C, V]."""
+        return _product(features.flatten(1, 2), reference.squeeze(1).transpose(1, 2))
+
+    def of_pairs(self, values: Tensor, voxels: "TokenCells") -> Tensor:
+        """Values [B, M·C, V] of all pairs of a cell and a voxel, of those in which each token lies: [B, M, G]."""
+        pairs = self.rows * values.shape[-1] + voxels.numbers
+        return values.flatten(1).gather(1, pairs.flatten(1)).view_as(self.numbers)
 
     def maximum(self, features: Tensor) -> Tensor:
         """Maximum over each cell of features [B, M, G, D] -> [B, M, C, D]; 0 where there is no cell."""
@@ -78,11 +79,10 @@ class TokenCells(NamedTuple):
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Returns left @ right. Where that would be in float16, it is in float32: sums could leave float16's range."""
-    if compute_dtype(right) != torch.float16:
-        return left @ right
+    """Returns left @ right in their `product_dtype`."""
+    dtype = product_dtype(right)
     with without_autocast(right.device):
-        return left.float() @ right.float()
+        return left.to(dtype) @ right.to(dtype)
 
 
 def number_cells(cells: Tensor) -> Tensor:

@@ -14,15 +14,31 @@ def compute_dtype(values: Tensor) -> torch.dtype:
     return values.dtype if values.dtype == torch.float64 else torch.get_autocast_dtype(device)
 
 
+def product_dtype(values: Tensor) -> torch.dtype:
+    """The dtype for products that add up many values: `compute_dtype`, but never float16, whose range they leave."""
+    dtype = compute_dtype(values)
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
 def layer_dtype(layer: nn.Module) -> torch.dtype:
-    """The dtype that a linear layer takes: of its parameters, or float32 where `quantize_dynamic` left none."""
+    """The dtype that a linear layer computes in; float32 where `quantize_dynamic` left no parameters."""
     parameter = next(layer.parameters(), None)
-    return torch.float32 if parameter is None else parameter.dtype
+    return torch.float32 if parameter is None else compute_dtype(parameter)
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     """The wider of the dtype and float32; statistics use it."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def attention_dtype(values: Tensor) -> torch.dtype:
+    """The dtype for attention: on a CPU at least float32, because torch takes three times as long in half precision."""
+    return at_least_float32(values.dtype) if values.device.type == "cpu" else values.dtype
+
+
+def head_multiple(values: Tensor) -> int:
+    """What the width of an attention's heads must be a multiple of for a device's fused kernels; 1 on a CPU."""
+    return 1 if values.device.type == "cpu" else 8
 
 
 def widest_dtype(device: torch.device) -> torch.dtype:

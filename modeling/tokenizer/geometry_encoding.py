@@ -19,8 +19,23 @@ def geometry_encoding(offsets: Tensor, channels: int) -> Tensor:
     Returns:
         [..., channels], same dtype.
     """
-    angles = offsets.unsqueeze(-1) * frequencies_of(channels // 6, offsets.device).to(offsets.dtype)
+    angles = angles_of(offsets, channels)
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+
+
+def geometry_encoding_in(dtype: torch.dtype, offsets: Tensor, channels: int) -> Tensor:
+    """Computes `geometry_encoding` in fewer passes over memory, rounded to a dtype. For use without gradients."""
+    angles = angles_of(offsets, channels)
+    encoding = angles.new_empty(*angles.shape[:-1], channels // 3, dtype=dtype)
+    sines, cosines = encoding.chunk(2, dim=-1)
+    torch.sin(angles, out=sines)
+    torch.cos(angles, out=cosines)
+    return encoding.flatten(-2)
+
+
+def angles_of(offsets: Tensor, channels: int) -> Tensor:
+    """Coordinates [..., 3] times each of the F frequencies: [..., 3, F]."""
+    return offsets.unsqueeze(-1) * frequencies_of(channels // 6, offsets.device).to(offsets.dtype)
 
 
 def frequencies_of(num_frequencies: int, device: torch.device) -> Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ...numerics.batch_norm import BatchNorm1d, sum_over_processes, update_running_statistics
 from ...numerics.precision import at_least_float32
@@ -35,6 +36,8 @@ class TrainedBottleneck:
         kept: for the backward pass, what `kept()` of the forward pass's `TrainedBottleneck` returned.
     """
 
+    NUM_KEPT = 8  # tensors of `kept`
+
     def __init__(
         self,
         module: ResidualBottleneck,
@@ -45,12 +48,15 @@ class TrainedBottleneck:
         self.module, self.rows = module, rows
         dtype = rows.features.dtype
         self.parameters = [parameter.detach() for parameter in parameters]
-        down, self.down_bias, self.inner_weight, self.inner_bias = self.parameters[:4]
-        up, self.up_bias, self.outer_weight, self.outer_bias = self.parameters[4:]
-        self.down, self.up = down.to(dtype), up.to(dtype)
         self.wide = at_least_float32(dtype)
+        down, self.down_bias, *inner = self.parameters[:4]
+        up, self.up_bias, *outer = self.parameters[4:]
+        self.down, self.up = down.to(dtype), up.to(dtype)
+        self.inner_weight, self.inner_bias, self.outer_weight, self.outer_bias = (
+            parameter.to(self.wide) for parameter in (*inner, *outer)
+        )
         if kept is not None:
-            (self.products, self.count, self.product_mean, self.product_deviation) = kept[:4]
+            (self.products, self.count, self.product_mean, self.product_variance) = kept[:4]
             (self.inner_mean, self.inner_sum, self.inner_squares, self.outer_deviation) = kept[4:]
             self._blocks = rows.in_blocks(self.products)
             self._scale_inner()
@@ -58,7 +64,7 @@ class TrainedBottleneck:
 
     def kept(self) -> tuple[Tensor, ...]:
         """Returns the tensors that the backward pass needs: the argument `kept` of its `TrainedBottleneck`."""
-        of_products = (self.products, self.count, self.product_mean, self.product_deviation)
+        of_products = (self.products, self.count, self.product_mean, self.product_variance)
         return (*of_products, self.inner_mean, self.inner_sum, self.inner_squares, self.outer_deviation)
 
     # Forward.
@@ -69,7 +75,7 @@ class TrainedBottleneck:
         self._blocks = self.rows.in_blocks(self.products)
         # in float64, so that the variance E[y²] − E[y]² loses nothing to rounding
         self._product_sums = torch.zeros(2, len(self.down), dtype=torch.float64, device=self.down.device)
-        self._ignored = torch.zeros(2, len(self.down), dtype=self.wide, device=self.down.device)
+        self._ignored = self.down.new_empty(len(self.down), dtype=self.wide)
 
     def project(self, hidden: Tensor, number: int) -> None:
         """Computes a block of y from its rows h [r, 2C], and adds to the sums."""
@@ -82,10 +88,9 @@ class TrainedBottleneck:
 
     def _add_to_sums(self, products: Tensor) -> None:
         """Batch norm's own pass over a block: its mean, and its variance from deviations, in at least float32."""
-        mean, variance = torch.batch_norm_update_stats(products, self._ignored[0], self._ignored[1], 0.0)
-        mean, variance = mean.double(), variance.double()
-        self._product_sums[0] += len(products) * mean
-        self._product_sums[1] += len(products) * (variance + mean.square())
+        statistics = torch.batch_norm_update_stats(products, self._ignored, self._ignored, 0.0)
+        mean, variance = torch.stack(statistics).double()
+        self._product_sums.add_(torch.stack([mean, torch.addcmul(variance, mean, mean)]), alpha=len(products))
 
     def finish_statistics(self) -> None:
         """Computes mean and variance of y and of z over the rows of all processes, and updates both norms."""
@@ -97,10 +102,9 @@ class TrainedBottleneck:
         count = sum_over_processes(self._product_sums.new_full((), len(self.products)))
         mean, squares = sum_over_processes(self._product_sums) / count
         variance = (squares - mean.square()).clamp(min=0)
-        norm = self.module.down_norm
-        self.count, self.product_mean = count.to(self.wide), mean.to(self.wide)
-        self.product_deviation = torch.sqrt(variance + norm.eps).to(self.wide)
-        self._update(norm, mean + self.down_bias, variance)
+        self.count = count.to(self.wide)
+        self.product_mean, self.product_variance = torch.stack([mean, variance]).to(self.wide)
+        self._update(self.module.down_norm, self.product_mean + self.down_bias, self.product_variance)
         self._scale_inner()
 
     def _finish_outer_norm_statistics(self) -> None:
@@ -121,7 +125,7 @@ class TrainedBottleneck:
         own_mean = about + total / num_rows
         mean = sum_over_processes(own_mean * num_rows) / self.count
         apart = own_mean - mean  # zero in a single process
-        squares += num_rows * torch.outer(apart, apart) - torch.outer(total, total) / num_rows
+        squares.addr_(apart, apart, alpha=num_rows).addr_(total, total, alpha=-1 / num_rows)
         covariance = sum_over_processes(squares) / self.count
         up = self.up.double()
         variance = ((up @ covariance) * up).sum(dim=1).clamp(min=0).to(self.wide)
@@ -147,7 +151,11 @@ class TrainedBottleneck:
 
     def inner(self, number: int) -> Tensor:
         """Returns the inner values x of a block, [r, w]."""
-        return torch.addcmul(self._inner_shift, self._blocks[number], self._inner_scale).relu_().to(self.down.dtype)
+        if self.down.dtype == self.wide:
+            return torch.addcmul(self._inner_shift, self._blocks[number], self._inner_scale).relu_()
+        statistics = (self.product_mean, self.product_variance)
+        norm = (self.inner_weight, self.inner_bias, False, 0.0, self.module.down_norm.eps)
+        return F.batch_norm(self._blocks[number], *statistics, *norm).relu_()  # one pass, in and out in half precision
 
     # Backward. The argument `gradient` is the gradient of h + norm(z).
 
@@ -188,18 +196,18 @@ class TrainedBottleneck:
         torch.addmm(self._constant, inner, self._mixing, out=of_inner)
         gradient.add_times(self.scaled_up, of_inner, number)
         torch.ops.aten.threshold_backward.grad_input(of_inner, inner, 0, grad_input=of_inner)
-        statistics = (self.product_mean, 1 / self.product_deviation)
+        statistics = (self.product_mean, self._rate)
         of_norm = torch.ops.aten.native_batch_norm_backward(
-            of_inner, self._blocks[number], self.product_deviation, None, None, *statistics, True, 0.0, _SUMS_ALONE
+            of_inner, self._blocks[number], self.inner_weight, None, None, *statistics, True, 0.0, _SUMS_ALONE
         )
         self._inner_sums += torch.stack(of_norm[1:])
 
     def finish_inner_norm(self) -> None:
         """Computes a, b and c of the gradient of y, a·g − b − c·(y − E[y]), and the gradients of the inner norm."""
         along, total = sum_over_processes(self._inner_sums)
-        scale = self.inner_weight / self.product_deviation
-        self._inner_slope = -scale * along / (self.count * self.product_deviation)
-        self._inner_offset = -scale * total / self.count - self._inner_slope * self.product_mean
+        scale = self._inner_scale
+        slope, offset = torch.stack([self._rate * along, total]) * (scale / -self.count)
+        self._inner_slope, self._inner_offset = slope, torch.addcmul(offset, slope, self.product_mean, value=-1)
         self._inner_gradients = list(self._inner_sums)
         self._inner_gradient_scale = scale
 
@@ -229,8 +237,9 @@ class TrainedBottleneck:
         return [value.to(own.dtype) for value, own in zip(found, self.parameters, strict=True)]
 
     def _scale_inner(self) -> None:
-        self._inner_scale = self.inner_weight / self.product_deviation
-        self._inner_shift = self.inner_bias - self.product_mean * self._inner_scale
+        self._rate = torch.rsqrt(self.product_variance + self.module.down_norm.eps)  # 1 / deviation
+        self._inner_scale = self.inner_weight * self._rate
+        self._inner_shift = torch.addcmul(self.inner_bias, self.product_mean, self._inner_scale, value=-1)
 
     def _scale_outer(self) -> None:
         scale = self.outer_weight / self.outer_deviation

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...numerics.host_reads import host_may_read
-from ..geometry_encoding import frequencies_of, geometry_encoding
+from ..geometry_encoding import frequencies_of, geometry_encoding, geometry_encoding_in
 
 _STEPS = 256  # places of the table per unit of length; the largest error is (100 / 512)⁶ / 6! = 7.7e-8
 _TERMS = 6  # terms of Taylor's series about the nearest place; fewer would need more places, which fill the cache
@@ -49,7 +49,10 @@ class GeometryEncoder:
     def encode(self, block: slice) -> Tensor:
         """Returns the encoding of a slice of the offsets: [g, K, channels]."""
         if not self.is_tabulated:
-            return geometry_encoding(self.offsets[block], self.channels)
+            offsets = self.offsets[block]
+            if self.dtype.itemsize == 4 or offsets.requires_grad or torch.compiler.is_compiling():
+                return geometry_encoding(offsets, self.channels)
+            return geometry_encoding_in(self.dtype, offsets, self.channels)
         rows, powers = self._rows(block), self._powers(block)
         encoded = F.embedding_bag(
             rows, _table(self.channels // 6).to(self.dtype), per_sample_weights=powers, mode="sum"

@@ -64,77 +64,80 @@ class _TrainedStage(torch.autograd.Function):
                 TrainedBottleneck(module, own, rows)
                 for module, own in zip(bottlenecks, _split(parameters, bottlenecks), strict=True)
             ]
-            pooled, winners, last_input = _forward(rows, trained)
+            pooled, winners, last_inputs = _forward(rows, trained)
         kept = [tensor for bottleneck in trained for tensor in bottleneck.kept()]
-        ctx.save_for_backward(*rows, pooled, winners, last_input, *parameters, *kept)
+        ctx.save_for_backward(*rows, pooled, winners, *parameters, *kept, *last_inputs)
         ctx.bottlenecks = bottlenecks
         return pooled
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        features, neighbors, offsets, centers, pooled, winners, last_input, *others = ctx.saved_tensors
+        features, neighbors, offsets, centers, pooled, winners, *others = ctx.saved_tensors
         rows, bottlenecks = NeighborRows(features, neighbors, offsets, centers), ctx.bottlenecks
         num_parameters = len(bottlenecks) * len(parameters_of(bottlenecks[0]))
-        parameters, kept = others[:num_parameters], others[num_parameters:]
+        parameters, others = others[:num_parameters], others[num_parameters:]
+        num_kept = len(bottlenecks) * TrainedBottleneck.NUM_KEPT
+        kept, last_inputs = others[:num_kept], others[num_kept:]
         parts = zip(bottlenecks, _split(parameters, bottlenecks), _split(kept, bottlenecks), strict=True)
         with without_autocast(features.device):
             trained = [TrainedBottleneck(module, own, rows, own_kept) for module, own, own_kept in parts]
             of_largest = WinnersGradient(rows, winners, gradient.masked_fill(pooled <= 0, 0.0))
-            of_features, of_centers, of_parameters = _backward(rows, trained, last_input, of_largest)
+            of_features, of_centers, of_parameters = _backward(rows, trained, last_inputs, of_largest)
         return of_features, of_centers, None, None, None, *of_parameters
 
 
-def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Returns the maximum [G, 2C], the neighbour that has it [G, 2C] and the last bottleneck's input [R, 2C] or None.
+def _forward(rows: NeighborRows, bottlenecks: list[TrainedBottleneck]) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Returns the maximum [G, 2C], the neighbour that has it [G, 2C] and the last bottleneck's input [r, 2C] by block.
 
-    The input is None where it is not kept. Each bottleneck stores what it keeps for the backward pass.
+    There are no inputs where they are not kept. Each bottleneck stores what it keeps for the backward pass.
     """
     encoder, blocks, num_neighbors = rows.encoder(), list(rows.blocks()), rows.neighbors.shape[1]
     first, last = bottlenecks[0], bottlenecks[-1]
     first.start()
     through = rows.through(first.down, encoder) if encoder.is_tabulated else None
+    held: dict[
+        int, Tensor
+    ] = {}  # a bottleneck's input [r, 2C] by block; where it is from a table, only after the first
+
+    def input_of(number: int) -> Tensor:
+        return held.pop(number) if number in held else rows.of(blocks[number], encoder.encode(blocks[number]))
+
     for number, block in enumerate(blocks):
         if through is None:
-            first.project(rows.of(block, encoder.encode(block)), number)
+            held[number] = input_of(number)
+            first.project(held[number], number)
         else:
             first.receive(through(block), number)
     first.finish_statistics()
-    own: Sequence[Tensor] = ()
-    inputs = None  # [R, 2C], overwritten from bottleneck to bottleneck; the first's are computed where they are needed
-    if first is not last:
-        inputs = rows.features.new_empty(rows.neighbors.numel(), rows.channels)
-        own = rows.in_blocks(inputs)
     for bottleneck, following in itertools.pairwise(bottlenecks):
         following.start()
-        for number, block in enumerate(blocks):
-            hidden = rows.of(block, encoder.encode(block)) if bottleneck is first else own[number]
-            following.project(own[number].copy_(bottleneck.output(hidden, number)), number)
+        for number in range(len(blocks)):
+            held[number] = bottleneck.output(input_of(number), number)
+            following.project(held[number], number)
         following.finish_statistics()
-    is_input_kept = inputs is not None and inputs.numel() <= _MOST_KEPT_VALUES
-    largest = []
-    for number, block in enumerate(blocks):
-        if inputs is None:
-            hidden = rows.of(block, encoder.encode(block))
-        else:
-            hidden = own[number].clone() if is_input_kept else own[number]
-        outputs = last.expand(hidden, number)
-        largest.append(_maximum(outputs.view(-1, num_neighbors, rows.channels)))
+    is_input_kept = first is not last and rows.neighbors.numel() * rows.channels <= _MOST_KEPT_VALUES
+    largest, inputs = [], list[Tensor]()
+    for number in range(len(blocks)):
+        hidden = input_of(number)
+        if is_input_kept:
+            inputs.append(hidden)
+            hidden = hidden.clone()
+        largest.append(_maximum(last.expand(hidden, number).view(-1, num_neighbors, rows.channels)))
     pooled, winners = (torch.cat(parts) for parts in zip(*largest, strict=True))
     # Adding a constant and relu keep the order, so they wait for the maximum, which leaves one row per centre.
     pooled = (pooled + last.shift).relu_().to(pooled.dtype)
-    return pooled, winners, inputs if is_input_kept else None
+    return pooled, winners, inputs
 
 
 def _backward(
     rows: NeighborRows,
     bottlenecks: list[TrainedBottleneck],
-    last_input: Tensor | None,
+    last_inputs: Sequence[Tensor],
     gradient: WinnersGradient | DenseGradient,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Returns the gradients of features, centres and parameters, given that of the last bottleneck's h + norm(z)."""
     encoder, blocks = rows.encoder(), list(rows.blocks())
-    last_inputs = () if last_input is None else rows.in_blocks(last_input)
     of_parameters: list[Tensor] = []
     for position, bottleneck in reversed(list(enumerate(bottlenecks))):
         earlier = bottlenecks[:position]

@@ -91,6 +91,15 @@ def test_local_attention_of_another_width_and_heads(make, naive, cells):
     np.testing.assert_allclose(found[1, 2].detach(), expected, atol=1e-10)
 
 
+def test_heads_padded_for_a_device_change_nothing(make, cells, monkeypatch):
+    attention, mask = make.randomize(LocalAttention(D, M, 12, 6)).double(), neighborhoods(cells).mask
+    tokens = torch.randn(B, G, D, dtype=torch.float64)
+    plain = attention(tokens, mask)
+    monkeypatch.setattr("any2point_hf.modeling.adapter.guided_adapter.head_multiple", lambda values: 8)
+    assert attention.layers(B).qkv_weight.shape == (M * 3 * 6 * 8, D)
+    torch.testing.assert_close(attention(tokens, mask), plain, atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_cloud_that_is_not_finite_spoils_no_other(make, cells, value):
     attention = make.randomize(LocalAttention(D, M, 12, 6))
@@ -244,7 +253,7 @@ def test_the_output_layer_adds_in_its_own_dtype_under_autocast(make):
     attention = make.randomize(LocalAttention(D, M, 12, 6))
     rows, mixed = torch.randn(B, M, G, D).bfloat16(), torch.randn(B, M, G, 12).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        found = attention.add_to(rows, mixed)
+        found = attention.add_to(rows, mixed, attention.layers(B))
     expected = torch.einsum("bmgw,mdw->bmgd", mixed.float(), attention.out_weight) + attention.out_bias.unsqueeze(1)
     torch.testing.assert_close(found, rows + expected, atol=1e-5, rtol=0)
 

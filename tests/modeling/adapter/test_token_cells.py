@@ -107,7 +107,7 @@ def test_weighted_sums_and_products_are_those_of_loops():
     features = torch.randn(*cells.occupied.shape, D, dtype=torch.float64)
     reference = torch.randn(*voxels.occupied.shape, D, dtype=torch.float64)
     weights = torch.rand(B, M, G, dtype=torch.float64)
-    total, products = cells.weighted_sum(features, weights), cells.products(features, reference, voxels)
+    total, products = cells.weighted_sum(features, weights), cells.of_pairs(cells.products(features, reference), voxels)
     for b in range(B):
         for g in range(G):
             own = [features[b, m, cells.numbers[b, m, g]] for m in range(M)]

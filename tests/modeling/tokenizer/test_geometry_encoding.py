@@ -5,13 +5,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from any2point_hf.modeling.tokenizer.geometry_encoding import geometry_encoding
+from any2point_hf.modeling.tokenizer.geometry_encoding import geometry_encoding, geometry_encoding_in
 
 
 @given(st.lists(st.floats(-1, 1), min_size=3, max_size=3), st.sampled_from([6, 12, 48, 96]))
 def test_geometry_encoding_is_the_formula(naive, offset, channels):
     found = geometry_encoding(torch.tensor(offset, dtype=torch.float64), channels)
     np.testing.assert_allclose(found, naive.geometry_encoding(offset, channels), atol=1e-12)
+
+
+def test_geometry_encoding_in_half_precision_is_the_rounded_one():
+    offsets = torch.rand(5, 7, 3) * 2 - 1
+    found = geometry_encoding_in(torch.bfloat16, offsets, 24)
+    assert torch.equal(found, geometry_encoding(offsets, 24).bfloat16())
 
 
 def test_geometry_encoding_by_hand():
