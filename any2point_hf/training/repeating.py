@@ -7,6 +7,7 @@ from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
 
+from ..data.names import BUILT_IN
 from ..data.sources import IN_MEMORY
 from ..modeling.configuration_any2point import Any2PointConfig
 from ..modeling.publishing.model_description import hub_repository, last_name
@@ -45,10 +46,10 @@ def shown_path(value: str) -> str:
     if repository is not None and repository != value:
         return repository
     path, mark, variant = value.rpartition("#") if "#" in value and not os.path.exists(value) else (value, "", "")
-    if value in ("shapes", "shapes-parts") or not (os.path.isabs(path) or os.path.exists(path)):
+    if value in BUILT_IN or not (os.path.isabs(path) or os.path.exists(path)):
         return value
     name = last_name(os.path.abspath(path))
-    is_built_in = name in ("shapes", "shapes-parts")  # if alone
+    is_built_in = name in BUILT_IN  # if alone
     return (f"./{name}" if is_built_in else name) + mark + variant
 
 
