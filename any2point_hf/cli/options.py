@@ -47,10 +47,10 @@ def add_data(parser: argparse.ArgumentParser) -> None:
             "--data",
             required=True,
             metavar="DATA",
-            help="'shapes', with a part for each point 'shapes-parts', or with numbers 'shapes-measures' (built in); user/name[@revision][#config] on "
-            "the Hub; the folder of ScanObjectNN, ModelNet or ShapeNetPart as published (FOLDER#OBJ_BG for a variant); "
-            "a folder root/<class>/<split>/*, root/<split>/<class>/* or root/<class>/*; a .parquet file or a folder of "
-            "save_to_disk; or an .npz",
+            help="'shapes', with a part for each point 'shapes-parts', or with numbers 'shapes-measures' (built in); "
+            "user/name[@revision][#config] on the Hub; the folder of ScanObjectNN, ModelNet or ShapeNetPart as "
+            "published (FOLDER#OBJ_BG for a variant); a folder root/<class>/<split>/*, root/<split>/<class>/* or "
+            "root/<class>/*, or one with a metadata.csv; a .parquet file or a folder of save_to_disk; or an .npz",
         ),
         shtab.FILE,
     )
@@ -133,7 +133,8 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
             "--recipe",
             metavar="NAME",
             help=f"how to train: {names}, or a .yaml of your own (default: the preset's; without one segmentation for "
-            "parts, regression for numbers, small-data up to 5000 training clouds, above modelnet, or modelnet-cpu without a GPU)",
+            "parts, regression for numbers, small-data up to 5000 training clouds, above modelnet, or modelnet-cpu "
+            "without a GPU)",
         ),
         shtab.FILE,
     )

@@ -11,9 +11,9 @@ from .options import complete_with, positive, share
 
 HELP = "classes or numbers of point-cloud files or parts of their points, or of a large collection"
 DESCRIPTION = """
-Prints the most probable classes of each file, or its numbers; with a segmenter, how many of its points are of which part, and with
---out every point with its part. With --out FILE.parquet a whole folder or dataset is worked through shard by shard, and
-after a kill the same command goes on from there.
+Prints the most probable classes of each file, or its numbers; with a segmenter, how many of its points are of which
+part, and with --out every point with its part. With --out FILE.parquet a whole folder or dataset is worked through
+shard by shard, and after a kill the same command goes on from there.
 """
 EXAMPLES = """
   any2point predict chair.ply scan.pcd --model my-adapter

@@ -28,9 +28,9 @@ HELP = "fine-tune a frozen backbone on point clouds"
 DESCRIPTION = """
 Trains adapters of a few megabytes on a frozen transformer and writes them with their processor and a model card to a
 folder. What they say, a class for each cloud, several classes, numbers, or a part for each point, is what the data
-have, or --task. Without --recipe and --preset the task and the data's size choose how, which is said in a line; so is what a linear probe
-reaches before the training. A checkpoint of the last whole epoch is kept beside them; after an interrupt, --resume goes
-on from it. Options stand above the recipe, and the recipe above the preset.
+have, or --task. Without --recipe and --preset the task and the data's size choose how, which is said in a line; so is
+what a linear probe reaches before the training. A checkpoint of the last whole epoch is kept beside them; after an
+interrupt, --resume goes on from it. Options stand above the recipe, and the recipe above the preset.
 """
 EXAMPLES = """
   any2point train --data shapes --backbone google-bert/bert-base-uncased --output my-adapter
@@ -148,7 +148,6 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         config = {**used.config, **fields}
         given |= {"sampling_start": Any2PointConfig(**config).sampling_start}
         config.pop("sampling_start", None)
-        given |= {"task": options.task, "label_column": options.label_column} if options.label_column else {}
         given |= {"config": config} | changed(used, **changes).settings()
         summary = train_with_seeds(options.seeds, options.output, given, train_once)
         if options.json:

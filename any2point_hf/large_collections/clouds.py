@@ -132,8 +132,9 @@ class DatasetOfClouds(CloudCollection):
         return [str(self._first + row) for row in range(len(self))]
 
     def labels(self) -> list[str | None] | None:
-        """The column `label`: a ClassLabel's names (None below 0), or other values as text (named ones as JSON); empty
-        entries are None.
+        """The column `label`: a ClassLabel's names (None below 0), or other values as text; empty entries are None.
+
+        Several classes or numbers by their names are JSON.
         """
         if "label" not in self._dataset.column_names:
             return None

@@ -70,7 +70,7 @@ def _names(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, str]:
 
 def _draw_curves(axes: Axes, names: Mapping[str, str], history: Sequence[Mapping[str, Any]]) -> None:
     for split, name in names.items():
-        points = {entry["epoch"]: entry[name] for entry in history if name in entry}  # the last entry of each epoch
+        points = {entry["epoch"]: max(entry[name], 0) for entry in history if name in entry}  # an epoch's last entry
         axes.plot(
             list(points), list(points.values()), label=split, markevery=-(-len(points) // _MOST_MARKERS) or 1,
             markersize=4, linewidth=1.5, clip_on=False, zorder=3, **_STYLES[split],
