@@ -28,8 +28,16 @@ from any2point_hf.training.run import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-RECIPE = Recipe(epochs=24, batch_size=8, learning_rate=1e-2, scale_to_unit_sphere=False)
-FIELDS = {"num_points": 64, "num_neighbors": 8, "num_views": 2, "aggregation": "none", "token_scale": "embedding"}
+RECIPE = Recipe(epochs=12, batch_size=8, learning_rate=1e-2, scale_to_unit_sphere=False)
+FIELDS = {
+    "num_points": 64,
+    "num_neighbors": 8,
+    "num_views": 2,
+    "backbone_blocks": 1,
+    "aggregation": "none",
+    "adapter_start": "zero",
+    "neighborhood_norm": "deviation",
+}
 KINDS = ("flat", "large")
 
 
@@ -48,9 +56,9 @@ def boxes(count, seed):
 
 @pytest.fixture(scope="module")
 def data():
-    """By task, a DatasetDict of 32 and 16 boxes."""
+    """By task, a DatasetDict of 64 and 16 boxes."""
     made = {}
-    for split, (count, seed) in {"train": (32, 0), "test": (16, 1)}.items():
+    for split, (count, seed) in {"train": (64, 0), "test": (16, 1)}.items():
         points, volume, height, kinds = boxes(count, seed)
         made[split] = {"points": points.tolist(), "volume": 1000 * volume, "height": height - 50, "kinds": kinds}
     regression = {
@@ -335,7 +343,7 @@ def test_only_data_of_classes_are_split_by_class(data, tmp_path, bert):
 
     dataset = load_point_cloud_dataset(data["regression"], task="regression")
     parts = hold_out_validation(dataset, 0.25)
-    assert {name: len(part) for name, part in parts.items()} == {"train": 24, "validation": 8, "test": 16}
+    assert {name: len(part) for name, part in parts.items()} == {"train": 48, "validation": 16, "test": 16}
     metrics = train(
         data["regression"], str(bert), tmp_path / "out", FIELDS, RECIPE, task="regression", validation_share=0.25,
         epochs=2, augmentation={"scale": (1.0, 1.0)},
