@@ -149,7 +149,7 @@ class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
             options: Any = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
             return forward_mixed(self, points, point_features, adapter_names, labels, **options)
         if labels is not None:
-            check_targets(labels, len(points), self.config)
+            check_targets(labels, points.shape[0], self.config)
         outputs = self.any2point(
             points,
             point_features,
@@ -159,7 +159,7 @@ class Any2PointForPointCloudClassification(Any2PointPreTrainedModel):
         )
         head_outputs = self.classifier(outputs.pooler_output)
         if self.config.classifier is not None:
-            check_outputs(head_outputs, len(points), self.config)
+            check_outputs(head_outputs, points.shape[0], self.config)
         loss = None if labels is None else head_loss(head_outputs, labels, self.config)
         is_regression = self.config.problem_type == REGRESSION
         logits = in_units_of_targets(head_outputs, self.config) if is_regression else head_outputs
