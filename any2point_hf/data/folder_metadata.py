@@ -92,6 +92,7 @@ def read_target_tables(
     names = sorted({name for found in classes for name in found}) if of_names else columns
     splits: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
     for index, (path, split, row, where) in enumerate(rows):
+        values: dict[str, Any]
         if of_names:
             values = {name: name in classes[index] for name in names}
         else:

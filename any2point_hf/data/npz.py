@@ -50,9 +50,9 @@ def read_npz(
     check_names(path, "class_names", names)
     if task is None:
         check_integers(path, "labels", labels, len(points), len(names), f"0…{len(names) - 1} ({len(names)} classes)")
-        labels = labels.tolist()
+        of_clouds: list[Any] = labels.tolist()
     else:
-        labels = _named_values(path, labels, names.tolist(), len(points), task)
+        of_clouds = _named_values(path, labels, names.tolist(), len(points), task)
     check_integers(path, "split", split, len(points), len(SPLITS), "0 (train) or 1 (test)")
     broken = np.array([not_finite(cloud).any() for cloud in points], dtype=bool)
     if reader.dropped is None and broken.any():
@@ -70,7 +70,7 @@ def read_npz(
         if not member.any():
             raise DatasetError(f"{path}: no clouds in split {name!r}: set split to {number} for some.")
         chosen = np.flatnonzero(member)
-        splits[name] = ([clouds[index] for index in chosen], [labels[index] for index in chosen])
+        splits[name] = ([clouds[index] for index in chosen], [of_clouds[index] for index in chosen])
     return splits, names.tolist()
 
 

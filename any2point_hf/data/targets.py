@@ -121,10 +121,10 @@ def checked_value(value: Any, task: TargetTask, where: str) -> bool | float:
     if isinstance(value, (bool, np.bool_)) and task == "multi-label":
         return bool(value)
     is_number = isinstance(value, Number) and not isinstance(value, (bool, np.bool_, complex))
-    fits = is_number and (math.isfinite(value) if task == "regression" else value in (0, 1))  # type: ignore[arg-type]
+    fits = is_number and (math.isfinite(value) if task == "regression" else value in (0, 1))
     if not fits:
         raise DatasetError(f"{where}: labels for {task} must be {_WHAT[task]}, got {value!r}. Correct or leave it out.")
-    return bool(value) if task == "multi-label" else float(value)  # type: ignore[arg-type]
+    return bool(value) if task == "multi-label" else float(value)
 
 
 def _is_struct(kind: Any, dtype: str) -> bool:

@@ -20,7 +20,7 @@ def check_answer_options(problem: str, top: int | None, min_confidence: float | 
     Raises:
         ConfigurationError: one is.
     """
-    given = {"top": top if problem == REGRESSION else None}
+    given: dict[str, float | None] = {"top": top if problem == REGRESSION else None}
     given |= {"min_confidence": min_confidence if problem in (REGRESSION, MULTI_LABEL) else None}
     if wrong := [name for name, value in given.items() if value is not None]:
         raise ConfigurationError(

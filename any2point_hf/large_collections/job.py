@@ -129,10 +129,10 @@ def load_model(job: BatchJob) -> tuple[PreTrainedModel, Any2PointProcessor]:
         Any2PointError: there is no such adapter, it is of another task, or its backbone cannot be loaded.
     """
     if job.task == "predict":
-        model, processor = load(job.model, job.backbone)
-        check_answer_options(problem_of(model.config), None, job.min_confidence)
-        _check_column_names(model)
-        return model, processor
+        classifier, processor = load(job.model, job.backbone)
+        check_answer_options(problem_of(classifier.config), None, job.min_confidence)
+        _check_column_names(classifier)
+        return classifier, processor
     if job.task == "segment":
         return load_segmenter(job.model, job.backbone)
     model, processor = load_either(job.model, job.backbone)

@@ -56,7 +56,7 @@ def are_of_points(labels: Sequence[Any], rows: Sequence[Mapping[str, Any]] = ())
     for label, row in zip(labels, rows or [{}] * len(labels), strict=True):
         if isinstance(label, (str, bytes, Mapping)) or np.ndim(label) == 0 or len(label) < 2:
             continue
-        points = row.get("points")
+        points: Any = row.get("points")
         is_array = points is not None and not isinstance(points, (str, os.PathLike))
         return not _is_floating(label) or (is_array and len(label) == len(points))
     return False

@@ -44,7 +44,10 @@ def head_config_fields(dataset: Mapping[str, Dataset], class_weight: Any = None)
     train = dataset["train"]
     task = target_task_of(train.features)
     names = train.features["label"].names if task is None else target_names(train)
-    fields = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    fields: dict[str, Any] = {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+    }
     if task is not None:
         fields["problem_type"] = PROBLEM_TYPES[task]
     if task == "regression":
@@ -112,7 +115,8 @@ def head_trainer_options(config: Any) -> dict[str, Callable[..., Any]]:
 
     def measure(evaluation: EvalPrediction) -> dict[str, float]:
         found: Any = evaluation.predictions
-        measured = head_metrics(found[0] if isinstance(found, tuple) else found, evaluation.label_ids, names, task)
+        targets: Any = evaluation.label_ids
+        measured = head_metrics(found[0] if isinstance(found, tuple) else found, targets, names, task)
         return {name: measured[name] for name in TASK_METRICS[task] if measured[name] is not None}
 
     return {"compute_metrics": measure}
