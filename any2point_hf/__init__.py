@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .modeling import UnsupportedBackboneError as UnsupportedBackboneError
     from .modeling import label_large_cloud as label_large_cloud
     from .modeling import label_scene as label_scene
+    from .modeling import register_classifier as register_classifier
     from .pictures.kinds import draw_attention as draw_attention
     from .pictures.kinds import draw_clusters as draw_clusters
     from .pictures.kinds import draw_similarity as draw_similarity

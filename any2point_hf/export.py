@@ -145,13 +145,13 @@ def export_file(model: ExportedModel, processor: Any2PointProcessor, format: str
 def check_logits(model: nn.Module, run: Callable[..., Tensor], num_points: int) -> float:
     """The largest difference of the logits of `run` from the model's, on new random clouds, one of each batch flat.
 
-    A segmenter's categories take turns.
+    A segmenter's categories take turns. Of a regression, differences are counted in the deviations of its targets.
 
     Raises:
         Any2PointError: it is above 1e-4, or not a number.
     """
     generator = torch.Generator().manual_seed(20)
-    differences = []
+    deviations, differences = torch.tensor(getattr(model.config, "target_std", None) or 1.0), []
     for batch_size in CHECKED_BATCHES:
         points = torch.randn(batch_size, num_points, 3, generator=generator)
         points[0, :, 2] = 0
@@ -159,7 +159,8 @@ def check_logits(model: nn.Module, run: Callable[..., Tensor], num_points: int) 
         inputs = (points, *_features(model, points, generator))
         category = _category(model, batch_size)
         with torch.no_grad():
-            differences.append((run(*inputs, **category) - model(*inputs, **category).logits).abs().max())
+            difference_of_batch = run(*inputs, **category) - model(*inputs, **category).logits
+            differences.append((difference_of_batch / deviations).abs().max())
     difference = float(torch.stack(differences).max())
     if not difference <= LARGEST_DIFFERENCE:
         raise Any2PointError(

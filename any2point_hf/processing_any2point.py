@@ -194,8 +194,8 @@ class Any2PointProcessor(NotCopied, SequenceFeatureExtractor):
         """Makes a batch of rows with clouds of any size, as `DataCollatorForPointClouds` says.
 
         Args:
-            rows: each with `points`, and maybe `label` or `labels`: a class or, as in `part`, a label for each point.
-                Beside labels of points, or without any, there may be a `category`.
+            rows: each with `points`, and maybe `label` or `labels`: a class, floating-point numbers, a dict of named
+                values or, as in `part`, a label for each point. Beside these, or without any, maybe a `category`.
             return_tensors: "pt" for torch tensors, "np" for numpy arrays.
             _: what is said of sequences, such as `padding`; clouds have nothing of it.
 
@@ -206,7 +206,7 @@ class Any2PointProcessor(NotCopied, SequenceFeatureExtractor):
         check_rows(rows, self.point_feature_names)
         clouds = [row if self.point_feature_names else row["points"] for row in rows]
         labels = labels_of(rows)
-        of_points = labels if are_of_points(labels) else None
+        of_points = labels if are_of_points(labels, rows) else None
         names = [f"row {number}" for number in range(len(rows))]
         batch = self(clouds, return_tensors=None, names=names, labels=of_points)
         classes = None if of_points else classes_of(labels)

@@ -1,4 +1,4 @@
-"""What the command line does with a trained adapter, as plain functions: load, evaluate, predict, info."""
+"""What the command line does with a trained adapter, as plain functions: evaluate, predict, info."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,117 +7,44 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from .adapter_loading import load as load
+from .adapter_loading import load_either as load_either
+from .adapter_loading import load_segmenter as load_segmenter
+from .adapter_loading import processor_of as processor_of
+from .adapter_loading import task_of as task_of
 from .data import load_point_cloud_dataset
-from .data.loading import Task
+from .data.loading import Task, task_of_dataset
 from .data.parts.dataset import is_part_dataset
 from .data.sources import DataSource, name_of
+from .data.targets import target_array, target_names
+from .evaluation.answers import answers_of, check_answer_options
 from .evaluation.calibration import expected_calibration_error
+from .evaluation.head_metrics import head_metrics
 from .evaluation.segmentation import evaluate_parts
 from .modeling.backbones.loading import build_backbone
-from .modeling.checkpoint_integrity import heads_of
 from .modeling.configuration_any2point import Any2PointConfig
-from .modeling.errors import Any2PointError, CheckpointError, DatasetError, HubError, listed
-from .modeling.hub.names import pinned_name, pulled_folder
+from .modeling.errors import Any2PointError, DatasetError, listed
+from .modeling.head_fields import problem_of
+from .modeling.hub.names import pinned_name
 from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from .modeling.modeling_any2point_segmentation import Any2PointForPointCloudSegmentation
-from .modeling.pulled_config import weight_files
 from .modeling.tokenizer.point_ops import split_features
 from .parameter_counts import parameter_counts
 from .processing_any2point import Any2PointProcessor
 from .training.batches import joined
+from .training.head_tasks import TASK_METRICS
 from .training.trainer import accuracies, confusion_matrix, process_split
 
-ADAPTER_FILES = ("config.json", "model.safetensors")
-
-
-def load(
-    model: str, backbone: PreTrainedModel | str | None = None
-) -> tuple[Any2PointForPointCloudClassification, Any2PointProcessor]:
-    """An adapter on its backbone, on the GPU if there is one, and its processor, both of one commit.
-
-    Args:
-        model: folder or Hub id of the adapter.
-        backbone: Hub id or folder instead of the recorded one, or a module, which is shared.
-
-    Raises:
-        CheckpointError: there is no such adapter, it does not fit the backbone, or its processor is missing.
-        BackboneLoadError: the backbone cannot be loaded.
-    """
-    return _load(Any2PointForPointCloudClassification, pinned_name(model), backbone)
-
-
-def load_segmenter(
-    model: str, backbone: PreTrainedModel | str | None = None
-) -> tuple[Any2PointForPointCloudSegmentation, Any2PointProcessor]:
-    """As `load`, for an adapter that gives every point a part.
-
-    Args:
-        model: folder or Hub id of the adapter.
-        backbone: Hub id or folder instead of the recorded one, or a module, which is shared.
-
-    Raises:
-        CheckpointError: there is no such adapter, or it is of another task.
-        BackboneLoadError: the backbone cannot be loaded.
-    """
-    return _load(Any2PointForPointCloudSegmentation, pinned_name(model), backbone)
-
-
-def load_either(
-    model: str, backbone: PreTrainedModel | str | None = None
-) -> tuple[Any2PointForPointCloudClassification | Any2PointForPointCloudSegmentation, Any2PointProcessor]:
-    """As `load`, for an adapter of either task.
-
-    Args:
-        model: folder or Hub id of the adapter.
-        backbone: Hub id or folder instead of the recorded one, or a module, which is shared.
-
-    Raises:
-        CheckpointError: there is no such adapter.
-        BackboneLoadError: the backbone cannot be loaded.
-    """
-    model = pinned_name(model)
-    return (load_segmenter if task_of(model) == "segmentation" else load)(model, backbone)
-
-
-def task_of(model: str) -> Task:
-    """What an adapter is for, "classification" or "segmentation", by its head.
-
-    Args:
-        model: folder or Hub id. One that cannot be read counts as a classifier, as loading it will tell.
-    """
-    try:
-        heads = heads_of(weight_files(pulled_folder(model, ADAPTER_FILES)))
-    except (Any2PointError, OSError, SafetensorError):
-        return "classification"
-    return "segmentation" if "segmenter" in heads else "classification"
-
-
-def _load(model_class: Any, model: str, backbone: PreTrainedModel | str | None) -> tuple[Any, Any2PointProcessor]:
-    loaded = model_class.from_pretrained(model, backbone=backbone)
-    return loaded.to("cuda" if torch.cuda.is_available() else "cpu"), _load_processor(model)
-
-
-def _load_processor(model: str) -> Any2PointProcessor:
-    try:
-        return Any2PointProcessor.from_pretrained(model)
-    except HubError:
-        raise
-    except (OSError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{model!r} must also hold a valid preprocessor_config.json. Save the processor there: "
-            f"Any2PointProcessor(num_points=…).save_pretrained(folder). The loader said: {error}"
-        ) from error
-
-
-def processor_of(model: str) -> Any2PointProcessor | None:
-    """An adapter's processor, before its model is loaded; None also if there is no adapter, as `load` will tell."""
-    try:
-        return _load_processor(model)
-    except Any2PointError:
-        return None
+DEFAULT_TOP = 3
+FOUND: dict[Task, str] = {
+    "classification": "a class for each cloud",
+    "multi-label": "several classes for each cloud",
+    "regression": "numbers for each cloud",
+    "segmentation": "a part for each point",
+}
+"""What data of each task have."""
 
 
 @dataclass(frozen=True)
@@ -153,12 +80,20 @@ class SplitOfAdapter:
         """Of the clouds in the model's numbering, [n] int.
 
         Raises:
-            DatasetError: the data have a part for each point instead.
+            DatasetError: the data have something else instead.
         """
-        if is_part_dataset(self.dataset):
-            raise DatasetError("this needs a class for each cloud, got a part for each point. Take a classifier.")
+        if (task := task_of_dataset(self.dataset)) != "classification":
+            raise DatasetError(f"this needs a class for each cloud, got {FOUND[task]}. Take a classifier.")
         of_dataset, of_model = self.clouds.features["label"].names, self.class_names
         return np.array([of_model.index(of_dataset[int(label)]) for label in self.clouds["label"]])
+
+    @property
+    def targets(self) -> np.ndarray:
+        """The clouds' classes (0 and 1) or numbers in the model's order, [n, names] float32; 0 for an unknown class."""
+        of_dataset, values = target_names(self.clouds), target_array(self.clouds)
+        absent = np.zeros(len(values), dtype=np.float32)
+        columns = [values[:, of_dataset.index(name)] if name in of_dataset else absent for name in self.class_names]
+        return np.stack(columns, axis=1)
 
     def batches(self, batch_size: int) -> Iterator[torch.Tensor]:
         """The clouds as the model takes them, with their features: [B, N, 3 + F] float32, on the model's device.
@@ -177,7 +112,7 @@ def open_split(
     backbone: str | None = None,
     split: str = "test",
     drop_invalid: bool = False,
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
 ) -> SplitOfAdapter:
     """Loads an adapter and a split whose classes it knows.
 
@@ -187,7 +122,7 @@ def open_split(
         backbone: Hub id or folder instead of the recorded one.
         split: of the dataset.
         drop_invalid: as in `load_point_cloud_dataset`; so also if the adapter's processor says so.
-        label_column: as in `load_point_cloud_dataset`, for a segmenter.
+        label_column: as in `load_point_cloud_dataset`.
 
     Raises:
         Any2PointError: something in the input does not fit, such as classes that the model does not know.
@@ -204,9 +139,15 @@ def open_split(
     opened = SplitOfAdapter(loaded, processor, dataset, split)
     if is_part_dataset(dataset):
         return opened  # whose names are compared where they are used
-    known = opened.class_names
-    unknown = [name for name in opened.clouds.features["label"].names if name not in known]
-    if unknown:
+    known, task = opened.class_names, task_of_dataset(dataset)
+    found = target_names(opened.clouds) if task in TASK_METRICS else opened.clouds.features["label"].names
+    if task == "regression" and (missing := [name for name in known if name not in found]):
+        raise DatasetError(
+            f"the dataset must have the model's targets ({listed(known)}), got {listed(found)} without {missing[0]}. "
+            "Name the columns by --label-column (in Python label_column=[…])."
+        )
+    unknown = [name for name in found if name not in known]
+    if unknown and task != "regression":
         raise DatasetError(
             f"the dataset's classes must be among the model's ({listed(known)}), got also {listed(unknown)}. "
             "Evaluate on the dataset it was trained for, or train a new adapter."
@@ -215,21 +156,20 @@ def open_split(
 
 
 def _data_for(model: str, data: DataSource, options: dict[str, Any]) -> DatasetDict:
-    """The data as an adapter needs them: with a class for each cloud, or a part for each point."""
+    """The data as an adapter needs them: with what it says of clouds or points."""
     task = task_of(model)
     try:
         return load_point_cloud_dataset(data, task=task, **options)
     except DatasetError as error:
         try:
-            others = load_point_cloud_dataset(data, **options)
+            found = task_of_dataset(load_point_cloud_dataset(data, **options))
         except Any2PointError:
             raise error from None
-        needed, found = ["a class for each cloud", "a part for each point"][:: -1 if task == "segmentation" else 1]
-        if is_part_dataset(others) == (task == "segmentation"):
+        if found == task:
             raise
         raise DatasetError(
-            f"{model} is an adapter for {task}, which needs {needed}, and {name_of(data)} has {found}. Evaluate it on "
-            "data of its own kind, or train an adapter for these."
+            f"{model} is an adapter for {task}, which needs {FOUND[task]}, and {name_of(data)} has {FOUND[found]}. "
+            "Evaluate it on data of its own kind, or train an adapter for these."
         ) from error
 
 
@@ -240,11 +180,12 @@ def evaluate(
     split: str = "test",
     batch_size: int = 32,
     drop_invalid: bool = False,
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """`accuracy`, `mean_class_accuracy`, `per_class` (class name to accuracy) and `num_clouds` of a split.
 
-    Of a segmenter, it is what `evaluate_parts` gives.
+    Of a segmenter, it is what `evaluate_parts` gives; of several classes a cloud or of numbers, what `head_metrics`
+    gives, and `num_clouds`.
 
     There are also `expected_calibration_error`, and `confusion`, a matrix of counts: a row for each class in the order
     of `per_class`, a column for each answer.
@@ -256,7 +197,7 @@ def evaluate(
         split: of the dataset.
         batch_size: clouds at a time; the result does not depend on it.
         drop_invalid: as in `load_point_cloud_dataset`; so also if the adapter's processor says so.
-        label_column: as in `load_point_cloud_dataset`, for a segmenter.
+        label_column: as in `load_point_cloud_dataset`.
 
     Raises:
         Any2PointError: something in the input does not fit, such as classes that the model does not know.
@@ -264,8 +205,12 @@ def evaluate(
     opened = open_split(model, data, backbone, split, drop_invalid, label_column)
     if isinstance(opened.model, Any2PointForPointCloudSegmentation):
         return evaluate_parts(opened.model, opened.processor, opened.clouds, batch_size)
-    labels, names = opened.labels, opened.class_names
+    names, task = opened.class_names, task_of_dataset(opened.dataset)
     logits = torch.cat([logits_of(opened.model, batch) for batch in opened.batches(batch_size)])
+    if task in TASK_METRICS:
+        measured = head_metrics(logits.numpy(), opened.targets, names, task)
+        return {**measured, "num_clouds": len(logits)}
+    labels = opened.labels
     predictions = logits.argmax(dim=-1).numpy()
     result = accuracies(predictions, labels, len(names))
     return result | {
@@ -280,20 +225,18 @@ def predict(
     model: str,
     files: Sequence[str],
     backbone: str | None = None,
-    top: int = 3,
+    top: int | None = None,
     batch_size: int = 32,
     drop_invalid: bool = False,
     min_confidence: float | None = None,
 ) -> list[dict[str, Any]]:
-    """For each file: `file` and `classes`, a list of `label` and `probability`, the most probable first.
-
-    With `min_confidence` also `answer`, the most probable class, or None where it is less probable than this.
+    """For each file: `file` and what `answers_of` gives: `classes` with probabilities, or `values`.
 
     Args:
         model: folder or Hub id of the adapter.
         files: paths of point clouds or meshes.
         backbone: Hub id or folder instead of the recorded one.
-        top: how many classes to list for each file.
+        top: how many classes to list for each file; by default 3.
         batch_size: clouds at a time; the result does not depend on it.
         drop_invalid: whether to drop invalid points, with a warning; so also if the adapter's processor says so.
         min_confidence: the least probability of an answer, 0 to 1.
@@ -302,21 +245,12 @@ def predict(
         Any2PointError: something in the input does not fit.
     """
     loaded, processor = load(model, backbone)
+    check_answer_options(problem_of(loaded.config), top, min_confidence)
     processor.drop_invalid |= drop_invalid
     rows = processor.rows(list(files))
-    id2label: Any = loaded.config.id2label
-    results = []
     logits = torch.cat([logits_of(loaded, batch) for batch in rows.split(batch_size)])
-    for file, probabilities in zip(files, loaded.probabilities(logits), strict=True):
-        best = probabilities.topk(min(top, len(probabilities)))
-        classes = [
-            {"label": id2label[int(index)], "probability": round(float(value), 6)}
-            for value, index in zip(best.values, best.indices, strict=True)
-        ]
-        is_sure = min_confidence is not None and float(best.values[0]) >= min_confidence
-        answer = {} if min_confidence is None else {"answer": classes[0]["label"] if is_sure else None}
-        results.append({"file": str(file), "classes": classes, **answer})
-    return results
+    answers = answers_of(loaded, logits, DEFAULT_TOP if top is None else top, min_confidence)
+    return [{"file": str(file), **answer} for file, answer in zip(files, answers, strict=True)]
 
 
 @torch.no_grad()

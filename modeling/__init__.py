@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .backbones.imagebind_audio.configuration_imagebind_audio import ImageBindAudioConfig as ImageBindAudioConfig
     from .backbones.imagebind_audio.modeling_imagebind_audio import ImageBindAudioModel as ImageBindAudioModel
     from .configuration_any2point import Any2PointConfig as Any2PointConfig
+    from .custom_heads import register_classifier as register_classifier
     from .errors import Any2PointError as Any2PointError
     from .errors import BackboneLoadError as BackboneLoadError
     from .errors import BatchTooLargeError as BatchTooLargeError
@@ -41,6 +42,7 @@ _HOME = {
     "PointCloudClassifierOutput": "modeling_outputs",
     "Any2PointForPointCloudSegmentation": "modeling_any2point_segmentation",
     "PointCloudSegmenterOutput": "modeling_outputs",
+    "register_classifier": "custom_heads",
     "label_large_cloud": "segmentation.large_clouds",
     "label_scene": "segmentation.scenes",
     "ImageBindAudioConfig": "backbones.imagebind_audio.configuration_imagebind_audio",

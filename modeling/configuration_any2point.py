@@ -10,6 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from .block_choice import BlockChoice
 from .errors import ConfigurationError, UnsupportedBackboneError, require
 from .field_names import OF_BACKBONE
+from .head_fields import check_head_fields
 from .hub.names import pull_options, pulled_folder
 from .presets import find_preset
 from .publishing.remote_code import NotCopied
@@ -85,6 +86,13 @@ class Any2PointConfig(NotCopied, BlockChoice, PreTrainedConfig):
             centres it where the tokenizer's last projection leaves a constant; where the backbone has neither word
             embeddings nor a table of positions, it warns and does nothing. `"none"` leaves the output, as published.
         released_compatibility: compute what the authors' released code computes (method.md 6), for their checkpoints.
+        problem_type: what the head says of a cloud, by the names of transformers (`head_tasks.py`): one class, several
+            (`"multi_label_classification"`) or numbers (`"regression"`). `None` is one class; it is never guessed.
+        target_mean: of a regression, the mean of each target over the training clouds; its logits are in these units.
+        target_std: the deviation of each.
+        class_weight: the weight of each class in the cross-entropy; `"balanced"` lets the training compute clouds /
+            (classes × clouds of the class).
+        classifier: name of the class of a head of one's own (`custom_heads.py`); `None` is the paper's.
         lora: whether a LoRA in the backbone (of the `peft` library) is trained too: a new model gets the default one,
             and `add_lora` gives another. Of a checkpoint, whether there is one in its subfolder `lora`.
         unfrozen_blocks: how many of the last blocks are trained and saved too (`unfreeze_backbone`).
@@ -149,6 +157,11 @@ class Any2PointConfig(NotCopied, BlockChoice, PreTrainedConfig):
     adapter_start: Literal["scan", "modelnet", "zero", "scaled"] = "modelnet"
     token_scale: Literal["none", "embedding"] = "none"
     released_compatibility: bool = False
+    problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
+    target_mean: list[float | int] | None = None
+    target_std: list[float | int] | None = None
+    class_weight: list[float | int] | Literal["balanced"] | None = None
+    classifier: str | None = None
     lora: bool = False
     unfrozen_blocks: int = 0
     category_parts: dict[str, list[int]] | list | None = None
@@ -158,7 +171,7 @@ class Any2PointConfig(NotCopied, BlockChoice, PreTrainedConfig):
         self.checksums: Any = kwargs.pop("checksums", None)  # of a config.json; the model's loading compares them
         if kwargs.get("model_type") in (None, self.model_type):  # else it is another model's, which loading refuses
             refuse_unknown(kwargs, self.__dataclass_fields__, METHOD_FIELDS)
-        check_num_labels(kwargs.get("num_labels"))
+        check_num_labels(kwargs.get("num_labels"), self.problem_type, self.id2label)
         if self.backbone is not None:
             self.backbone = recorded_path(self.backbone)
         if isinstance(self.backbone_config, dict):
@@ -232,14 +245,15 @@ class Any2PointConfig(NotCopied, BlockChoice, PreTrainedConfig):
         config_dict = checked_values({"sampling_start": "first", **config_dict})
         if not kwargs.get("return_unused_kwargs"):
             refuse_unknown(kwargs.keys() - vars(cls()).keys(), cls.__dataclass_fields__, METHOD_FIELDS)
-        if not kwargs.get("return_unused_kwargs") or "backbone" not in kwargs:
+        passed_on = {"backbone", *(("classifier",) if not isinstance(kwargs.get("classifier", ""), str) else ())}
+        if not kwargs.get("return_unused_kwargs") or not passed_on & kwargs.keys():
             module_config = getattr(kwargs.get("backbone"), "config", None)
             if module_config is not None:
                 kwargs["backbone"] = recorded_path(module_config.name_or_path) or None
             return super().from_dict(config_dict, **kwargs)
-        backbone = kwargs.pop("backbone")  # goes on to the model
+        of_model = {name: kwargs.pop(name) for name in passed_on & kwargs.keys()}
         config, unused = super().from_dict(config_dict, **kwargs)
-        return config, unused | {"backbone": backbone}
+        return config, unused | of_model
 
     def to_dict(self) -> dict[str, Any]:
         """As in transformers, without the checksums of loaded files; categories as pairs, which keep their order."""
@@ -292,6 +306,7 @@ class Any2PointConfig(NotCopied, BlockChoice, PreTrainedConfig):
         )
         categories: Any = self.category_parts
         check_category_parts(categories, self.num_labels or 0)
+        check_head_fields(self)
         super().validate_architecture()
 
     def record_module(self, backbone_config: PreTrainedConfig) -> None:

@@ -10,7 +10,8 @@ from transformers.utils import can_return_tuple
 
 from .backbones.loading import record_backbone
 from .configuration_any2point import Any2PointConfig
-from .errors import ConfigurationError
+from .errors import ConfigurationError, require
+from .head_fields import require_single_label
 from .input_checks import check_category, check_inputs, check_point_labels
 from .modeling_any2point import Any2PointModel
 from .modeling_outputs import PointCloudSegmenterOutput as PointCloudSegmenterOutput
@@ -37,7 +38,8 @@ class Any2PointForPointCloudSegmentation(Any2PointPreTrainedModel):
 
     Raises:
         ConfigurationError: a category has no parts or unknown ones, `segmentation_blocks` names a block that tokens do
-            not pass, or `released_compatibility` is asked for: the authors released no segmentation code.
+            not pass, `released_compatibility` is asked for (the authors released no segmentation code), or a field that
+            is for classification alone.
     """
 
     head = "segmenter"
@@ -51,6 +53,9 @@ class Any2PointForPointCloudSegmentation(Any2PointPreTrainedModel):
                 "released_compatibility computes what the authors' classification code does, and they released none "
                 "for segmentation. Leave it out."
             )
+        require_single_label(config, "a segmentation model")
+        for name in ("class_weight", "classifier"):
+            require(getattr(config, name) is None, f"{name} is for classification alone", getattr(config, name))
         num_labels: Any = config.num_labels
         categories: Any = config.category_parts
         check_category_parts(categories, num_labels)

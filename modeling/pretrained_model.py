@@ -119,11 +119,11 @@ class Any2PointPreTrainedModel(  # type: ignore[misc]
 
     @torch.no_grad()
     def _init_weights(self, module: Any) -> None:
-        if isinstance(module, nn.Linear):
-            return  # the module that holds it sets its start values
         if hasattr(module, "draw_parameters"):
             name = next(name for name, part in self.named_modules() if part is module)
             module.draw_parameters(StartValues(self.config.adapter_start, self.start_seed, name))
+        elif isinstance(module, nn.Linear):
+            return  # the module that holds it sets its start values
         elif type(module).__module__.startswith(__package__ + ".") and hasattr(module, "reset_parameters"):
             module.reset_parameters()
         else:

@@ -29,6 +29,7 @@ OWN_IMPLEMENTATIONS = (None, "eager", "sdpa", "flex_attention", "flash_attention
 _OF_TRANSFORMERS = {*_FETCH_CODE, *IMPLEMENTATIONS, "is_heterogeneous", "model_type", "name_or_path", "num_labels"}
 _OF_TRANSFORMERS |= {"output_attentions", "per_layer_config", "quantization_config", "return_unused_kwargs"}
 _OF_TRANSFORMERS |= {"torch_dtype", "use_cache"}
+_IN_UNITS = ("target_mean", "target_std")  # of numbers of any size
 
 logger = logging.get_logger(__name__)
 
@@ -75,13 +76,17 @@ def refuse_unknown(names: Iterable[str], fields: Iterable[str], described: Itera
         )
 
 
-def check_num_labels(num_labels: int | None) -> None:
+def check_num_labels(num_labels: int | None, problem_type: str | None = None, id2label: Any = None) -> None:
     """Checks the number of classes, before transformers names each of them.
 
     Raises:
-        ConfigurationError: there are too many.
+        ConfigurationError: there are too many, or a single one of which each cloud would have to be.
     """
     require((num_labels or 0) <= MOST_LABELS, f"num_labels must be at most {MOST_LABELS}", num_labels)
+    count = num_labels if id2label is None else len(id2label)
+    rule = "problem_type='single_label_classification' needs at least 2 classes (num_labels)"
+    fix = " For a number take 'regression', for yes or no 2 classes."
+    require(problem_type != "single_label_classification" or count != 1, rule, count, fix)
 
 
 def check_fields(config: Any, names: Iterable[str]) -> None:
@@ -108,7 +113,8 @@ def _numbers(values: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
             yield from _numbers({str(key): inner for key, inner in value.items()})
         elif isinstance(value, (list, tuple)):
             yield name, len(value)
-            yield from ((name, inner) for inner in value if _is_number(inner))
+            if name not in _IN_UNITS:
+                yield from ((name, inner) for inner in value if _is_number(inner))
         elif _is_number(value) and "theta" not in name:  # the base of rotary angles is no size
             yield name, value
 

@@ -585,7 +585,8 @@ def test_ctrl_c_in_other_commands(run_command, monkeypatch, command, tmp_path):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("any2point_hf.trained_adapter.load", interrupt)
+    for loader in ("adapter_loading.load", "trained_adapter.load"):
+        monkeypatch.setattr(f"any2point_hf.{loader}", interrupt)
     monkeypatch.setattr("any2point_hf.trained_adapter.info", interrupt)
     monkeypatch.setattr("any2point_hf.conversion_scripts.convert_any2point_checkpoint.convert", interrupt)
     for name in ("f.ply", "c.pth"):

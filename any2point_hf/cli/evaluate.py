@@ -8,11 +8,14 @@ from .options import add_backbone, add_batch_size, add_data, add_json, add_label
 if TYPE_CHECKING:
     from ..trained_adapter import SplitOfAdapter
 
-HELP = "accuracy of an adapter, or its IoU of parts, on a dataset's test split"
+HELP = "accuracy of an adapter, its errors of numbers or its IoU of parts, on a dataset's test split"
 DESCRIPTION = """
 Classifies all clouds of a split and prints the accuracy of each class, of all clouds, the mean over classes, and how
 far the probabilities are from the share of right answers (expected calibration error, 15 bins). The dataset's classes
 must be among those that the adapter was trained for.
+
+With several classes a cloud it prints the average precision and F1 of each (at a probability of 0.5), their means, and
+the share of clouds whose classes are all right. Of numbers it prints R2, mean absolute and root mean squared error.
 
 A segmenter labels every point of every cloud, and the IoU of each part and category is printed, the mean over clouds
 (instance mIoU), the mean over categories (class mIoU) and the share of right points; without categories also the mean
@@ -56,10 +59,12 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
 
     opening = (options.model, options.data, options.backbone, options.split)
     if options.corruptions or options.retrieval or options.probe:
-        if trained_adapter.task_of(options.model) == "segmentation":
+        task = trained_adapter.task_of(options.model)
+        if task != "classification":
+            what = "a segmenter" if task == "segmentation" else f"for {task}"
             raise Any2PointError(
-                f"--corruptions, --retrieval and --probe are about classes of clouds, and {options.model} is a "
-                "segmenter. Evaluate it without them."
+                f"--corruptions, --retrieval and --probe are about one class a cloud, and {options.model} is {what}. "
+                "Evaluate it without them."
             )
         opened = trained_adapter.open_split(*opening, options.drop_invalid)
         measure = _corruptions if options.corruptions else _retrieval if options.retrieval else _probe
@@ -70,12 +75,29 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
     if "per_part" in result:
         _print_parts(result)
         return None
+    if "per_target" in result or "f1_macro" in result:
+        _print_by_name(result)
+        return None
     _print_by_class(result["per_class"])
     print(
         f"accuracy {result['accuracy']:.4f}, mean class accuracy {result['mean_class_accuracy']:.4f}, "
         f"expected calibration error {result['expected_calibration_error']:.4f}"
     )
     return None
+
+
+def _print_by_name(result: dict[str, Any]) -> None:
+    """Prints the metrics of each class or target in a line, and their means."""
+    from ..modeling.publishing.card_words import METRICS
+
+    def line(values: dict[str, Any]) -> str:
+        shown = {METRICS[name]: f"{value:.4g}" for name, value in values.items() if isinstance(value, float)}
+        return ", ".join(f"{name} {text}" for name, text in shown.items())
+
+    for name, values in result.get("per_target", result.get("per_class", {})).items():
+        print(f"{name:>16}  {line(values)}")
+    means = {name: value for name, value in result.items() if name in METRICS and name != "num_clouds"}
+    print(f"{line(means)} of {result['num_clouds']} clouds")
 
 
 def _corruptions(opened: "SplitOfAdapter", options: argparse.Namespace) -> dict[str, Any] | None:

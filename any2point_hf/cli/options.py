@@ -54,10 +54,10 @@ def add_data(parser: argparse.ArgumentParser) -> None:
             "--data",
             required=True,
             metavar="DATA",
-            help="'shapes' or, with a part for each point, 'shapes-parts' (built in); user/name[@revision][#config] on "
-            "the Hub; the folder of ScanObjectNN, ModelNet or ShapeNetPart as published (FOLDER#OBJ_BG for a variant); "
-            "a folder root/<class>/<split>/*, root/<split>/<class>/* or root/<class>/*; a .parquet file or a folder of "
-            "save_to_disk; or an .npz",
+            help="'shapes', with a part for each point 'shapes-parts', or with numbers 'shapes-measures' (built in); "
+            "user/name[@revision][#config] on the Hub; the folder of ScanObjectNN, ModelNet or ShapeNetPart as "
+            "published (FOLDER#OBJ_BG for a variant); a folder root/<class>/<split>/*, root/<split>/<class>/* or "
+            "root/<class>/*, or one with a metadata.csv; a .parquet file or a folder of save_to_disk; or an .npz",
         ),
         shtab.FILE,
     )
@@ -68,8 +68,8 @@ def add_task(parser: argparse.ArgumentParser) -> None:
     """Adds `--task` and `--label-column`."""
     parser.add_argument(
         "--task",
-        choices=("classification", "segmentation"),
-        help="a class for each cloud, or a part for each point (default: what the data have)",
+        choices=("classification", "multi-label", "regression", "segmentation"),
+        help="a class for each cloud, several, or numbers; or a part for each point (default: what the data have)",
     )
     add_label_column(parser)
 
@@ -78,9 +78,10 @@ def add_label_column(parser: argparse.ArgumentParser) -> None:
     """Adds `--label-column`."""
     parser.add_argument(
         "--label-column",
-        metavar="NAME",
+        metavar="NAME,NAME,...",
         help="for segmentation, the column with the label of each point, in tables and in the files of a folder (there "
-        "by its number from 0, if columns have no names)",
+        "by its number from 0, if columns have no names); for several classes or numbers, the columns with them in "
+        "tables and in a folder's metadata.csv",
     )
 
 
@@ -139,7 +140,8 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
             "--recipe",
             metavar="NAME",
             help=f"how to train: {names}, or a .yaml of your own (default: the preset's; without one segmentation for "
-            "parts, small-data up to 5000 training clouds, above modelnet, or modelnet-cpu without a GPU)",
+            "parts, regression for numbers, small-data up to 5000 training clouds, above modelnet, or modelnet-cpu "
+            "without a GPU)",
         ),
         shtab.FILE,
     )

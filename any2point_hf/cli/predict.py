@@ -9,11 +9,11 @@ import shtab
 from .batch_job import add_batch_job, run_batch_job
 from .options import complete_with, positive, share
 
-HELP = "classes of point-cloud files or parts of their points, or of a large collection"
+HELP = "classes or numbers of point-cloud files or parts of their points, or of a large collection"
 DESCRIPTION = """
-Prints the most probable classes of each file; with a segmenter, how many of its points are of which part, and with
---out every point with its part. With --out FILE.parquet a whole folder or dataset is worked through shard by shard, and
-after a kill the same command goes on from there.
+Prints the most probable classes of each file, or its numbers; with a segmenter, how many of its points are of which
+part, and with --out every point with its part. With --out FILE.parquet a whole folder or dataset is worked through
+shard by shard, and after a kill the same command goes on from there.
 """
 EXAMPLES = """
   any2point predict chair.ply scan.pcd --model my-adapter
@@ -71,6 +71,8 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]] | dict[str, Any] | 
 
 def _run_batch_job(options: argparse.Namespace, is_segmenter: bool) -> dict[str, Any] | None:
     settings = {"category": options.category} if is_segmenter else _of_classes(options)
+    if settings.get("top", 1) is None:
+        settings["top"] = DEFAULT_TOP
     return run_batch_job("segment" if is_segmenter else "predict", options.files[0], options, **settings)
 
 
@@ -88,15 +90,22 @@ def _run_on_classes(options: argparse.Namespace) -> list[dict[str, Any]] | None:
     if options.json:
         return results
     for result in results:
-        classes = ", ".join(f"{entry['label']} {entry['probability']:.3f}" for entry in result["classes"])
-        unsure = "unsure: " if result.get("answer", "") is None else ""
-        print(f"{result['file']}: {unsure}{classes}")
+        print(f"{result['file']}: {_shown(result)}")
     return None
+
+
+def _shown(result: dict[str, Any]) -> str:
+    if "values" in result:
+        return ", ".join(f"{name} {value:.4g}" for name, value in result["values"].items())
+    classes = ", ".join(f"{entry['label']} {entry['probability']:.3f}" for entry in result["classes"])
+    if "labels" in result:
+        return f"{', '.join(result['labels']) or 'none'} ({classes})"
+    return f"unsure: {classes}" if result.get("answer", "") is None else classes
 
 
 def _of_classes(options: argparse.Namespace) -> dict[str, Any]:
     """The options that belong to classifiers."""
-    return {"top": options.top or DEFAULT_TOP, "min_confidence": options.min_confidence}
+    return {"top": options.top, "min_confidence": options.min_confidence}
 
 
 def _run_on_parts(options: argparse.Namespace) -> list[dict[str, Any]] | None:

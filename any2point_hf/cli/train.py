@@ -27,15 +27,17 @@ from .options import (
 HELP = "fine-tune a frozen backbone on point clouds"
 DESCRIPTION = """
 Trains adapters of a few megabytes on a frozen transformer and writes them with their processor and a model card to a
-folder. What they say, a class for each cloud or a part for each point, is what the data have, or --task. Without
---recipe and --preset the task and the data's size choose how, which is said in a line; so is what a linear probe
-reaches before the training. A checkpoint of the last whole epoch is kept beside them; after an interrupt, --resume goes
-on from it. Options stand above the recipe, and the recipe above the preset.
+folder. What they say, a class for each cloud, several classes, numbers, or a part for each point, is what the data
+have, or --task. Without --recipe and --preset the task and the data's size choose how, which is said in a line; so is
+what a linear probe reaches before the training. A checkpoint of the last whole epoch is kept beside them; after an
+interrupt, --resume goes on from it. Options stand above the recipe, and the recipe above the preset.
 """
 EXAMPLES = """
   any2point train --data shapes --backbone google-bert/bert-base-uncased --output my-adapter
   any2point train --preset clip-text-scan --data scanobjectnn/ --output my-adapter
   any2point train --data scans.npz --backbone facebook/dinov2-base --output runs --seeds 0,1,2
+  any2point train --data parts/ --task regression --label-column volume,area --backbone facebook/dinov2-base --output m
+  any2point train --data scans.npz --backbone facebook/dinov2-base --set class_weight=balanced --output my-adapter
   any2point train --data rooms/ --label-column label --backbone google-bert/bert-base-uncased --output my-segmenter
 """
 
@@ -180,4 +182,5 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
 
 def _main_metric(metrics: dict[str, Any]) -> tuple[str, str]:
     """The name of what is reported first, and how it is called."""
-    return ("instance_miou", "instance mIoU") if "instance_miou" in metrics else ("accuracy", "accuracy")
+    names = {"instance_miou": "instance mIoU", "mean_average_precision": "mAP", "r2": "R²", "accuracy": "accuracy"}
+    return next((name, called) for name, called in names.items() if name in metrics)

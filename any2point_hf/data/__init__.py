@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .parts.dataset import category_parts_of as category_parts_of
     from .parts.shapes import make_part_shapes as make_part_shapes
     from .scanobjectnn import load_scanobjectnn as load_scanobjectnn
+    from .shape_measures import make_measured_shapes as make_measured_shapes
     from .shapenetpart import load_shapenetpart as load_shapenetpart
     from .shapes import SHAPE_NAMES as SHAPE_NAMES
     from .shapes import make_shapes as make_shapes
@@ -24,6 +25,7 @@ _HOME = {
     **dict.fromkeys(("build_part_dataset_dict", "category_parts_of"), "parts.dataset"),
     "make_part_shapes": "parts.shapes",
     "load_scanobjectnn": "scanobjectnn",
+    "make_measured_shapes": "shape_measures",
     "load_shapenetpart": "shapenetpart",
     **dict.fromkeys(("SHAPE_NAMES", "make_shapes"), "shapes"),
 }

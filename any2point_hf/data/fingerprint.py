@@ -8,6 +8,7 @@ from datasets import ClassLabel, Dataset, List
 
 from .columns import feature_columns
 from .splits import class_column
+from .targets import LABEL, target_array, target_task_of
 
 _ROWS = 256  # after the labels of so many rows their clouds are hashed
 _CLOUDS = 16  # held at once
@@ -24,6 +25,9 @@ def data_fingerprint(dataset: Mapping[str, Dataset], feature_names: Sequence[str
     for name, split in sorted(dataset.items()):
         classes = class_column(split)
         digest.update(repr((name, len(split), split.features[classes].names if classes else [])).encode())
+        if target_task_of(split.features) is not None:
+            digest.update(repr(split.features[LABEL]).encode())
+            digest.update(target_array(split).tobytes())
         columns = ["points", *feature_columns(split, feature_names)]
         if isinstance(parts := split.features.get("part"), List) and isinstance(parts.feature, ClassLabel):
             digest.update(repr(parts.feature.names).encode())

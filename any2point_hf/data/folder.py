@@ -5,12 +5,14 @@ A folder, or each split's, may instead have a table of its files and their class
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from any2point_hf.data.folder_metadata import find_tables, read_tables
+from any2point_hf.data.folder_metadata import find_tables, read_tables, read_target_tables
 from any2point_hf.data.sources import walk
 from any2point_hf.data.splits import usual_split
+from any2point_hf.data.targets import TargetTask
 from any2point_hf.modeling.errors import DatasetError, listed
 from any2point_hf.point_clouds.files import POINT_CLOUD_EXTENSIONS, PointCloud
 from any2point_hf.point_clouds.folders import is_cloud_file, warn_of_left_out
@@ -71,6 +73,40 @@ def read_folder(root: Path, reader: CloudReader) -> tuple[dict[str, tuple[Iterab
         labels = [label for label, paths in enumerate(of_class) for _ in paths]
         splits[split] = (map(reader.read, [path for paths in of_class for path in paths]), labels)
     return splits, class_names
+
+
+def read_target_folder(
+    root: Path, reader: CloudReader, task: TargetTask, label_column: str | Sequence[str] | None
+) -> tuple[dict[str, tuple[Iterable[PointCloud], list[dict[str, Any]]]], list[str]]:
+    """As `read_folder`, for clouds of several classes or with numbers, which stand in a table.
+
+    Args:
+        root: an existing folder.
+        reader: of the clouds.
+        task: what the labels are.
+        label_column: as in `read_target_tables`.
+
+    Returns:
+        For every split its clouds and their named values; and the names.
+
+    Raises:
+        DatasetError: there is no table, no cloud to train on, or a row is wrong.
+        PointCloudError: (while iterating) a file cannot be read, lacks a feature, or holds no cloud for a model.
+    """
+    tables = find_tables(root)
+    if not tables:
+        raise DatasetError(
+            f"{root} must have a metadata.csv with file_name and the labels of each cloud, as a folder's name is one "
+            f"class, and these are for {task}. Write one."
+        )
+    files, names = read_target_tables(root, tables, task, label_column)
+    _warn_of_other_clouds(root, {path for rows in files.values() for path, _ in rows})
+    if not files.get("train") and not files.get("test"):
+        raise DatasetError(f"{tables[0]} names no clouds to train on. Add rows.")
+    return {
+        split: (map(reader.read, [path for path, _ in rows]), [values for _, values in rows])
+        for split, rows in files.items()
+    }, names
 
 
 def _find_files(root: Path, left_out: Counter[str]) -> dict[tuple[str, str], list[Path]]:

@@ -8,18 +8,21 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from datasets import Array2D, ClassLabel, Dataset, DatasetDict, Features, List, Value
 
-from any2point_hf.data.folder import read_folder
+from any2point_hf.data.folder import read_folder, read_target_folder
 from any2point_hf.data.modelnet import is_modelnet, load_modelnet
-from any2point_hf.data.npz import read_npz
+from any2point_hf.data.names import BUILT_IN
+from any2point_hf.data.npz import read_npz, target_task_of_npz
 from any2point_hf.data.parts.dataset import PART, is_part_dataset
 from any2point_hf.data.parts.loading import is_part_source, load_part_dataset
 from any2point_hf.data.parts.shapes import make_part_shapes
 from any2point_hf.data.parts.tables import Tables
 from any2point_hf.data.scanobjectnn import is_scanobjectnn, load_scanobjectnn
+from any2point_hf.data.shape_measures import make_measured_shapes
 from any2point_hf.data.shapenetpart import is_shapenetpart, load_shapenetpart
 from any2point_hf.data.shapes import make_shapes
 from any2point_hf.data.sources import IN_MEMORY, DataSource, Place, find_place, open_tables
 from any2point_hf.data.splits import with_own_splits, with_test_split
+from any2point_hf.data.targets import TargetTask, label_type, target_task_of, target_task_of_tables
 from any2point_hf.modeling.errors import DatasetError, listed
 from any2point_hf.point_clouds.checks import local_float32
 from any2point_hf.point_clouds.features import FEATURE_GROUPS, feature_names, features_of, grouped_features
@@ -27,15 +30,17 @@ from any2point_hf.point_clouds.files import PointCloud
 from any2point_hf.point_clouds.invalid import DroppedPoints
 from any2point_hf.point_clouds.reading import CloudReader
 
-Task: TypeAlias = Literal["classification", "segmentation"]
-"""What a model says: a class for each cloud, or a part for each point."""
+Task: TypeAlias = Literal["classification", "multi-label", "regression", "segmentation"]
+"""What a model says: a class for each cloud, several, or numbers; or a part for each point."""
 
 TASKS: tuple[Task, ...] = get_args(Task)
 
 
 def task_of_dataset(dataset: Mapping[str, Dataset]) -> Task:
     """What a data set that was loaded is for."""
-    return "segmentation" if is_part_dataset(dataset) else "classification"
+    if is_part_dataset(dataset):
+        return "segmentation"
+    return target_task_of(next(iter(dataset.values())).features) or "classification"
 
 
 def load_point_cloud_dataset(
@@ -45,15 +50,15 @@ def load_point_cloud_dataset(
     drop_invalid: bool = False,
     features: Sequence[str] = (),
     task: Task | None = None,
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
 ) -> DatasetDict:
     """Loads a data set: folders of clouds, .npz files and shapes into memory, the others memory-mapped from a cache.
 
     Args:
         source: one of
 
-            - "shapes" for the built-in shapes, "shapes-parts" for those of them that have parts (a folder of that
-              name: "./shapes");
+            - "shapes" for the built-in shapes, "shapes-parts" for those of them that have parts, "shapes-measures"
+              for solid ones with their volume, surface area and extents (a folder of that name: "./shapes");
             - "user/name", "user/name@revision" or "user/name#config" on the Hub; a path of that name goes first;
             - the folder of ScanObjectNN, ModelNet or ShapeNetPart as published, with "#OBJ_BG", "#PB_T50_RS/split1" or
               "#modelnet10" after it to choose a variant;
@@ -69,16 +74,20 @@ def load_point_cloud_dataset(
         features: what is read of each point besides its place, such as `["rgb", "normal"]` (names and groups of
             `point_clouds/features.py`). Files and .npz are read for them; other data sets must have columns of these
             names, or meshes.
-        task: "classification" for a class for each cloud, "segmentation" for a part for each point; None for what the
-            source is for: segmentation if it has labels of points and none of clouds, or classes of parts in a column
-            `part`, or if `label_column` is given.
-        label_column: the column with the label of each point, in tables or in a folder's files; None for one of a
-            usual name in tables.
+        task: "classification" for a class for each cloud, "multi-label" for several, "regression" for numbers,
+            "segmentation" for a part for each point; None for what the source is for: segmentation if it has labels of
+            points and none of clouds, or classes of parts in a column `part`, or if `label_column` is given; regression
+            if its label is a single floating-point number; several classes only where the source's own form says so
+            (`targets.py`; a .npz with labels [M, C]).
+        label_column: for segmentation the column with the label of each point, in tables or in a folder's files; for
+            several classes or numbers the column, or columns, with them (a list, or one text with commas); None for one
+            of a usual name in tables.
 
     Returns:
         Splits `train` and `test` (and `validation` where there is one; of a source without a training split `test`
         alone), with columns `points` (float32
-        [N, 3], in the source's unit; N may vary) and `label` (ClassLabel), and the source's further columns. For
+        [N, 3], in the source's unit; N may vary) and `label` (ClassLabel; for several classes or numbers a dict of
+        each one's name and value), and the source's further columns. For
         segmentation there are `part` (a list of ClassLabel, −100 for a point without one) and, where there are any,
         `category` (ClassLabel) in place of `label`.
 
@@ -91,17 +100,28 @@ def load_point_cloud_dataset(
         raise DatasetError(f"seed must not be negative, got {seed}; use 0, 1, 2, …")
     if task not in (None, *TASKS):
         raise DatasetError(f"task must be one of {', '.join(TASKS)}, got {task!r}.")
-    if task == "classification" and (label_column is not None or source == "shapes-parts"):
-        raise DatasetError("label_column and 'shapes-parts' are for segmentation, got task='classification'.")
-    if task == "segmentation" and source == "shapes":
-        raise DatasetError("the shapes with a part for each point are 'shapes-parts', got 'shapes' for segmentation.")
+    if task == "classification" and label_column is not None:
+        raise DatasetError("label_column is for segmentation and for labels of clouds, got task='classification'.")
+    if isinstance(source, str) and source in BUILT_IN and task not in (None, BUILT_IN[source]):
+        raise DatasetError(
+            f"{source!r} is for {BUILT_IN[source]}, got task={task!r}. The built-in data are "
+            f"{', '.join(f'{name} for {of}' for name, of in BUILT_IN.items())}."
+        )
     reader = CloudReader(seed, feature_names(features), DroppedPoints() if drop_invalid else None)
     if source == "shapes":
         return _reported(make_shapes(seed=seed), reader)
     if source == "shapes-parts":
         return _reported(make_part_shapes(seed=seed), reader)
+    if source == "shapes-measures":
+        return _reported(make_measured_shapes(seed=seed), reader)
     place, tables = _opened(source)
     path = place.path
+    if task is None and label_column is None:
+        task = _target_task(place, tables)
+    if task == "multi-label" or task == "regression":
+        return _reported(_load_targets(place, tables, reader, task, label_column), reader)
+    if label_column is not None and not isinstance(label_column, str):
+        raise DatasetError(f"several columns are labels of clouds, with a task such as 'regression', got {task!r}.")
     is_for_parts = task == "segmentation" or label_column is not None
     if is_for_parts or (task is None and is_part_source(place, tables)):
         parts = load_part_dataset(place, tables, reader, label_column)
@@ -128,6 +148,28 @@ def load_point_cloud_dataset(
     return _reported(dataset, reader)
 
 
+def _target_task(place: Place, tables: Tables | None) -> TargetTask | None:
+    """Whether a source by itself is for several classes or for numbers."""
+    if tables is not None:
+        return target_task_of_tables(tables)
+    return target_task_of_npz(place.path) if place.path.suffix.lower() == ".npz" else None
+
+
+def _load_targets(
+    place: Place, tables: Tables | None, reader: CloudReader, task: TargetTask, label_column: Any
+) -> DatasetDict:
+    """The data set of clouds with several classes or with numbers."""
+    if tables is not None:
+        return with_own_splits(tables, place.name, reader, task, label_column)
+    if _is_official(place.path):
+        raise DatasetError(f"{place.name} has one class for each cloud, and these are asked for {task}.")
+    if place.path.is_dir():
+        splits, names = read_target_folder(place.path, reader, task, label_column)
+    else:
+        splits, names = read_npz(place.path, reader, task)
+    return with_test_split(build_dataset_dict(splits, names, task), place.name, seed=reader.seed)
+
+
 def _reported(dataset: DatasetDict, reader: CloudReader) -> DatasetDict:
     """The data set, after a check of its columns of features and a warning of what was dropped of it."""
     for split, part in dataset.items():
@@ -147,8 +189,11 @@ def _opened(source: DataSource) -> tuple[Place, Tables | None]:
     if not isinstance(source, (str, os.PathLike)):
         return Place(Path(), None, IN_MEMORY), source
     place = find_place(source)
-    is_official = is_scanobjectnn(place.path) or is_modelnet(place.path) or is_shapenetpart(place.path)
-    return place, None if is_official else open_tables(place)
+    return place, None if _is_official(place.path) else open_tables(place)
+
+
+def _is_official(path: Path) -> bool:
+    return is_scanobjectnn(path) or is_modelnet(path) or is_shapenetpart(path)
 
 
 def _load_official(place: Place) -> DatasetDict | None:
@@ -163,7 +208,9 @@ def _load_official(place: Place) -> DatasetDict | None:
 
 
 def build_dataset_dict(
-    splits: Mapping[str, tuple[Iterable[np.ndarray | PointCloud], Sequence[int]]], class_names: Sequence[str]
+    splits: Mapping[str, tuple[Iterable[np.ndarray | PointCloud], Sequence[Any]]],
+    class_names: Sequence[str],
+    task: TargetTask | None = None,
 ) -> DatasetDict:
     """Builds the data set from arrays; every source goes through here.
 
@@ -171,6 +218,7 @@ def build_dataset_dict(
         splits: for every split its clouds, [N, 3] each (N may vary) or with features, and as many class indices. Clouds
             in map coordinates, that float32 cannot hold, are moved to their means.
         class_names: the names that the class indices stand for.
+        task: what the labels are, where they are not one class but a dict of values by name.
 
     Returns:
         The same splits in memory, with columns `points`, `label` and those of the features, such as `rgb`.
@@ -190,6 +238,7 @@ def build_dataset_dict(
             for name, values in rows.items()
             if name not in ("points", "label")
         }
-        types = Features(points=array, label=ClassLabel(names=list(class_names)), **kinds)
+        label: Any = ClassLabel(names=list(class_names)) if task is None else label_type(class_names, task)
+        types = Features(points=array, label=label, **kinds)
         dataset[split] = Dataset.from_dict(rows, features=types)
     return DatasetDict(dataset)

@@ -12,8 +12,8 @@ TABLE_EXTENSIONS = (".parquet", ".arrow", ".jsonl", ".tar")
 """Data files that `datasets` reads without running code or opening pickles."""
 
 PULLED_EXTENSIONS = (*TABLE_EXTENSIONS, *POINT_CLOUD_EXTENSIONS, ".json", ".h5")  # never pickles or scripts
-BUILT_IN = ("shapes", "shapes-parts")
-"""Data sets that are made on the fly."""
+BUILT_IN = {"shapes": "classification", "shapes-parts": "segmentation", "shapes-measures": "regression"}
+"""Data sets that are made on the fly, and what each is for."""
 
 _NAME = re.compile(r"(?P<repo_id>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>[^#@]+))?(?:#(?P<config>.+))?")
 

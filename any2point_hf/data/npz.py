@@ -1,12 +1,18 @@
-"""Data sets in one .npz file: points [M, N, 3], labels [M], split [M] (0 train, 1 test), class_names [C]."""
+"""Data sets in one .npz file: points [M, N, 3], labels [M], split [M] (0 train, 1 test), class_names [C].
+
+Labels may also be [M, C] of 0 and 1, several classes of a cloud, or floating-point numbers [M, C], targets of these
+names.
+"""
 
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from any2point_hf.data.targets import TargetTask, checked_value
 from any2point_hf.modeling.errors import DatasetError, listed
 from any2point_hf.point_clouds.checks import DROP_THEM
 from any2point_hf.point_clouds.features import features_of, scaled_features, spread_groups
@@ -19,16 +25,19 @@ SPLITS = ("train", "test")
 """What 0 and 1 in `split` mean."""
 
 
-def read_npz(path: Path, reader: CloudReader) -> tuple[dict[str, tuple[Iterable[PointCloud], list[int]]], list[str]]:
+def read_npz(
+    path: Path, reader: CloudReader, task: TargetTask | None = None
+) -> tuple[dict[str, tuple[Iterable[PointCloud], list[Any]]], list[str]]:
     """Reads and checks the file; further arrays in it are passed over, and nothing is unpickled.
 
     Args:
         path: of the file.
         reader: of the clouds. Features are in arrays of their names or their groups', such as `rgb` [M, N, 3].
+        task: what the labels are, where they are not one class.
 
     Returns:
-        For "train" and "test" the clouds ([N, 3] each, in the file's order) and class indices; and the
-        class names.
+        For "train" and "test" the clouds ([N, 3] each, in the file's order) and class indices, or named values; and
+        the class names.
 
     Raises:
         DatasetError: no such file, not a whole .npz, an array missing, of a wrong shape or kind, or holding
@@ -39,7 +48,11 @@ def read_npz(path: Path, reader: CloudReader) -> tuple[dict[str, tuple[Iterable[
     points, labels, split, names = (arrays[key] for key in _KEYS)
     check_points_array(path, points)
     check_names(path, "class_names", names)
-    check_integers(path, "labels", labels, len(points), len(names), f"0…{len(names) - 1} ({len(names)} classes)")
+    if task is None:
+        check_integers(path, "labels", labels, len(points), len(names), f"0…{len(names) - 1} ({len(names)} classes)")
+        of_clouds: list[Any] = labels.tolist()
+    else:
+        of_clouds = _named_values(path, labels, names.tolist(), len(points), task)
     check_integers(path, "split", split, len(points), len(SPLITS), "0 (train) or 1 (test)")
     broken = np.array([not_finite(cloud).any() for cloud in points], dtype=bool)
     if reader.dropped is None and broken.any():
@@ -51,13 +64,46 @@ def read_npz(path: Path, reader: CloudReader) -> tuple[dict[str, tuple[Iterable[
     clouds = [
         cloud_of_arrays(cloud, others, index, f"{path}: points[{index}]", reader) for index, cloud in enumerate(points)
     ]
-    splits: dict[str, tuple[Iterable[PointCloud], list[int]]] = {}
+    splits: dict[str, tuple[Iterable[PointCloud], list[Any]]] = {}
     for number, name in enumerate(SPLITS):
         member = split == number
         if not member.any():
             raise DatasetError(f"{path}: no clouds in split {name!r}: set split to {number} for some.")
-        splits[name] = ([clouds[index] for index in np.flatnonzero(member)], labels[member].tolist())
+        chosen = np.flatnonzero(member)
+        splits[name] = ([clouds[index] for index in chosen], [of_clouds[index] for index in chosen])
     return splits, names.tolist()
+
+
+def target_task_of_npz(path: Path) -> TargetTask | None:
+    """What a file's labels are by their shape and kind; None for one class a cloud, and for what is no such file."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            labels, names = archive["labels"], archive["class_names"]
+    except (OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+        return None  # as reading it will tell
+    if labels.dtype.kind == "f" and (labels.ndim == 2 or names.size == 1):
+        return "regression"
+    return "multi-label" if labels.ndim == 2 and labels.dtype.kind in "iub" else None
+
+
+def _named_values(
+    path: Path, labels: np.ndarray, names: list[str], count: int, task: TargetTask
+) -> list[dict[str, bool | float]]:
+    """The labels of each cloud by name, as `targets.py` has them."""
+    shapes = [(count, len(names)), *([(count,)] if len(names) == 1 else [])]
+    if labels.shape not in shapes or labels.dtype.kind not in "fiub":
+        raise DatasetError(
+            f"{path}: labels for {task} must be numbers [{count}, {len(names)}], one for each of class_names, got "
+            f"{labels.dtype} {list(labels.shape)}."
+        )
+    rows = labels.reshape(count, len(names)).tolist()
+    return [
+        {
+            name: checked_value(value, task, f"{path}: labels[{row}], {name}")
+            for name, value in zip(names, values, strict=True)
+        }
+        for row, values in enumerate(rows)
+    ]
 
 
 def check_points_array(path: Path, points: np.ndarray) -> None:

@@ -70,7 +70,8 @@ def with_class_labels(splits: Mapping[str, Dataset], source: str, column: str = 
     if not is_class:
         raise DatasetError(
             f"{source}: the column {column!r} must be a ClassLabel, text or integers, a class for each cloud, got "
-            f"{type_name(first)}. Convert it."
+            f"{type_name(first)}. Convert it, or load it for what it is: task='regression' for numbers, 'multi-label' "
+            "for several classes."
         )
     values = {split: dataset.select_columns(column).unique(column) for split, dataset in splits.items()}
     splits = _without_unlabelled(splits, values, source, column)

@@ -79,9 +79,7 @@ def make_cloud(split: str, index: int, num_points: int, seed: int) -> np.ndarray
 def make_cloud_with_parts(split: str, index: int, num_points: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Makes the same cloud as `make_cloud`, and the name of each point's part, such as "leg", [num_points]."""
     generator = np.random.default_rng(np.random.SeedSequence([seed, SPLITS.index(split), index]))
-    build, intervals = _SHAPES[SHAPE_NAMES[index % len(SHAPE_NAMES)]]
-    lows, highs = np.transpose(intervals)
-    surfaces = build(*(lows + (highs - lows) * draw_proportions(generator, split, len(intervals))))
+    surfaces = draw_shape(SHAPE_NAMES[index % len(SHAPE_NAMES)], split, generator)
     dropped, noise, heading, elevation, turn, scale = generator.uniform(
         (0.0, 0.01, 0.0, -0.3, 0.0, 0.5), (0.35, 0.02, 2 * np.pi, 0.3, 2 * np.pi, 2.0)
     )
@@ -98,6 +96,13 @@ def make_cloud_with_parts(split: str, index: int, num_points: int, seed: int) ->
     cosine, sine = np.cos(turn), np.sin(turn)
     points = points @ np.array([[cosine, sine, 0.0], [-sine, cosine, 0.0], [0.0, 0.0, 1.0]])
     return (scale * points).astype(np.float32), parts[kept]
+
+
+def draw_shape(name: str, split: str, generator: np.random.Generator) -> list[Surface]:
+    """The surfaces of a shape of random proportions; "train" and "test" share none."""
+    build, intervals = _SHAPES[name]
+    lows, highs = np.transpose(intervals)
+    return build(*(lows + (highs - lows) * draw_proportions(generator, split, len(intervals))))
 
 
 def draw_proportions(generator: np.random.Generator, split: str, count: int) -> np.ndarray:

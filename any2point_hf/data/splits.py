@@ -1,7 +1,7 @@
 """The splits of a data set by the names `train`, `test` and `validation`; a test split is made where there is none."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset
@@ -9,7 +9,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, IterableDataset
 from ..modeling.errors import DatasetError, listed
 from ..point_clouds.reading import PLAIN_READER, CloudReader
 from .columns import with_own_names
-from .own_types import with_own_types
+from .own_types import with_own_points, with_own_types
+from .targets import TargetTask, with_targets
 
 TEST_SHARE = 0.2
 
@@ -26,7 +27,11 @@ def usual_split(name: str) -> str | None:
 
 
 def with_own_splits(
-    dataset: Dataset | Mapping[str, Dataset], source: str, reader: CloudReader = PLAIN_READER
+    dataset: Dataset | Mapping[str, Dataset],
+    source: str,
+    reader: CloudReader = PLAIN_READER,
+    task: TargetTask | None = None,
+    label_column: str | Sequence[str] | None = None,
 ) -> DatasetDict:
     """Brings any labelled data set to the form of this package's own: splits, column names and types.
 
@@ -38,6 +43,8 @@ def with_own_splits(
         dataset: a data set of `datasets`, or several by the names of splits.
         source: its name, for warnings and errors.
         reader: of the clouds; its seed is also that of the held-out clouds.
+        task: what the labels are, where they are not one class.
+        label_column: the column, or the columns, of such labels.
 
     Returns:
         Splits `train` and `test` (of a source with nothing to train on, `test` alone), maybe `validation` and others,
@@ -47,8 +54,13 @@ def with_own_splits(
         DatasetError: no training split, no clouds, or no column of points or of classes.
         PointCloudError: a cloud cannot be used; the message names its row.
     """
-    splits = {name: with_own_names(part, source) for name, part in named_splits(dataset, source).items()}
-    splits = with_own_types(splits, source, reader)
+    splits = named_splits(dataset, source)
+    if task is not None:
+        splits = with_targets(splits, source, task, label_column)
+        splits = {name: with_own_points(part, source, name, reader) for name, part in splits.items()}
+    else:
+        splits = {name: with_own_names(part, source) for name, part in splits.items()}
+        splits = with_own_types(splits, source, reader)
     return with_test_split(DatasetDict(splits), source, seed=reader.seed)
 
 

@@ -16,11 +16,15 @@ class Surface(NamedTuple):
         area: of all pieces.
         sample: (count, generator) -> points [count, 3] uniform on it, and the piece of each, int [count].
         parts: for each piece, the name of the shape's part that it belongs to.
+        profile: of a surface of revolution, the corners (radius, height) of the polyline, float64 [n, 2].
+        boxes: of boxes, their centres and sides, float64 [n, 6].
     """
 
     area: float
     sample: Callable[[int, np.random.Generator], tuple[np.ndarray, np.ndarray]]
     parts: tuple[str, ...]
+    profile: np.ndarray | None = None
+    boxes: np.ndarray | None = None
 
 
 def sample_surfaces(
@@ -58,7 +62,7 @@ def revolve(parts: str | Sequence[str], *profile: tuple[float, float], sweep: fl
         angle = sweep * (unit[2] - 0.5)
         return np.stack([radius * np.cos(angle), radius * np.sin(angle), height], axis=1), piece
 
-    return Surface(areas.sum(), sample, _one_each(parts, len(areas)))
+    return Surface(areas.sum(), sample, _one_each(parts, len(areas)), profile=corners)
 
 
 def boxes(parts: str | Sequence[str], *centres_and_sizes: Box) -> Surface:
@@ -80,7 +84,7 @@ def boxes(parts: str | Sequence[str], *centres_and_sizes: Box) -> Surface:
         points[rows, axis] = np.where(points[rows, axis] < 0, -0.5, 0.5)
         return centres[box] + points * sizes[box], box
 
-    return Surface(areas.sum(), sample, _one_each(parts, len(table)))
+    return Surface(areas.sum(), sample, _one_each(parts, len(table)), boxes=table)
 
 
 def ring(part: str, major: float, minor: float, sweep: float = 2 * np.pi) -> Surface:

@@ -10,6 +10,7 @@ import torch
 from ..data.sources import DataSource
 from ..modeling.errors import Any2PointError
 from ..modeling.files import write_whole
+from ..modeling.head_fields import require_single_label
 from ..modeling.modeling_any2point_segmentation import Any2PointForPointCloudSegmentation
 from ..trained_adapter import logits_of, open_split
 from .calibration import expected_calibration_error, fit_temperature
@@ -59,6 +60,7 @@ def calibrate(
     opened = open_split(os.fspath(model), data, backbone, split, drop_invalid)
     if isinstance(opened.model, Any2PointForPointCloudSegmentation):
         raise Any2PointError(f"calibrate is for classifiers, and {os.fspath(model)} is a segmenter.")
+    require_single_label(opened.model.config, "calibrate")
     logits = torch.cat([logits_of(opened.model, batch) for batch in opened.batches(batch_size)])
     labels = opened.labels
     errors = [expected_calibration_error(opened.model.probabilities(logits).numpy(), labels)]

@@ -4,6 +4,7 @@ Unusual here: a part of a data set is a memory mapping of its own. The pages tha
 the process until their mapping is closed, so one mapping for all clouds would seem to grow without end.
 """
 
+import json
 import pickle
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -131,12 +132,17 @@ class DatasetOfClouds(CloudCollection):
         return [str(self._first + row) for row in range(len(self))]
 
     def labels(self) -> list[str | None] | None:
-        """The column `label`: a ClassLabel's names (None below 0), or other values as text; empty entries are None."""
+        """The column `label`: a ClassLabel's names (None below 0), or other values as text; empty entries are None.
+
+        Several classes or numbers by their names are JSON.
+        """
         if "label" not in self._dataset.column_names:
             return None
         feature, values = self._dataset.features["label"], self._dataset["label"][:]
         if isinstance(feature, ClassLabel):
             return [None if value is None or value < 0 else feature.int2str(value) for value in values]
+        if isinstance(feature, dict):  # of several classes, or of numbers by name
+            return [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
         return [None if value is None else str(value) for value in values]
 
     def part(self, start: int, stop: int) -> "DatasetOfClouds":

@@ -10,8 +10,10 @@ from transformers import PreTrainedModel
 
 from ..data.hub_dataset import pinned
 from ..data.sources import DataSource
+from ..evaluation.answers import check_answer_options
 from ..modeling.configuration_any2point import recorded_path
 from ..modeling.errors import Any2PointError, PointCloudError
+from ..modeling.head_fields import REGRESSION, problem_of
 from ..processing_any2point import Any2PointProcessor
 from ..trained_adapter import load, load_either, load_segmenter, processor_of
 from .clouds import CloudCollection
@@ -126,10 +128,22 @@ def load_model(job: BatchJob) -> tuple[PreTrainedModel, Any2PointProcessor]:
     Raises:
         Any2PointError: there is no such adapter, it is of another task, or its backbone cannot be loaded.
     """
-    if job.task != "embed":
-        return {"predict": load, "segment": load_segmenter}[job.task](job.model, job.backbone)
+    if job.task == "predict":
+        classifier, processor = load(job.model, job.backbone)
+        check_answer_options(problem_of(classifier.config), None, job.min_confidence)
+        _check_column_names(classifier)
+        return classifier, processor
+    if job.task == "segment":
+        return load_segmenter(job.model, job.backbone)
     model, processor = load_either(job.model, job.backbone)
     return model.base_model, processor
+
+
+def _check_column_names(model: Any) -> None:
+    """Refuses a regression whose targets are called like the job's own columns."""
+    taken = {"id", "true_label", "dropped_points"} & {*model.config.id2label.values()}
+    if taken and problem_of(model.config) == REGRESSION:
+        raise Any2PointError(f"a target cannot be called {taken.pop()!r} here, as the results have such a column.")
 
 
 def check_model(job: BatchJob, shards: ShardFiles) -> None:

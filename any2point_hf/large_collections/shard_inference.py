@@ -18,6 +18,7 @@ from ..point_clouds.reading import CloudReader
 from ..processing_any2point import Any2PointProcessor
 from ..segmentation.labelling import label_whole_cloud
 from ..segmentation.whole_cloud import WholeCloud
+from .answer_columns import answer_columns
 from .clouds import CloudCollection
 from .job import BatchJob
 from .part_columns import categories_of, part_columns, part_metadata
@@ -83,8 +84,7 @@ def run_shard(
     elif job.task == "segment":
         columns |= part_columns(model, results)
     else:
-        id2label: Any = model.config.id2label
-        columns |= _predictions(results, id2label, job.top, job.min_confidence)
+        columns |= answer_columns(model, results, job.top, job.min_confidence)
     if labels is not None and not keeps_all:
         name = "label" if job.task == "embed" else "true_label"
         columns[name] = pa.array([labels[row] for row in kept], pa.string())
@@ -137,32 +137,11 @@ class _Batches(Dataset):
 
 @torch.no_grad()
 def _compute(model: Any, points: Tensor, task: str) -> Tensor:
-    """Points [B, N, 3 + F] -> pooled features [B, 2D] or probabilities [B, classes], float32 on the CPU."""
+    """Points [B, N, 3 + F] -> pooled features [B, 2D] or logits [B, num_labels], float32 on the CPU."""
     outputs = model(*split_features(points.to(model.device)))
-    return (outputs.pooler_output if task == "embed" else model.probabilities(outputs.logits)).float().cpu()
+    return (outputs.pooler_output if task == "embed" else outputs.logits).float().cpu()
 
 
 def _embeddings(results: Sequence[Tensor], width: int) -> pa.Array:
     rows = torch.cat([torch.empty(0, width), *results])
     return pa.FixedSizeListArray.from_arrays(pa.array(rows.flatten().numpy()), width)
-
-
-def _predictions(
-    results: Sequence[Tensor], names: dict[int, str], top: int, min_confidence: float | None
-) -> dict[str, pa.Array]:
-    """The most probable class of each cloud, and the `top` most probable ones in falling order; maybe `answer` too."""
-    best = torch.cat([torch.empty(0, len(names)), *results]).topk(min(top, len(names)))
-    listed = [
-        [{"label": names[index], "probability": value} for value, index in zip(values, indices, strict=True)]
-        for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    ]
-    entry = pa.struct([("label", pa.string()), ("probability", pa.float32())])
-    columns = {
-        "label": pa.array([row[0]["label"] for row in listed], pa.string()),
-        "probability": pa.array([row[0]["probability"] for row in listed], pa.float32()),
-        "top": pa.array(listed, pa.list_(entry)),
-    }
-    if min_confidence is not None:
-        sure = [row[0]["label"] if row[0]["probability"] >= min_confidence else None for row in listed]
-        columns["answer"] = pa.array(sure, pa.string())
-    return columns

@@ -14,6 +14,7 @@ from ..data import load_point_cloud_dataset
 from ..data.columns import with_own_names
 from ..data.hub_dataset import TABLE_EXTENSIONS
 from ..data.modelnet import is_modelnet
+from ..data.names import BUILT_IN
 from ..data.scanobjectnn import is_scanobjectnn
 from ..data.shapenetpart import is_shapenetpart
 from ..data.sources import IN_MEMORY, DataSource, find_place, open_tables, walk
@@ -30,7 +31,7 @@ def open_collection(
 
     Args:
         source: a folder of point-cloud files in any nesting; or whatever else `load_point_cloud_dataset` takes, with
-            labels or without ("shapes", "shapes-parts" and .npz files are held in memory).
+            labels or without (built-in shapes and .npz files are held in memory).
         split: of a data set; None for "test", or for the only split of a data set that has no "test".
         drop_invalid: whether reading a cloud drops its invalid points, with a warning that counts them; else such a
             cloud is an error. Those of a .npz are dropped as it is opened, with one warning.
@@ -42,7 +43,7 @@ def open_collection(
     """
     if not isinstance(source, (str, os.PathLike)):
         return _open_dataset(source, IN_MEMORY, split, _fingerprint_in_memory(source), drop_invalid)
-    if source in ("shapes", "shapes-parts"):
+    if isinstance(source, str) and source in BUILT_IN:
         return _open_dataset(load_point_cloud_dataset(source), source, split, "built in")
     place = find_place(source)
     path = Path(os.path.abspath(place.path))

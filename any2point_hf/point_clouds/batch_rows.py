@@ -1,6 +1,7 @@
 """What rows of a data set must have to make a batch, and their labels as arrays."""
 
 import operator
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,19 +47,52 @@ def labels_of(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     return [next((row[name] for name in names if row.get(name) is not None), None) for row in rows]
 
 
-def are_of_points(labels: Sequence[Any]) -> bool:
-    """Whether labels are of points: arrays, tensors or lists of several."""
-    return any(np.ndim(label) > 0 and len(label) > 1 for label in labels if not isinstance(label, (str, bytes)))
+def are_of_points(labels: Sequence[Any], rows: Sequence[Mapping[str, Any]] = ()) -> bool:
+    """Whether labels are of points: arrays, tensors or lists of several.
+
+    Floating-point numbers are of points only where there are as many as the cloud of their row has points; else they
+    are several classes, or numbers, of the cloud.
+    """
+    for label, row in zip(labels, rows or [{}] * len(labels), strict=True):
+        if isinstance(label, (str, bytes, Mapping)) or np.ndim(label) == 0 or len(label) < 2:
+            continue
+        points: Any = row.get("points")
+        is_array = points is not None and not isinstance(points, (str, os.PathLike))
+        return not _is_floating(label) or (is_array and len(label) == len(points))
+    return False
+
+
+def _targets_of(labels: Sequence[Any]) -> np.ndarray:
+    """Several classes, or numbers, of clouds as float32 [B, names] or [B].
+
+    Args:
+        labels: dicts of named values as `data/targets.py` has them, or floating-point numbers, one or several.
+
+    Raises:
+        DatasetError: only some clouds have them, or not as many.
+    """
+    values = [list(label.values()) if isinstance(label, Mapping) else label for label in labels]
+    if any(label is None for label in labels) or len({np.shape(value) for value in values}) > 1:
+        raise DatasetError("every row of a batch must have as many classes or numbers as the others. Correct the data.")
+    return np.array([np.asarray(value) for value in values], dtype=np.float32)
+
+
+def _is_floating(label: Any) -> bool:
+    if isinstance(label, Tensor):
+        return label.is_floating_point()
+    return label is not None and not isinstance(label, (str, bytes, Mapping)) and np.asarray(label).dtype.kind == "f"
 
 
 def classes_of(labels: Sequence[Any]) -> np.ndarray | None:
-    """The classes of clouds as int64 [B]; None if no cloud has one.
+    """The classes of clouds as int64 [B]; None if no cloud has one. Of several classes or numbers as `_targets_of`.
 
     Raises:
         DatasetError: one is no integer, or only some clouds have one.
     """
     if all(label is None for label in labels):
         return None
+    if any(isinstance(label, Mapping) or _is_floating(label) for label in labels):
+        return _targets_of(labels)
     return np.array([_integer(label, "label") for label in labels], dtype=np.int64)
 
 

@@ -29,7 +29,7 @@ FEATURES = "point_features"
 """Name of the column of features [S, F]."""
 
 LABELS = "labels"
-"""Name of the column of classes [], or of labels of points [S]."""
+"""Name of the column of classes [], of several classes or numbers [C] float, or of labels of points [S] int."""
 
 _ATTACHED: weakref.WeakKeyDictionary[nn.Module, RemovableHandle] = weakref.WeakKeyDictionary()
 
@@ -147,8 +147,8 @@ def joined(batch: Mapping[str, Any]) -> Tensor:
 
 
 def are_labels_of_points(batch: Mapping[str, Any]) -> bool:
-    """Whether a batch has a label for each point, not for each cloud."""
-    return LABELS in batch and batch[LABELS].dim() == 2
+    """Whether a batch has a label for each point, not a class of a cloud, nor several classes or numbers, as floats."""
+    return LABELS in batch and batch[LABELS].dim() == 2 and not batch[LABELS].is_floating_point()
 
 
 def detach(model: nn.Module) -> None:

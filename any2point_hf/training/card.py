@@ -26,7 +26,8 @@ from .results import ResultOnTest
 CARD = "README.md"
 CURVES = "images/training_curves.png"
 CONFUSION = "images/confusion_matrix.png"
-_CURVES = "Loss and accuracy by epoch"
+_CURVES = "Loss and {} by epoch"
+_MEASURES = {"mean_average_precision": "mAP", "r2": "R²"}
 _CONFUSION = "Which {} of the test split were taken for which"
 
 
@@ -35,7 +36,7 @@ def write_training_card(
     description: ModelDescription,
     facts: TrainingFacts,
     history: Sequence[Mapping[str, Any]],
-    confusion: np.ndarray,
+    confusion: np.ndarray | None,
 ) -> None:
     """Writes README.md and images/. A README.md that was not generated stays, with a warning.
 
@@ -46,7 +47,7 @@ def write_training_card(
         description: of the model.
         facts: of the training.
         history: `trainer.state.log_history`.
-        confusion: matrix of the test split, [classes, classes].
+        confusion: matrix of the test split, [classes, classes]; None where there is none.
     """
     try:
         from .pictures import draw_confusion_matrix, draw_training_curves
@@ -58,7 +59,10 @@ def write_training_card(
     else:
         (folder / "images").mkdir(parents=True, exist_ok=True)
         draw_training_curves(history, folder / CURVES)
-        draw_confusion_matrix(confusion, description.class_names, folder / CONFUSION)
+        if confusion is not None:
+            draw_confusion_matrix(confusion, description.class_names, folder / CONFUSION)
+        else:
+            (folder / CONFUSION).unlink(missing_ok=True)
     card = folder / CARD
     if card.is_file() and GENERATED not in card.read_text(encoding="utf-8", errors="replace"):
         warnings.warn(f"{card} was not written by a training and stays as it is. Move it to get one.", stacklevel=2)
@@ -110,6 +114,9 @@ def training_facts(
     arguments: Any = (run["data"], config, trainer.args.output_dir, recipe, seed, share, run["drop_invalid"])
     of_loading = {name: run[name] for name in ("task", "label_column") if run[name] is not None}
     of_task: Any = {"is_for_parts": bool(result.per_part), "of_loading": of_loading}
+    pictures = {_CURVES.format(_MEASURES.get(next(iter(result.metrics)), "accuracy")): CURVES}
+    if result.confusion is not None:
+        pictures[_CONFUSION.format("parts" if result.per_part else "classes")] = CONFUSION
     return TrainingFacts(
         dataset=str(of_hub._replace(revision=None)) if of_hub else shown_path(run["data"]),
         dataset_id=of_hub.repo_id if of_hub else None,
@@ -119,10 +126,11 @@ def training_facts(
         evaluations=evaluations,
         per_class=result.per_class,
         per_part=result.per_part,
+        per_name=result.per_name,
         recipe=yaml.safe_dump(recipe.settings(), sort_keys=False),
         command=training_code(*arguments, **of_task) if command is None else shown_command(command),
         language="python" if command is None else "bash",
         remarks=remarks,
         backbone_commit=getattr(config.backbone_config, "_commit_hash", None),
-        pictures={_CURVES: CURVES, _CONFUSION.format("parts" if result.per_part else "classes"): CONFUSION},
+        pictures=pictures,
     )

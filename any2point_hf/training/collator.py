@@ -22,13 +22,15 @@ class DataCollatorForPointClouds:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> BatchFeature:
         """A batch of `points` [B, num_points, 3] float32 and, if the rows have a class, `labels` [B] int64.
 
-        If the rows have labels of points, `labels` are [B, num_points] int64, those of the points in the batch, and
+        If they have several classes or numbers, `labels` are [B, names] float32, or [B] for a single number without a
+        name. If they have labels of points, `labels` are [B, num_points] int64, those of the points in the batch, and
         there may be `category` [B] int64.
 
         Args:
             rows: each with `points` (an array, tensor or nested list [N, 3], or the path of a file), and maybe `label`
-                or `labels`, an integer, or integers [N], which may also be called `part`, −100 for a point without one.
-                With labels of points, or none, `category` is an integer. Other entries are left out.
+                or `labels`: an integer; several classes or numbers as floating-point numbers or as a dict of named
+                values; or integers [N], which may also be called `part`, −100 for a point without one. With labels of
+                points, or none, `category` is an integer. Other entries are left out.
 
         Raises:
             PointCloudError: a row has no points, or they cannot be used.

@@ -23,6 +23,7 @@ _STYLES: dict[str, dict[str, Any]] = {
 }
 COLOR_MAP = "Blues"  # one hue from light to dark: the same order for every eye
 ABSENT = "#dddddd"  # rows of classes without clouds
+_MEASURES = {"instance_miou": "instance mIoU", "mean_average_precision": "mAP", "r2": "R² (0 and below at the bottom)"}
 _COUNTS_UP_TO = 20  # classes; beyond them numbers are too small to read
 _MOST_MARKERS = 40
 
@@ -30,7 +31,7 @@ _MOST_MARKERS = 40
 def draw_training_curves(history: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
     """Draws loss and accuracy by epoch, side by side; the epoch that is best on the validation split is marked.
 
-    For segmentation it draws the instance mIoU in place of the accuracy.
+    In place of the accuracy it draws the instance mIoU of segmentation, the mAP of several classes or R² of numbers.
 
     Args:
         history: `trainer.state.log_history`, logged each epoch.
@@ -40,11 +41,11 @@ def draw_training_curves(history: Sequence[Mapping[str, Any]], path: str | os.Pa
     FigureCanvasAgg(figure)
     loss, accuracy = figure.subplots(1, 2)
     _draw_curves(loss, {"train": "loss", **_names(history, "loss")}, history)
-    measure = "instance_miou" if _names(history, "instance_miou") else "accuracy"
+    measure = next((name for name in _MEASURES if _names(history, name)), "accuracy")
     chosen_by = f"eval_validation_{measure}"
     _draw_curves(accuracy, _names(history, measure), history)
     loss.set_ylabel("loss")
-    accuracy.set_ylabel("accuracy" if measure == "accuracy" else "instance mIoU")
+    accuracy.set_ylabel(_MEASURES.get(measure, "accuracy"))
     accuracy.set_ylim(-0.02, 1.02)
     best = max(history, key=lambda entry: entry.get(chosen_by, -1.0), default={})
     for axes in (loss, accuracy):
@@ -69,7 +70,7 @@ def _names(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str, str]:
 
 def _draw_curves(axes: Axes, names: Mapping[str, str], history: Sequence[Mapping[str, Any]]) -> None:
     for split, name in names.items():
-        points = {entry["epoch"]: entry[name] for entry in history if name in entry}  # the last entry of each epoch
+        points = {entry["epoch"]: max(entry[name], 0) for entry in history if name in entry}  # an epoch's last entry
         axes.plot(
             list(points), list(points.values()), label=split, markevery=-(-len(points) // _MOST_MARKERS) or 1,
             markersize=4, linewidth=1.5, clip_on=False, zorder=3, **_STYLES[split],

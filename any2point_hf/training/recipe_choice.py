@@ -8,7 +8,9 @@ from datasets import Dataset, LargeList, List
 from ..data.loading import Task
 from ..data.parts.dataset import CATEGORY, PART, is_part_dataset
 from ..data.parts.tables import NAMES_OF_PARTS
+from ..data.targets import target_task_of
 from ..modeling.configuration_any2point import Any2PointConfig
+from ..modeling.errors import listed
 from .recipe import Recipe
 
 MOST_SMALL_CLOUDS = 5000  # training clouds of data that count as small
@@ -17,27 +19,30 @@ MOST_SMALL_CLOUDS = 5000  # training clouds of data that count as small
 def choose_recipe(num_train_clouds: int, task: Task = "classification") -> str:
     """The name of the recipe for a task, and data of this size.
 
-    `segmentation` whatever their size. For classification `small-data` up to 5,000 clouds; for more, `modelnet` (as
-    published) where there is a GPU, and `modelnet-cpu` where there is none.
+    `segmentation` and `regression` whatever their size. For classes of clouds `small-data` up to 5,000 clouds; for
+    more, `modelnet` (as published) where there is a GPU, and `modelnet-cpu` where there is none.
 
     Args:
         num_train_clouds: clouds in the split `train`, before any are held out.
         task: what is trained for.
     """
-    if task == "segmentation":
-        return "segmentation"
+    if task in ("segmentation", "regression"):
+        return task
     if num_train_clouds <= MOST_SMALL_CLOUDS:
         return "small-data"
     return "modelnet" if torch.cuda.is_available() else "modelnet-cpu"
 
 
 def task_line(dataset: Mapping[str, Dataset]) -> str | None:
-    """Which task was taken of data that serve for both, and how to choose the other, in one line; None for other data.
+    """Which task was taken of data that serve for several, and how to choose another, in one line; None for other data.
 
     Args:
         dataset: as `load_point_cloud_dataset` gives it without a task.
     """
     features = next(iter(dataset.values())).features
+    if (targets := target_task_of(features)) is not None:
+        what = {"regression": "numbers", "multi-label": "several classes"}[targets]
+        return f"task {targets}: {what} for each cloud ({listed(features['label'])})."
     if is_part_dataset(dataset):
         if CATEGORY not in features:
             return None
@@ -66,7 +71,7 @@ def choice_line(
         num_clouds: how many clouds are trained on.
         task: what is trained for.
     """
-    unit = "parts" if task == "segmentation" else "classes"
+    unit = {"segmentation": "parts", "regression": "targets"}.get(task, "classes")
     augmentation = recipe.augmentation
     low, high = augmentation.scale
     changes = {

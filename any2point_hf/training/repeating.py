@@ -7,8 +7,10 @@ from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
 
+from ..data.names import BUILT_IN
 from ..data.sources import IN_MEMORY
 from ..modeling.configuration_any2point import Any2PointConfig
+from ..modeling.head_fields import SINGLE_LABEL, problem_of
 from ..modeling.publishing.model_description import hub_repository, last_name
 from .recipe import Recipe
 
@@ -45,10 +47,10 @@ def shown_path(value: str) -> str:
     if repository is not None and repository != value:
         return repository
     path, mark, variant = value.rpartition("#") if "#" in value and not os.path.exists(value) else (value, "", "")
-    if value in ("shapes", "shapes-parts") or not (os.path.isabs(path) or os.path.exists(path)):
+    if value in BUILT_IN or not (os.path.isabs(path) or os.path.exists(path)):
         return value
     name = last_name(os.path.abspath(path))
-    is_built_in = name in ("shapes", "shapes-parts")  # if alone
+    is_built_in = name in BUILT_IN  # if alone
     return (f"./{name}" if is_built_in else name) + mark + variant
 
 
@@ -84,10 +86,17 @@ def training_code(
     named = {"backbone": shown_path(backbone) if backbone else None, "backbone_revision": config.backbone_revision}
     of_backbone = _arguments({name: value for name, value in named.items() if value})
     settings = config.unlike_defaults()
+    is_class = problem_of(config) == SINGLE_LABEL and not is_for_parts
     model, parts = "Any2PointForPointCloudClassification", "id2label=dict(enumerate(names))"
+    imported = []
+    if not is_class and not is_for_parts:
+        parts, imported = "**head_config_fields(dataset)", ["head_tasks import head_config_fields"]
+        for name in ("problem_type", "target_mean", "target_std"):
+            settings.pop(name, None)
     if is_for_parts:
         model, parts = "Any2PointForPointCloudSegmentation", "**part_config_fields(dataset)"
         settings.pop("category_parts", None)
+        imported = ["parts import part_config_fields"]
     drop: dict[str, Any] = {"drop_invalid": True} if drop_invalid else {}
     of_processor: dict[str, Any] = {"scale_to_unit_sphere": recipe.scale_to_unit_sphere, "seed": seed, **drop}
     features = {"features": config.point_feature_names} if config.point_feature_names else {}
@@ -103,12 +112,12 @@ def training_code(
         "from any2point_hf import load_point_cloud_dataset, make_trainer",
         *(["from any2point_hf.data.augmentation import Augmentation"] if "augmentation" in changes else []),
         *(["from any2point_hf.data.validation import hold_out_validation"] if validation_share else []),
-        *(["from any2point_hf.training.parts import part_config_fields"] if is_for_parts else []),
+        *(f"from any2point_hf.training.{name}" for name in imported),
         "from transformers import set_seed",
         "",
         f"dataset = load_point_cloud_dataset({of_data}){remark}",
         *([f"dataset = hold_out_validation(dataset, {validation_share})"] if validation_share else []),
-        *([] if is_for_parts else ['names = dataset["train"].features["label"].names']),
+        *(['names = dataset["train"].features["label"].names'] if is_class else []),
         f"set_seed({seed})",
         f"config = Any2PointConfig({', '.join(filter(None, (of_backbone, parts, _arguments(settings))))})",
         f"model = {model}(config)",

@@ -8,8 +8,10 @@ import numpy as np
 from datasets import Dataset
 from transformers import Trainer
 
+from ..evaluation.head_metrics import head_metrics
 from ..modeling.publishing.model_card_text import Evaluation
 from ..segmentation.labelling import part_names_of
+from .head_tasks import TASK_METRICS, task_of_config
 from .parts import PART_METRICS, confusion_of_parts, measured_parts
 from .trainer import accuracies, confusion_matrix
 
@@ -25,17 +27,19 @@ class ResultOnTest:
     """How well weights answer for the test split.
 
     Args:
-        metrics: by the names of `CLASS_METRICS` or `PART_METRICS`.
-        confusion: which class, or part, was taken for which, [classes, classes].
+        metrics: by the names of `CLASS_METRICS`, `PART_METRICS` or `TASK_METRICS`.
+        confusion: which class, or part, was taken for which, [classes, classes]; None for several classes or numbers.
         per_class: number of clouds and accuracy of each class or, of parts, number of clouds and mean IoU of each
             category.
         per_part: number of points and IoU of each part; empty for classification.
+        per_name: of several classes or numbers, the metrics of each.
     """
 
     metrics: Mapping[str, float]
-    confusion: np.ndarray
+    confusion: np.ndarray | None
     per_class: Shares
     per_part: Shares = field(default_factory=dict)
+    per_name: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
 
 def answers_for_test(trainer: Trainer) -> ResultOnTest:
@@ -49,6 +53,13 @@ def answers_for_test(trainer: Trainer) -> ResultOnTest:
     if hasattr(model, "predict_parts"):
         return _result_of_parts(tested.predictions, tested.label_ids, model)
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    task = task_of_config(model.config)
+    if task in TASK_METRICS:
+        measured = dict(head_metrics(tested.predictions, tested.label_ids, names, task))
+        metrics = {name: measured[name] for name in TASK_METRICS[task] if measured[name] is not None}
+        return ResultOnTest(
+            metrics, None, {}, per_name=measured["per_class" if task == "multi-label" else "per_target"]
+        )
     predictions = tested.predictions.argmax(axis=-1)
     measured = accuracies(predictions, tested.label_ids, len(names))
     confusion = confusion_matrix(predictions, tested.label_ids, len(names))

@@ -23,8 +23,9 @@ from ..data.validation import hold_out_validation
 from ..modeling.backbones.fingerprint import BACKBONE_FILES, backbone_fingerprint
 from ..modeling.batch_memory import batch_too_large, is_out_of_memory
 from ..modeling.configuration_any2point import Any2PointConfig
-from ..modeling.errors import Any2PointError, CheckpointError
+from ..modeling.errors import Any2PointError, CheckpointError, ConfigurationError
 from ..modeling.files import check_output_folder, folder_written_whole, read_record, write_whole
+from ..modeling.head_fields import SINGLE_LABEL
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from ..modeling.modeling_any2point_segmentation import Any2PointForPointCloudSegmentation
 from ..modeling.publishing.model_description import describe
@@ -34,6 +35,7 @@ from ..point_clouds.features import feature_names
 from ..processing_any2point import PROCESSOR_FILE, Any2PointProcessor
 from .card import training_facts, write_training_card
 from .checkpoints import CheckpointRecords, checkpoint_to_resume, cut_off_checkpoints, holds_checkpoint, remove_damaged
+from .head_tasks import head_config_fields
 from .output_lock import output_lock_of_all
 from .parts import part_config_fields
 from .probe_before_training import probe_before_training
@@ -62,7 +64,7 @@ def train(
     command: Sequence[str] | None = None,
     drop_invalid: bool = False,
     task: Task | None = None,
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
     **changes: Any,
 ) -> dict[str, float]:
     """Fine-tunes an adapter and writes it, with its processor and its model card, to a folder.
@@ -82,15 +84,16 @@ def train(
         resume: go on from the last checkpoint in `output`.
         command: arguments of the running command line, which the model card then shows; by default it shows Python.
         drop_invalid: as in `load_point_cloud_dataset`; the processor that is saved then drops invalid points as well.
-        task: "classification" or "segmentation"; by default what the data have: a class for each cloud, or a part for
-            each point.
-        label_column: the column with the part of each point, as in `load_point_cloud_dataset`.
+        task: "classification", "multi-label", "regression" or "segmentation"; by default what the data have
+            (`load_point_cloud_dataset`).
+        label_column: the column, or columns, with the labels, as in `load_point_cloud_dataset`.
         changes: fields of the recipe to change, such as `epochs=10`.
 
     Returns:
         `accuracy` and `mean_class_accuracy` of the last epoch on the test split, for segmentation `instance_miou`,
-        `class_miou` and `accuracy`, on the points that the processor keeps of each cloud; `linear_probe_accuracy`,
-        measured before the training (missing for segmentation, or where `probe_before_training` skips it); and
+        `class_miou` and `accuracy`, on the points that the processor keeps of each cloud, for several classes or
+        numbers `MULTI_LABEL_METRICS` or `REGRESSION_METRICS`; `linear_probe_accuracy`,
+        measured before the training (of classification alone, and missing where `probe_before_training` skips it); and
         `adapter_megabytes` (of several processes, only in the one that writes the adapter). Where there is a validation
         split, the adapter is that of the epoch with the highest accuracy (or `instance_miou`) on it, and there are also
         `best_epoch`, its `validation_accuracy` and its `best_epoch_accuracy` on the test split (or the same of
@@ -147,7 +150,7 @@ def train(
             if chosen:
                 line = choice_line(chosen, recipe, config, len(dataset["train"]), found)
                 print(line, file=sys.stderr, flush=True)
-        probe = None if are_parts else probe_before_training(trainer, config.num_points)
+        probe = None if found != "classification" else probe_before_training(trainer, config.num_points)
         is_trained = False
         try:
             trainer.train(resume_from_checkpoint=checkpoint)
@@ -198,13 +201,14 @@ def _choice(num_clouds: int, task: Task, output: Path, resume: bool) -> str:
 def _config(backbone: str, dataset: DatasetDict, fields: dict[str, Any]) -> Any2PointConfig:
     if is_part_dataset(dataset):
         return Any2PointConfig(backbone=backbone, **part_config_fields(dataset), **fields)
-    class_names = dataset["train"].features["label"].names
-    return Any2PointConfig(
-        backbone=backbone,
-        id2label=dict(enumerate(class_names)),
-        label2id={name: index for index, name in enumerate(class_names)},
-        **fields,
-    )
+    of_head = head_config_fields(dataset, fields.get("class_weight"))
+    asked = fields.get("problem_type", of_head.get("problem_type"))
+    if asked != of_head.get("problem_type", SINGLE_LABEL if "problem_type" in fields else None):
+        raise ConfigurationError(
+            f"problem_type follows from the data, which are for {task_of_dataset(dataset)}, got {asked!r}. Choose what "
+            "the data are for by --task (in Python task=…)."
+        )
+    return Any2PointConfig(backbone=backbone, **(fields | of_head))
 
 
 def _check_unused(output: Path) -> None:

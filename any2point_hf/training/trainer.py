@@ -16,25 +16,37 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Features, List, Value
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments, default_data_collator
 from transformers.utils.logging import is_progress_bar_enabled
 
 from ..data import load_point_cloud_dataset
 from ..data.columns import feature_columns
+from ..data.loading import task_of_dataset
+from ..data.own_types import with_column
 from ..data.parts.dataset import CATEGORY, PART, is_part_dataset
 from ..data.sources import DataSource
 from ..data.splits import check_trains
+from ..data.targets import target_array, target_task_of
 from ..modeling.checkpoint_integrity import HEADS
-from ..modeling.errors import Any2PointError, ConfigurationError, DatasetError, listed
+from ..modeling.errors import Any2PointError, ConfigurationError, DatasetError
+from ..modeling.head_fields import REGRESSION
 from ..modeling.tokenizer.fast.freed_memory import keep_freed_memory
 from ..processing_any2point import Any2PointProcessor
-from .batches import BatchAugmentation, TrainingClouds
+from .batches import LABELS, BatchAugmentation, TrainingClouds
 from .epoch_lines import report_in_lines
+from .head_tasks import (
+    TASK_METRICS,
+    check_head,
+    head_config_fields,
+    head_trainer_options,
+    task_of_config,
+    warn_of_lost_sizes,
+)
 from .hub_card import keep_own_card
 from .parts import PART_METRICS, check_parts, label_columns, part_trainer_options
-from .recipe import Recipe, changed
+from .recipe import Recipe, changed, read_recipe
 
 NOT_DECAYED = ("bias", "norm", "cls_token", "cls_position", "prompts")
 BEST_METRIC = "eval_validation_accuracy"
@@ -42,8 +54,11 @@ _POINTS_AT_ONCE = 1 << 22  # read and sampled together: 48 MiB, or one cloud if 
 
 
 def best_metric(dataset: Mapping[str, Dataset]) -> str:
-    """By which measure of the validation split the best epoch is chosen."""
-    return f"eval_validation_{PART_METRICS[0]}" if is_part_dataset(dataset) else BEST_METRIC
+    """By which measure of the validation split the best epoch is chosen; the higher the better."""
+    task = task_of_dataset(dataset)
+    if task == "segmentation":
+        return f"eval_validation_{PART_METRICS[0]}"
+    return f"eval_validation_{TASK_METRICS[task][0]}" if task in TASK_METRICS else BEST_METRIC
 
 
 def points_to_keep(split: Dataset, num_points: int, surplus: float) -> int:
@@ -66,14 +81,17 @@ def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int
 
     Returns:
         Columns `points` [num_points, 3], `labels` and, where there are any, `point_features` [num_points, F], as torch
-        tensors. Of a data set of parts, `labels` are [num_points], and there may be `category`.
+        tensors. Of a data set of parts, `labels` are [num_points], and there may be `category`; of several classes a
+        cloud, or of numbers, they are [names] float32.
     """
     names = processor.point_feature_names
     settings = (processor.scale_to_unit_sphere, processor.seed, processor.drop_invalid, names, processor.sampling_start)
     sampler = Any2PointProcessor(num_points, *settings)
     others = feature_columns(split, names)
     are_parts = is_part_dataset({"split": split})
-    kept = [name for name in ([PART, CATEGORY] if are_parts else ["label"]) if name in split.column_names]
+    has_targets = target_task_of(split.features) is not None
+    kept = [PART, CATEGORY] if are_parts else [] if has_targets else ["label"]
+    kept = [name for name in kept if name in split.column_names]
     arrays = split.select_columns(["points", *others, *kept]).with_format("numpy")
     of_split = f" of the split {str(split.split)!r}" if split.split else " of the data set"
     sizes = [len(cloud) for cloud in arrays["points"]]
@@ -99,7 +117,12 @@ def process_split(split: Dataset, processor: Any2PointProcessor, num_points: int
             batch_size=max(1, min(256, _POINTS_AT_ONCE // max(sizes))),  # the processor's result does not depend on it
             desc="Sampling points",
         )
-    return (processed if are_parts else processed.rename_column("label", "labels")).with_format("torch")
+    if has_targets:
+        targets = Features(labels=List(Value("float32")))
+        processed = with_column(processed, LABELS, Dataset.from_dict({LABELS: target_array(split)}, features=targets))
+    elif not are_parts:
+        processed = processed.rename_column("label", LABELS)
+    return processed.with_format("torch")
 
 
 def parameter_groups(model: nn.Module, weight_decay: float = Recipe.weight_decay) -> list[dict[str, object]]:
@@ -160,6 +183,7 @@ def make_trainer(
     seed: int = 0,
     workers: int = 0,
     loggers: Sequence[str] = (),
+    class_weight: Sequence[float] | str | None = None,
     **changes: Any,
 ) -> Trainer:
     """A stock Trainer with the published settings (method.md 7).
@@ -168,18 +192,22 @@ def make_trainer(
     (`transformers.utils.logging.disable_progress_bar()`), it writes a line an epoch to standard error instead.
 
     Args:
-        model: any model whose forward takes `points` and `labels`, or an `Any2PointForPointCloudSegmentation`. While
+        model: any model whose forward takes `points` and `labels` (and whose config says by `problem_type` what these
+            are), or an `Any2PointForPointCloudSegmentation`. While
             it trains, a hook on it draws and augments the points of a batch.
         processor: how clouds are centred, scaled and sampled.
         dataset: what `load_point_cloud_dataset` takes: a data set of `datasets` whose columns of points and of classes
             are found by their types, or its name. With a split `validation` beside `test`, the weights of the epoch
             that is best on it are loaded at the end; without it the last epoch's stay.
         output_dir: where checkpoints go, one after each epoch, the last one (and the best one) kept.
-        recipe: how to train; by default as published for ModelNet, whatever the data's size. (`any2point train`
-            chooses by the size: `read_recipe(choose_recipe(len(dataset["train"])))`.)
+        recipe: how to train; by default as published for ModelNet, whatever the data's size, and for a regression
+            `read_recipe("regression")`. (`any2point train` chooses by the size:
+            `read_recipe(choose_recipe(len(dataset["train"])))`.)
         seed: of shuffling, dropout, random points and augmentation.
         workers: processes that load batches beside the training; with 0 the training process loads them itself.
         loggers: names of loggers that the Trainer knows, such as "tensorboard", "trackio" or "wandb".
+        class_weight: "balanced", by which every class weighs the same, or a weight for each; it goes into the model's
+            config. By default the config's.
         changes: fields of the recipe to change, such as `epochs=10`.
 
     Raises:
@@ -189,8 +217,11 @@ def make_trainer(
             a processor of other features than the model's.
         Any2PointError: a logger is not installed.
     """
-    recipe = changed(recipe or Recipe(), **changes)
+    is_regression = getattr(model.config, "problem_type", None) == REGRESSION
+    recipe = changed(recipe or (read_recipe("regression") if is_regression else Recipe()), **changes)
     task: Any = HEADS.get(getattr(model, "head", None) or "")
+    if task == "classification":
+        task = task_of_config(model.config)
     of_model, names = list(getattr(model.config, "point_feature_names", ())), processor.point_feature_names
     if of_model != names:
         raise ConfigurationError(
@@ -200,6 +231,12 @@ def make_trainer(
     dataset = load_point_cloud_dataset(dataset, drop_invalid=processor.drop_invalid, features=names, task=task)
     are_parts = is_part_dataset(dataset)
     _check(model, dataset, recipe, loggers)
+    weight = getattr(model.config, "class_weight", None) if class_weight is None else class_weight
+    if weight is not None:
+        model.config.class_weight = head_config_fields(dataset, weight)["class_weight"]
+        model.config.validate_architecture()
+    if is_regression:
+        warn_of_lost_sizes(processor.scale_to_unit_sphere, recipe.augmentation)
     recipe = recipe.sized(len(dataset["train"]))
     keep_freed_memory()
     arguments = TrainingArguments(
@@ -246,7 +283,11 @@ def make_trainer(
             for name in ("validation", "test")
             if name in dataset
         }
-    measuring: Any = part_trainer_options(model) if are_parts else {"compute_metrics": compute_metrics}
+    measuring: Any = {"compute_metrics": compute_metrics}
+    if are_parts:
+        measuring = part_trainer_options(model)
+    elif task in TASK_METRICS:
+        measuring = head_trainer_options(model.config)
     trainer = Trainer(
         model=model,
         args=arguments,
@@ -276,24 +317,9 @@ def _check(model: PreTrainedModel, dataset: DatasetDict, recipe: Recipe, loggers
     if is_part_dataset(dataset):
         check_parts(model, dataset)
     else:
-        _check_classes(model, dataset["train"].features["label"].names)
+        check_head(model.config, dataset)
     if recipe.precision == "float16" and not torch.cuda.is_available():
         raise ConfigurationError("float16 needs a GPU, and torch finds none here. Use bfloat16 or float32.")
     for logger in loggers:
         if importlib.util.find_spec(logger) is None:
             raise Any2PointError(f"logging to {logger} needs the package {logger}. Run: pip install {logger}")
-
-
-def _check_classes(model: PreTrainedModel, names: Sequence[str]) -> None:
-    if model.config.num_labels != len(names):
-        raise DatasetError(
-            f"the model must have the dataset's {len(names)} classes, and its config has {model.config.num_labels}. "
-            "Set id2label in Any2PointConfig to the dataset's class names."
-        )
-    id2label: Any = model.config.id2label
-    of_model = [id2label[index] for index in range(len(names))]
-    if of_model != names and sorted(of_model) == sorted(names):
-        raise DatasetError(
-            f"the model must have the dataset's classes in their order ({listed(names)}), and its config has "
-            f"{listed(of_model)}. Set id2label=dict(enumerate(names)) in Any2PointConfig."
-        )

@@ -15,6 +15,7 @@ from ..data.shapes import SHAPE_NAMES, make_cloud
 from ..modeling.backbones.loading import load_backbone
 from ..modeling.configuration_any2point import Any2PointConfig, recorded_path
 from ..modeling.errors import Any2PointError, CheckpointError, UnsupportedBackboneError
+from ..modeling.head_fields import REGRESSION, problem_of
 from ..modeling.hub.names import pinned_name
 from ..modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
 from ..modeling.modeling_any2point_segmentation import Any2PointForPointCloudSegmentation
@@ -104,6 +105,8 @@ def load_adapters(models: Sequence[str], backbone: str | None = None) -> dict[st
                 "cuda" if torch.cuda.is_available() else "cpu"
             )  # as they, which share it then
         model, processor = load_either(pinned, backbones.get(record))
+        if problem_of(model.config) == REGRESSION:
+            raise Any2PointError(f"the demo shows classes or parts, and {source} is for {REGRESSION}. Use predict.")
         name = Path(source).resolve().name if Path(source).is_dir() else source
         names[name] += 1
         adapters[name if names[name] == 1 else f"{name} ({names[name]})"] = Adapter(model, processor)

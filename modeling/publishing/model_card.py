@@ -16,7 +16,12 @@ from .model_card_text import TrainingFacts
 from .model_description import ModelDescription, describe
 
 GENERATED = "<!-- Written by any2point_hf. A training into this folder writes it anew, unless this line is removed. -->"
-_METRICS = {"classification": ["accuracy"], "segmentation": ["mean_iou", "accuracy"]}  # as the Hub calls them
+_METRICS = {  # as the Hub calls them
+    "classification": ["accuracy"],
+    "multi-label": ["f1"],
+    "regression": ["r_squared", "mae"],
+    "segmentation": ["mean_iou", "accuracy"],
+}
 
 
 def model_card(
@@ -86,16 +91,17 @@ def _title(name: str) -> str:
 
 
 def _metadata(description: ModelDescription, name: str, training: TrainingFacts | None) -> ModelCardData:
-    results = [] if training is None else _eval_results(training, str(description.task))
+    results = [] if training is None else _eval_results(training, str(description.kind))
     dataset = None if training is None else training.dataset_id
+    tasks = dict.fromkeys(name for name in (description.task, description.kind) if name)
     return ModelCardData(
         library_name="any2point_hf",
         base_model=description.base_model,
         base_model_relation="adapter" if description.base_model else None,
         **description.licence,
-        tags=["any2point", "point-cloud", *([f"point-cloud-{description.task}"] if description.task else [])],
+        tags=["any2point", "point-cloud", *(f"point-cloud-{name}" for name in tasks)],
         datasets=[dataset] if dataset else None,
-        metrics=_METRICS[str(description.task)] if results else None,
+        metrics=_METRICS[str(description.kind)] if results else None,
         model_name=_title(name) if results else None,
         eval_results=results or None,
     )
@@ -113,7 +119,7 @@ def _eval_results(training: TrainingFacts, task: str) -> list[EvalResult]:
             dataset_revision=training.dataset_commit or training.fingerprint,
             metric_type=metric,
             metric_name=text.METRICS[metric][0].upper() + text.METRICS[metric][1:],
-            metric_value=round(value, 4),
+            metric_value=round(value, 4) if abs(value) >= 0.1 else float(f"{value:.4g}"),
         )
         for evaluation in training.evaluations
         if evaluation.is_of_this_adapter

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from .card_words import ALWAYS, ANSWERS, CLASSES, METRICS, WHAT
 from .model_description import ModelDescription
 
 ATTENTION_ACROSS_BATCH = """## Its answer for a cloud depends on the clouds beside it
@@ -32,16 +33,6 @@ CITATION = """## Citation
 
 INSTALL = "pip install any2point-hf"
 
-_WHAT = {
-    "classification": "A classifier of 3D point clouds",
-    "segmentation": "A segmentation model, which labels every point of 3D point clouds",
-    None: "Features of 3D point clouds",
-}
-_CLASSES = {"classification": "Classes", "segmentation": "Parts", None: ""}
-_ALWAYS = {
-    "classification": "It always answers with one of its classes, whatever the cloud is.",
-    "segmentation": "It always gives each point one of its parts, whatever the cloud is.",
-}
 _WITHOUT_IMPORT = (
     "In a process that does not import `any2point_hf`, transformers asks for `trust_remote_code=True`. It runs "
     "`any2point.py` of this repository, which imports the installed package and nothing else:"
@@ -50,15 +41,6 @@ _MODALITIES = {
     "1d": "1D, a language model: points take its positions on virtual lines",
     "2d": "2D, a model of images or spectrograms: points take its positions on virtual planes",
 }
-
-
-METRICS = {
-    "accuracy": "accuracy",
-    "mean_class_accuracy": "mean class accuracy",
-    "instance_miou": "instance mIoU",
-    "class_miou": "class mIoU",
-}
-"""Names of metrics, and how they are called; for segmentation the accuracy is that of points."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +80,7 @@ class TrainingFacts:
         backbone_commit: the Hub's commit that the backbone was loaded from, if it is known.
         pictures: paths within the repository, by title.
         per_part: for segmentation by part, the number of points in the test split and the mean IoU of this part.
+        per_name: of several classes a cloud or of numbers, by name, some of `METRICS` on the test split.
     """
 
     dataset: str
@@ -114,6 +97,7 @@ class TrainingFacts:
     backbone_commit: str | None = None
     pictures: Mapping[str, str] = field(default_factory=dict)
     per_part: Mapping[str, tuple[int, float | None]] = field(default_factory=dict)
+    per_name: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
 
 def introduction(description: ModelDescription) -> str:
@@ -127,7 +111,7 @@ def introduction(description: ModelDescription) -> str:
             "other blocks stay frozen and are loaded beside it."
         )
     return (
-        f"{_WHAT[description.task]}: an adapter by the method of [Any2Point](https://arxiv.org/abs/2404.07989) for "
+        f"{WHAT[description.kind]}: an adapter by the method of [Any2Point](https://arxiv.org/abs/2404.07989) for "
         f"{_backbone(description)}. It holds {description.trained:,} trained parameters{head}, "
         f"{description.num_bytes / 1e6:.2f} MB with the batch norms' statistics, and {rest}"
     )
@@ -141,7 +125,7 @@ def facts(description: ModelDescription, revision: str | None) -> str:
         "Modality": _MODALITIES[description.modality],
         "Points a cloud": f"{description.num_points:,}",
         "Features of a point": ", ".join(f"`{name}`" for name in description.point_feature_names),
-        _CLASSES[description.task]: f"{len(description.class_names)}: {', '.join(description.class_names)}",
+        CLASSES[description.kind]: f"{len(description.class_names)}: {', '.join(description.class_names)}",
         "Categories": f"{len(description.categories)}: {', '.join(description.categories)}",
         "Licence": _licence(description),
     }
@@ -178,7 +162,7 @@ def usage(description: ModelDescription, name: str) -> str:
         command += "".join(f" --category {shlex.quote(category)}" for category in description.categories[:1])
         command += " --out chair-parts.ply"
     elif description.task == "classification":
-        answer.append("print(model.config.id2label[int(outputs.logits[0].argmax())])")
+        answer.append(ANSWERS[str(description.kind)])
     else:
         answer.append("print(outputs.pooler_output.shape)")
     blocks = [_code("python", *lines, *answer), *([_code("bash", command)] if description.task else [])]
@@ -187,6 +171,11 @@ def usage(description: ModelDescription, name: str) -> str:
             _WITHOUT_IMPORT,
             _code("python", *_lines_of_pipeline(name, description.task, description.categories)),
         ]
+    if (head := description.settings.get("classifier")) is not None:
+        blocks.append(
+            f"Its head is of the class `{head}`, which is no part of any2point_hf: before it is loaded, call "
+            f"`register_classifier({head!r}, …)` with this class, or pass a module of it as `classifier=`."
+        )
     if description.backbone is None:
         blocks.append("`BACKBONE` is the backbone that it was trained on; no name was recorded for it.")
     elif description.base_model is None:
@@ -237,6 +226,8 @@ def results(training: TrainingFacts) -> str:
     titles = [METRICS[name] for name in training.evaluations[0].metrics]
     of_classes = _shares("class", "clouds", "accuracy", training.per_class)
     of_each = ["This adapter on each class of the test split:", of_classes]
+    if training.per_name:
+        of_each = ["This adapter on each of them, on the test split:", _metrics_by_name(training.per_name)]
     if training.per_part:
         of_categories = _shares("category", "clouds", "mean IoU", training.per_class)
         of_each = ["This adapter on each part of the test split:", _shares("part", "points", "IoU", training.per_part)]
@@ -254,6 +245,16 @@ def results(training: TrainingFacts) -> str:
 def _shares(name: str, unit: str, measure: str, shares: Mapping[str, tuple[int, float | None]]) -> str:
     rows = [(key, f"{count:,}", "none" if share is None else f"{share:.4f}") for key, (count, share) in shares.items()]
     return table((name, unit, measure), rows)
+
+
+def _metrics_by_name(metrics: Mapping[str, Mapping[str, float | None]]) -> str:
+    titles = [METRICS[name] for name in next(iter(metrics.values()))]
+    rows = [(name, *(_shown(value) for value in values.values())) for name, values in metrics.items()]
+    return table(("", *titles), rows)
+
+
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def training_section(training: TrainingFacts) -> str:
@@ -287,7 +288,7 @@ def limitations(description: ModelDescription, training: TrainingFacts | None) -
             "refused. Colours are 0…1 (or integers of 8 or 16 bits), normals have length 1."
         )
     if description.task is not None:
-        points.append(_ALWAYS[description.task])
+        points.append(ALWAYS[str(description.kind)])
     if training is not None:
         points.append("Its accuracy was measured on the data above; on clouds of another sensor expect less.")
     return "## Limitations\n\n" + "\n".join(f"- {point}" for point in points)

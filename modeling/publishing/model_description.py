@@ -15,9 +15,11 @@ from transformers import PreTrainedModel
 from ..backbones.spec import num_blocks
 from ..backbones.unfrozen import is_unfrozen
 from ..checkpoint_integrity import HEADS
+from ..head_fields import MULTI_LABEL, REGRESSION, problem_of
 
 _CACHED_SNAPSHOT = re.compile(r"models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})$")  # a Hub repository in its cache
 _SECONDS_FOR_THE_HUB = 5
+_KINDS = {MULTI_LABEL: "multi-label", REGRESSION: "regression"}
 _LICENCE_FIELDS = ("license", "license_name", "license_link")
 
 
@@ -36,9 +38,10 @@ class ModelDescription:
         width: the backbone's hidden size.
         modality: "1d" or "2d".
         task: "classification" or "segmentation"; None for a model without a head.
+        problem: what a head says, by the names of transformers.
         num_points: points a cloud.
         point_feature_names: what it takes of each point besides the coordinates.
-        class_names: of classes or parts, in the order of the logits; empty without a head.
+        class_names: of classes, targets or parts, in the order of the logits; empty without a head.
         categories: of a segmentation model whose clouds have any, in the order of their numbers.
         settings: fields of the config that differ from their defaults.
         trained: number of trained parameters.
@@ -60,6 +63,7 @@ class ModelDescription:
     width: int
     modality: str
     task: str | None
+    problem: str
     num_points: int
     point_feature_names: tuple[str, ...]
     class_names: tuple[str, ...]
@@ -71,6 +75,11 @@ class ModelDescription:
     num_bytes: int
     attends_across_batch: bool
     licence: Mapping[str, Any]
+
+    @property
+    def kind(self) -> str | None:
+        """What a card calls the task: "classification", "multi-label", "regression" or "segmentation"; or None."""
+        return _KINDS.get(self.problem, self.task) if self.task == "classification" else self.task
 
 
 def describe(model: PreTrainedModel, token: str | bool | None = None) -> ModelDescription:
@@ -99,6 +108,7 @@ def describe(model: PreTrainedModel, token: str | bool | None = None) -> ModelDe
         width=config.backbone_config.hidden_size,
         modality=base.modality,
         task=HEADS[head] if head else None,
+        problem=problem_of(config),
         num_points=config.num_points,
         point_feature_names=tuple(config.point_feature_names),
         class_names=tuple(config.id2label[index] for index in range(config.num_labels)) if head else (),

@@ -161,3 +161,32 @@ def test_the_command(run_command, tiny_adapter, tmp_path):
     result = run_command("export", "--model", tiny_adapter.folder, "--format", "onnx", "--output", file)
     assert result.code == 2
     assert "--output must end in .onnx" in result.err
+
+
+class OwnHead(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.output = torch.nn.LayerNorm(96), torch.nn.Linear(96, 2)
+
+    def forward(self, feature):
+        return self.output(self.norm(feature))
+
+
+@pytest.mark.parametrize("kind", ["regression", "own head"])
+def test_a_regression_in_large_units_and_a_head_of_ones_own(tmp_path, kind):
+    torch.manual_seed(0)
+    units = {"problem_type": "regression", "target_mean": [3e6, -0.5], "target_std": [2e6, 1e-3], "num_labels": 2}
+    fields = units if kind == "regression" else {"num_labels": 2}
+    config = Any2PointConfig(backbone_config=BACKBONES["plane"], num_points=64, num_neighbors=8, num_views=2, **fields)
+    head = OwnHead() if kind == "own head" else None
+    model = trained(Any2PointForPointCloudClassification(config, classifier=head).eval())
+    report, points = export_onnx(model, tmp_path / "model.onnx"), clouds()["random"]
+    with torch.no_grad():
+        expected = model(points).logits
+    assert report.max_difference <= 1e-4
+    deviations = torch.tensor(fields.get("target_std", 1.0))
+    found = run_onnx(tmp_path / "model.onnx", points)
+    torch.testing.assert_close(found / deviations, expected / deviations, atol=1e-4, rtol=1e-6)
+    if kind == "regression":
+        assert expected[:, 0].abs().max() > 1e5
+        assert (found[:, 0] - expected[:, 0]).abs().max() < 200

@@ -48,11 +48,16 @@ CHANGED = {
     "adapter_start": "scan",
     "token_scale": "embedding",
     "released_compatibility": True,
+    "problem_type": "regression",
+    "target_mean": [0.5, 3e9, 0.0, -1.0],
+    "target_std": [2.0, 1e8, 1.0, 1.0],
+    "classifier": "MyHead",
     "lora": True,
     "unfrozen_blocks": 1,
     "category_parts": {"zebra": [1], "ant": [1, 0]},
     "segmentation_blocks": [0, 2],
 }
+OF_OTHER_PROBLEMS = {"problem_type": "single_label_classification", "class_weight": [1.0, 0.5, 2.0, 3.0]}
 
 
 def test_defaults_are_those_of_the_spec():
@@ -67,12 +72,13 @@ def test_defaults_are_those_of_the_spec():
     assert config.pooling == ["max", "cls"]
 
 
-def test_every_field_survives_a_round_trip(tmp_path):
-    config = Any2PointConfig(**CHANGED, backbone_config=Dinov2Config(hidden_size=48, num_hidden_layers=3), num_labels=4)
+@pytest.mark.parametrize("changed", [CHANGED, OF_OTHER_PROBLEMS])
+def test_every_field_survives_a_round_trip(tmp_path, changed):
+    config = Any2PointConfig(**changed, backbone_config=Dinov2Config(hidden_size=48, num_hidden_layers=3), num_labels=4)
     config.save_pretrained(tmp_path)
     for loaded in (Any2PointConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
         assert type(loaded) is Any2PointConfig
-        for name, value in CHANGED.items():
+        for name, value in changed.items():
             assert getattr(loaded, name) == value != getattr(Any2PointConfig(), name), name
         assert type(loaded.backbone_config) is Dinov2Config
         assert loaded.backbone_config.hidden_size == 48
@@ -104,7 +110,7 @@ def test_a_config_of_before_there_was_a_start_samples_from_the_first_point(tmp_p
 
 def test_fields_under_test_are_all_fields():
     own = set(Any2PointConfig.__annotations__) - {"keys_to_ignore_at_inference", "model_type", "transformers_version"}
-    assert own - {"backbone_config"} <= set(CHANGED)
+    assert own - {"backbone_config"} <= {*CHANGED, *OF_OTHER_PROBLEMS}
 
 
 def test_labels_survive_a_round_trip(tmp_path):

@@ -130,19 +130,19 @@ def test_parts_get_points_by_their_area(name):
 
 
 def test_cone_and_sphere_match_their_closed_forms():
-    area, sample, _ = revolve("cone", (0.5, 0), (0, 1))
+    area, sample, *_ = revolve("cone", (0.5, 0), (0, 1))
     points, _ = sample(50_000, np.random.default_rng(0))
     assert area == pytest.approx(np.pi * 0.5 * np.hypot(0.5, 1))
     assert points[:, 2].mean() == pytest.approx(1 / 3, abs=0.005)  # a cone's side: a third of its height
     np.testing.assert_allclose(np.hypot(points[:, 0], points[:, 1]), 0.5 * (1 - points[:, 2]), atol=1e-12)
-    ((area, sample, _),) = shapes._ellipsoid(1.0)
+    ((area, sample, *_),) = shapes._ellipsoid(1.0)
     height = sample(50_000, np.random.default_rng(0))[0][:, 2]
     assert area == pytest.approx(4 * np.pi, rel=0.005)
     assert np.abs(np.histogram(height, bins=10, range=(-1, 1))[0] / 5000 - 1).max() < 0.06  # Archimedes
 
 
 def test_boxes_have_points_on_each_face_by_its_area():
-    area, sample, _ = boxes("box", (1, 2, 3, 1.0, 2.0, 4.0))
+    area, sample, *_ = boxes("box", (1, 2, 3, 1.0, 2.0, 4.0))
     points = sample(28_000, np.random.default_rng(0))[0] - (1, 2, 3)
     on_face = np.isclose(np.abs(points), (0.5, 1.0, 2.0))
     assert area == 28.0

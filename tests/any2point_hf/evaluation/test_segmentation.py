@@ -106,7 +106,7 @@ def test_on_the_command_line(run_command, part_adapter, two_categories):
 def test_measures_of_classes_are_refused(run_command, part_adapter, two_categories, option):
     result = run_command("evaluate", "--model", part_adapter, "--data", two_categories.path, option)
     assert result.code == 2
-    assert "are about classes of clouds" in result.err.splitlines()[-1]
+    assert "are about one class a cloud" in result.err.splitlines()[-1]
     assert "Traceback" not in result.err
 
 

@@ -54,7 +54,8 @@ def test_every_kind_of_cloud_and_label(tmp_path):
         ([{"xyz": cloud(9), "label": 1}], PointCloudError, "under the name 'points', got the names xyz, label"),
         ([{"points": cloud(9)}, {"points": cloud(9)[:, :2]}], PointCloudError, r"row 1 must have the shape \[N, 3\]"),
         ([{"points": cloud(9), "label": "bed"}], DatasetError, "got 'bed'. Classes by name: dataset.class_encode"),
-        ([{"points": cloud(9), "label": 0.5}], DatasetError, "an integer as its label, got 0.5"),
+        ([{"points": cloud(9), "label": 0.5}, {"points": cloud(9)}], DatasetError, "as many classes or numbers"),
+        ([{"points": cloud(9), "label": [0.5, 1.0]}, {"points": cloud(9), "label": [0.5]}], DatasetError, "as many"),
         ([{"points": cloud(9), "label": 1}, {"points": cloud(9)}], DatasetError, "an integer as its label, got None"),
     ],
 )
@@ -117,3 +118,25 @@ def test_the_processor_is_saved_and_loaded_as_before(tmp_path):
     assert {*PROCESSOR.to_dict()} == names | {"feature_extractor_type"}
     PROCESSOR.save_pretrained(tmp_path)
     assert Any2PointProcessor.from_pretrained(tmp_path).to_dict() == PROCESSOR.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([0.5, 2.0], [0.5, 2.0]),
+        ([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]], [[0, 1, 1], [1, 0, 0]]),
+        ([np.float64([3, 4]), torch.tensor([5.0, 6.0])], [[3, 4], [5, 6]]),
+        ([{"volume": 0.5, "area": 2}, {"volume": 1.5, "area": 3}], [[0.5, 2], [1.5, 3]]),
+        ([{"red": True, "round": False}, {"red": False, "round": False}], [[1, 0], [0, 0]]),
+    ],
+)
+def test_several_classes_and_numbers_stay_numbers_of_the_cloud(labels, expected):
+    rows = [{"points": cloud(9), "label": label} for label in labels]
+    batch = DataCollatorForPointClouds(Any2PointProcessor(64))(rows)
+    assert batch["labels"].dtype == torch.float32
+    assert torch.equal(batch["labels"], torch.tensor(expected, dtype=torch.float32))
+
+
+def test_whole_numbers_as_many_as_points_are_labels_of_points():
+    rows = [{"points": cloud(70), "label": np.arange(70.0) % 3}]
+    assert DataCollatorForPointClouds(Any2PointProcessor(64))(rows)["labels"].dtype == torch.int64

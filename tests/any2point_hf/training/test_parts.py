@@ -121,7 +121,7 @@ def test_what_a_model_must_have_of_the_data(bert, dataset, tmp_path):
     )  # parts that no training cloud has are no fault
     classifier = Any2PointForPointCloudClassification(Any2PointConfig(backbone=bert, num_labels=4, **SMALL))
     refused(classifier, "must have the dataset's 2 classes")  # it is asked for the categories
-    refused(make_model(bert, dataset), "'shapes-parts', got 'shapes'", data="shapes")
+    refused(make_model(bert, dataset), "'shapes' is for classification, got task='segmentation'", data="shapes")
 
 
 # The command line

@@ -36,7 +36,14 @@ def test_every_preset_has_a_recipe_that_scales_as_it_does():
 
 
 def test_every_file_reads_and_the_defaults_are_modelnets():
-    assert set(recipe_names()) == {"scanobjectnn", "modelnet", "modelnet-cpu", "small-data", "segmentation"}
+    assert set(recipe_names()) == {
+        "scanobjectnn",
+        "modelnet",
+        "modelnet-cpu",
+        "small-data",
+        "segmentation",
+        "regression",
+    }
     assert read_recipe("modelnet-cpu").config["num_points"] == 256
     assert read_recipe("small-data").steps is not None
     published, default = read_recipe("modelnet").settings(), Recipe().settings()

@@ -132,7 +132,7 @@ SHORT = [[0, 1] * 10] * 3 + [[0, 1] * 9]
         (
             {"part": [[0, 1] * 10] * 4},
             {"task": "parts"},
-            "task must be one of classification, segmentation, got 'parts'",
+            "task must be one of classification, multi-label, regression, segmentation, got 'parts'",
         ),
     ],
 )
