@@ -48,7 +48,7 @@ def serve(
     if importlib.util.find_spec("gradio") is None:
         raise Any2PointError('the web demo needs gradio, which is not installed. Run: pip install "any2point-hf[web]"')
     if mcp and importlib.util.find_spec("mcp") is None:
-        raise Any2PointError('--mcp needs the package mcp, which is not installed. Run: pip install "any2point-hf[mcp]"')
+        raise Any2PointError('--mcp needs the package mcp, which is missing. Run: pip install "any2point-hf[mcp]"')
     _check_address(host, port)
     from .inference import load_adapters
     from .memory import share_arenas
