@@ -92,7 +92,7 @@ def head_loss(outputs: Tensor, labels: Tensor, config: Any) -> Tensor:
         config: of the model.
 
     Raises:
-        ConfigurationError: `class_weight` is still "balanced", which only a training can compute.
+        ConfigurationError: as in `class_weights`.
     """
     wide = outputs.to(at_least_float32(outputs.dtype))
     problem, smoothing = problem_of(config), config.label_smoothing
@@ -102,16 +102,25 @@ def head_loss(outputs: Tensor, labels: Tensor, config: Any) -> Tensor:
     if problem == MULTI_LABEL:
         targets = labels.to(wide.dtype) * (1 - smoothing) + smoothing / 2
         return F.binary_cross_entropy_with_logits(wide, targets)
-    if config.class_weight is None:
+    weight = class_weights(config, wide)
+    if weight is None:
         return F.cross_entropy(wide, labels.long(), label_smoothing=smoothing)
+    summed = F.cross_entropy(wide, labels.long(), weight=weight, label_smoothing=smoothing, reduction="sum")
+    return summed / len(wide)
+
+
+def class_weights(config: Any, like: Tensor) -> Tensor | None:
+    """[num_labels], the weights of a config's classes or parts, of the dtype and on the device of `like`; or None.
+
+    Raises:
+        ConfigurationError: `class_weight` is still "balanced", which only a training can compute.
+    """
     if config.class_weight == BALANCED:
         raise ConfigurationError(
             "class_weight='balanced' is computed by make_trainer from its training split, got a loss without a "
             "training. Give a list of weights, one for each class."
         )
-    weight = _on_device(config.class_weight, wide)
-    summed = F.cross_entropy(wide, labels.long(), weight=weight, label_smoothing=smoothing, reduction="sum")
-    return summed / len(wide)
+    return None if config.class_weight is None else _on_device(config.class_weight, like)
 
 
 def in_units_of_targets(outputs: Tensor, config: Any) -> Tensor:

@@ -12,6 +12,7 @@ from .backbones.loading import record_backbone
 from .configuration_any2point import Any2PointConfig
 from .errors import ConfigurationError, require
 from .head_fields import require_single_label
+from .head_tasks import class_weights
 from .input_checks import check_category, check_inputs, check_point_labels
 from .modeling_any2point import Any2PointModel
 from .modeling_outputs import PointCloudSegmenterOutput as PointCloudSegmenterOutput
@@ -54,8 +55,7 @@ class Any2PointForPointCloudSegmentation(Any2PointPreTrainedModel):
                 "for segmentation. Leave it out."
             )
         require_single_label(config, "a segmentation model")
-        for name in ("class_weight", "classifier"):
-            require(getattr(config, name) is None, f"{name} is for classification alone", getattr(config, name))
+        require(config.classifier is None, "classifier is for classification alone", config.classifier)
         num_labels: Any = config.num_labels
         categories: Any = config.category_parts
         check_category_parts(categories, num_labels)
@@ -98,8 +98,8 @@ class Any2PointForPointCloudSegmentation(Any2PointPreTrainedModel):
             points: [B, N, 3] float, 64 ≤ N ≤ 65536; never rescaled here.
             point_features: [B, N, F] float, what the config's `point_feature_names` name; None where F is 0.
             labels: [B, N] integers in 0…parts − 1, −100 for points without a label; if given, the loss is returned:
-                the mean of the cross-entropy (with `label_smoothing`, over all parts) of the points with a label. A
-                batch without any has the loss 0, whose gradients are 0.
+                the mean of the cross-entropy (with `label_smoothing` and `class_weight`, over all parts) of the points
+                with a label. A batch without any has the loss 0, whose gradients are 0.
             category: [B] integers, the clouds' categories in the order of `category_parts`; needed where the config has
                 any, and refused where not.
             output_hidden_states: as in `Any2PointModel`.
@@ -145,7 +145,7 @@ class Any2PointForPointCloudSegmentation(Any2PointPreTrainedModel):
         )
         logits = self.segmenter(clouds, category)
         return PointCloudSegmenterOutput(
-            loss=None if labels is None else segmentation_loss(logits, labels, config.label_smoothing),
+            loss=None if labels is None else segmentation_loss(logits, labels, config),
             logits=logits,
             last_hidden_state=outputs.last_hidden_state,
             pooler_output=outputs.pooler_output,
@@ -187,15 +187,20 @@ class Any2PointForPointCloudSegmentation(Any2PointPreTrainedModel):
         return logits.masked_fill(~allowed.unsqueeze(1), float("-inf"))
 
 
-def segmentation_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+def segmentation_loss(logits: Tensor, labels: Tensor, config: Any) -> Tensor:
     """Mean cross-entropy of the points with a label, in at least float32; 0 where there are none.
+
+    Points' losses are weighed by `class_weight` and divided by the number of points with a label, as in `head_loss`.
 
     Args:
         logits: [B, N, parts].
         labels: [B, N] integers, −100 for points without a label.
-        label_smoothing: of the cross-entropy.
+        config: whose `label_smoothing` and `class_weight` are taken.
+
+    Raises:
+        ConfigurationError: as in `class_weights`.
     """
     wide, targets = logits.flatten(0, 1).to(at_least_float32(logits.dtype)), labels.flatten().long()
-    options: Any = {"ignore_index": IGNORED_LABEL, "label_smoothing": label_smoothing, "reduction": "sum"}
+    options: Any = {"ignore_index": IGNORED_LABEL, "label_smoothing": config.label_smoothing, "reduction": "sum"}
     num_labelled = (targets != IGNORED_LABEL).sum().clamp(min=1)
-    return F.cross_entropy(wide, targets, **options) / num_labelled
+    return F.cross_entropy(wide, targets, weight=class_weights(config, wide), **options) / num_labelled

@@ -10,6 +10,7 @@ from transformers import EvalPrediction
 
 from ..data.augmentation import Augmentation
 from ..data.loading import Task
+from ..data.parts.dataset import is_part_dataset, part_counts
 from ..data.targets import target_array, target_names, target_task_of
 from ..evaluation.head_metrics import MULTI_LABEL_METRICS, REGRESSION_METRICS, head_metrics
 from ..modeling.errors import DatasetError, listed
@@ -60,19 +61,34 @@ def head_config_fields(dataset: Mapping[str, Dataset], class_weight: Any = None)
             )
         fields |= {"target_mean": mean.tolist(), "target_std": deviation.tolist()}
     if class_weight is not None:
-        fields["class_weight"] = balanced_weights(train) if class_weight == BALANCED and task is None else class_weight
+        fields["class_weight"] = training_weights(train, class_weight)
     return fields
+
+
+def training_weights(train: Dataset, class_weight: Any) -> Any:
+    """The `class_weight` of a config with numbers in place of "balanced", where the data have one class or part each.
+
+    Args:
+        train: the split that is trained on.
+        class_weight: "balanced", weights, or None.
+    """
+    is_known = class_weight != BALANCED or target_task_of(train.features) is not None
+    return class_weight if is_known else balanced_weights(train)
 
 
 def balanced_weights(train: Dataset) -> list[float]:
     """All clouds / (classes × clouds of the class), by which every class weighs the same; 1 for a class without clouds.
 
     Args:
-        train: a split whose `label` is a ClassLabel.
+        train: a split whose `label` is a ClassLabel; or one of parts, of which points are counted instead of clouds.
     """
-    counts = np.bincount(np.asarray(train.with_format(None)["label"][:]), minlength=train.features["label"].num_classes)
+    if is_part_dataset({"train": train}):
+        counts = part_counts(train)
+    else:
+        labels = np.asarray(train.with_format(None)["label"][:])
+        counts = np.bincount(labels, minlength=train.features["label"].num_classes)
     present = np.count_nonzero(counts)
-    return [len(train) / (present * int(count)) if count else 1.0 for count in counts]
+    return [int(counts.sum()) / (present * int(count)) if count else 1.0 for count in counts]
 
 
 def check_head(config: Any, dataset: Mapping[str, Dataset]) -> None:

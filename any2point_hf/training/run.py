@@ -35,7 +35,7 @@ from ..point_clouds.features import feature_names
 from ..processing_any2point import PROCESSOR_FILE, Any2PointProcessor
 from .card import training_facts, write_training_card
 from .checkpoints import CheckpointRecords, checkpoint_to_resume, cut_off_checkpoints, holds_checkpoint, remove_damaged
-from .head_tasks import head_config_fields
+from .head_tasks import head_config_fields, training_weights
 from .output_lock import output_lock_of_all
 from .parts import part_config_fields
 from .probe_before_training import probe_before_training
@@ -200,7 +200,8 @@ def _choice(num_clouds: int, task: Task, output: Path, resume: bool) -> str:
 
 def _config(backbone: str, dataset: DatasetDict, fields: dict[str, Any]) -> Any2PointConfig:
     if is_part_dataset(dataset):
-        return Any2PointConfig(backbone=backbone, **part_config_fields(dataset), **fields)
+        weight = {"class_weight": training_weights(dataset["train"], fields.get("class_weight"))}
+        return Any2PointConfig(backbone=backbone, **part_config_fields(dataset), **(fields | weight))
     of_head = head_config_fields(dataset, fields.get("class_weight"))
     asked = fields.get("problem_type", of_head.get("problem_type"))
     if asked != of_head.get("problem_type", SINGLE_LABEL if "problem_type" in fields else None):

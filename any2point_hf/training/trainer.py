@@ -39,9 +39,9 @@ from .epoch_lines import report_in_lines
 from .head_tasks import (
     TASK_METRICS,
     check_head,
-    head_config_fields,
     head_trainer_options,
     task_of_config,
+    training_weights,
     warn_of_lost_sizes,
 )
 from .hub_card import keep_own_card
@@ -206,7 +206,7 @@ def make_trainer(
         seed: of shuffling, dropout, random points and augmentation.
         workers: processes that load batches beside the training; with 0 the training process loads them itself.
         loggers: names of loggers that the Trainer knows, such as "tensorboard", "trackio" or "wandb".
-        class_weight: "balanced", by which every class weighs the same, or a weight for each; it goes into the model's
+        class_weight: "balanced", by which every class or part weighs the same, or a weight for each; it goes into the model's
             config. By default the config's.
         changes: fields of the recipe to change, such as `epochs=10`.
 
@@ -233,7 +233,7 @@ def make_trainer(
     _check(model, dataset, recipe, loggers)
     weight = getattr(model.config, "class_weight", None) if class_weight is None else class_weight
     if weight is not None:
-        model.config.class_weight = head_config_fields(dataset, weight)["class_weight"]
+        model.config.class_weight = training_weights(dataset["train"], weight)
         model.config.validate_architecture()
     if is_regression:
         warn_of_lost_sizes(processor.scale_to_unit_sphere, recipe.augmentation)

@@ -44,9 +44,7 @@ def test_a_single_class_of_which_each_cloud_would_be_is_our_own_error(labels):
         Any2PointConfig(problem_type="single_label_classification", **labels)
 
 
-@pytest.mark.parametrize(
-    "fields", [{"problem_type": "regression"}, {"class_weight": [1.0, 2.0]}, {"classifier": "MyHead"}]
-)
+@pytest.mark.parametrize("fields", [{"problem_type": "regression"}, {"classifier": "MyHead"}])
 def test_a_segmentation_model_has_none_of_them(bert, fields):
     with pytest.raises(ConfigurationError):
         Any2PointForPointCloudSegmentation(Any2PointConfig(backbone=bert, **fields))

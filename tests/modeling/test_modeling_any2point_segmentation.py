@@ -87,6 +87,27 @@ def test_loss_is_the_mean_over_points_with_a_label(make, smoothing):
     torch.testing.assert_close(output.loss, expected)
 
 
+def test_weighted_losses_are_divided_by_the_number_of_points(make):
+    """Point by point: how a step is divided into batches must not matter, so not by the sum of weights."""
+    weights = [0.5, 2.0, 0.0, 1.0, 3.0]
+    model = make.segmenter("vit", num_labels=5, class_weight=weights)
+    labels = torch.randint(0, 5, (2, 128))
+    labels[0, 5:] = -100
+    output = model(make.points(2), labels=labels)
+    losses = [
+        -weights[label] * torch.log_softmax(row, dim=0)[label]
+        for row, label in zip(output.logits.flatten(0, 1), labels.flatten().tolist(), strict=True)
+        if label != -100
+    ]
+    torch.testing.assert_close(output.loss, torch.stack(losses).mean())
+
+
+def test_balanced_weights_are_numbers_before_the_loss(make):
+    model = make.segmenter("vit", num_labels=5, class_weight="balanced")
+    with pytest.raises(ConfigurationError, match="computed by make_trainer"):
+        model(make.points(2), labels=torch.zeros(2, 128, dtype=torch.long))
+
+
 def test_a_batch_without_labels_has_the_loss_0_and_gradients_of_0(make, model):
     loss = model(make.points(2), labels=torch.full((2, 128), -100)).loss
     assert loss.item() == 0

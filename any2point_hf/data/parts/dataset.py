@@ -131,6 +131,15 @@ def category_parts_of(dataset: Mapping[str, Dataset], source: str = "the data se
     return {name: np.flatnonzero(parts).tolist() for name, parts in zip(names, occurs, strict=True)}
 
 
+def part_counts(split: Dataset) -> np.ndarray:
+    """How many points of a split have each part, [parts] int64."""
+    counts = np.zeros(len(split.features[PART].feature.names), dtype=np.int64)
+    for table in split.select_columns([PART]).with_format("arrow").iter(_ROWS):
+        labels = np.asarray(table[PART].combine_chunks().flatten())
+        counts += np.bincount(labels[labels != IGNORED], minlength=len(counts))
+    return counts
+
+
 def occurring_parts(split: Dataset) -> np.ndarray:
     """Which parts occur in clouds of which category: [categories, parts] bool; without categories [1, parts]."""
     num_parts = len(split.features[PART].feature.names)

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import EvalPrediction
@@ -52,6 +52,18 @@ def test_the_config_has_the_parts_and_those_of_each_category(dataset):
     assert fields["category_parts"] == {"ball": [0, 1], "disc": [2, 3]}
     without = DatasetDict({name: split.remove_columns("category") for name, split in dataset.items()})
     assert part_config_fields(without)["category_parts"] is None
+
+
+def test_balanced_parts_weigh_the_same(bert, dataset, tmp_path):
+    """All points / (parts × points of the part), counted one by one; points without a label count for nothing."""
+    rows = [row | {"part": [-100, *row["part"][1:]]} for row in dataset["train"].with_format(None)]
+    train = Dataset.from_list(rows, features=dataset["train"].features)
+    labels = [label for row in rows for label in row["part"] if label != -100]
+    expected = [len(labels) / (4 * labels.count(part)) for part in range(4)]
+    assert len(set(expected)) > 1
+    model = make_model(bert, dataset, class_weight="balanced")
+    make_trainer(model, Any2PointProcessor(64), DatasetDict(dataset | {"train": train}), tmp_path, epochs=1)
+    assert model.config.class_weight == pytest.approx(expected)
 
 
 def test_metrics_are_those_of_the_best_parts_of_each_category(bert, dataset):
