@@ -183,6 +183,11 @@ def _add_augmentation(group: argparse._ArgumentGroup) -> None:
         help="turn about this axis (default: the recipe's, none; z for the built-in shapes)",
     )
     group.add_argument(
+        "--mirror",
+        choices=("x", "y", "z", "none"),
+        help="mirror half of them along this axis (default: the recipe's, none)",
+    )
+    group.add_argument(
         "--jitter", type=float, metavar="LENGTH", help="noise of this deviation (default: the recipe's, 0)"
     )
     group.add_argument(
@@ -306,6 +311,8 @@ def recipe_changes(options: argparse.Namespace, base: Any) -> dict[str, Any]:
     augmentation = {name: value for name, value in augmentation.items() if value is not None}
     if options.scale is not None:
         augmentation["scale"] = tuple(options.scale)
+    if options.mirror is not None:
+        augmentation["mirror_axis"] = None if options.mirror == "none" else options.mirror
     if options.rotate is not None:
         augmentation["rotation_axis"] = None if options.rotate == "none" else options.rotate
     elif options.data in ("shapes", "shapes-parts") and (base is None or base.augmentation.rotation_axis is None):

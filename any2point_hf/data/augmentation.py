@@ -15,12 +15,12 @@ from any2point_hf.modeling.errors import ConfigurationError
 _ROTATED_PLANES = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}
 _JITTER_LIMIT = 5  # in deviations, as in PointNet's 0.01 clipped at 0.05
 # What random numbers are drawn for; each purpose has its own numbers.
-_SUBSET, _SCALE, _SHIFT, _ANGLE, _JITTER, _DROP_SHARE, _DROP = range(7)
+_SUBSET, _SCALE, _SHIFT, _ANGLE, _JITTER, _DROP_SHARE, _DROP, _MIRROR = range(8)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random jitter, scale of each axis, shift, rotation about an axis, and loss of points, in this order.
+    """Random jitter, mirroring, scale of each axis, shift, rotation about an axis, and loss of points, in this order.
 
     Args:
         scale: range of each axis' factor; (2/3, 3/2) is ModelNet's, (0.9, 1.1) ScanObjectNN's.
@@ -30,6 +30,8 @@ class Augmentation:
             five deviations.
         drop: largest share of a cloud's points that is lost, drawn for each cloud; 0.875 is PointNet++'s. Lost points
             are put onto the cloud's first one, so that shapes stay.
+        mirror_axis: axis along which half of the clouds are mirrored, for data whose left and right mean the same;
+            None where a shape and its mirror image differ.
 
     Raises:
         ConfigurationError: a range that is empty, not finite or not positive.
@@ -42,6 +44,7 @@ class Augmentation:
     rotation_axis: Literal["x", "y", "z"] | None = None
     jitter: float = 0.0
     drop: float = 0.0
+    mirror_axis: Literal["x", "y", "z"] | None = None
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -53,8 +56,9 @@ class Augmentation:
                 raise ConfigurationError(f"{name} must be finite and not negative, got {value}.")
         if not 0 <= self.drop < 1:
             raise ConfigurationError(f"drop must lie in [0, 1), got {self.drop}.")
-        if self.rotation_axis not in (None, *_ROTATED_PLANES):
-            raise ConfigurationError(f"rotation_axis must be x, y, z or none, got {self.rotation_axis!r}.")
+        for name in ("rotation_axis", "mirror_axis"):
+            if getattr(self, name) not in (None, *_ROTATED_PLANES):
+                raise ConfigurationError(f"{name} must be x, y, z or none, got {getattr(self, name)!r}.")
 
     def __call__(self, rows: Tensor, keys: Tensor, normal_columns: Sequence[int] = ()) -> Tensor:
         """Augmented points, in the input's dtype and on its device; the same for the same cloud and key.
@@ -71,6 +75,9 @@ class Augmentation:
             points = points + self.jitter * noise.to(points.dtype).view_as(points)
         low, high = self.scale
         factors = uniform(keys, _SCALE, 3).to(points.dtype) * (high - low) + low
+        if self.mirror_axis is not None:  # a factor of −1, by which normals turn as well
+            axis = "xyz".index(self.mirror_axis)
+            factors[:, axis] *= torch.where(uniform(keys, _MIRROR, 1)[:, 0] < 0.5, -1, 1).to(points.dtype)
         shifts = (uniform(keys, _SHIFT, 3).to(points.dtype) * 2 - 1) * self.shift
         points = points * factors.unsqueeze(1) + shifts.unsqueeze(1)
         if normals is not None:  # what is stretched along an axis turns away from it

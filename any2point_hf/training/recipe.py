@@ -88,6 +88,8 @@ class Recipe:
         values.pop("config")
         if self.steps is None:
             values.pop("steps")
+        if self.augmentation.mirror_axis is None:  # which earlier versions did not record
+            values["augmentation"].pop("mirror_axis")
         values["augmentation"]["scale"] = list(values["augmentation"]["scale"])
         return values
 
@@ -136,8 +138,8 @@ def _recipe(values: Any) -> Recipe:
         augmentation = values["augmentation"] or {}
         require(isinstance(augmentation, dict), "augmentation must be a mapping of names to values", augmentation)
         _check_values(augmentation, Augmentation())
-        if augmentation.get("rotation_axis") == "none":
-            augmentation = augmentation | {"rotation_axis": None}
+        named = {name: augmentation[name] for name in ("rotation_axis", "mirror_axis") if name in augmentation}
+        augmentation = augmentation | {name: None if axis == "none" else axis for name, axis in named.items()}
         if "scale" in augmentation:
             augmentation = augmentation | {"scale": tuple(augmentation["scale"])}
         values = values | {"augmentation": Augmentation(**augmentation)}

@@ -76,6 +76,7 @@ def choice_line(
     low, high = augmentation.scale
     changes = {
         f"rotation about {augmentation.rotation_axis}": augmentation.rotation_axis,
+        f"mirrored along {augmentation.mirror_axis}": augmentation.mirror_axis,
         f"jitter {augmentation.jitter:g}": augmentation.jitter,
         f"up to {augmentation.drop:.0%} of the points lost": augmentation.drop,
     }

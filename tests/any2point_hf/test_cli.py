@@ -161,6 +161,7 @@ def test_training_by_options(run_train, used, tmp_path):
     run_train("--recipe", plain)
     assert used.pop().recipe == Recipe(epochs=1, batch_size=8)
     augmentation = ("--scale", "0.9", "1.1", "--shift", "0", "--rotate", "y", "--jitter", "0.01", "--drop", "0.5")
+    augmentation += ("--mirror", "z")
     training = ("--gradient-accumulation", "4", "--precision", "bfloat16", "--learning-rate", "1e-3", "--keep-scale")
     run_train(
         "--recipe",
@@ -182,7 +183,9 @@ def test_training_by_options(run_train, used, tmp_path):
         precision="bfloat16",
         learning_rate=1e-3,
         scale_to_unit_sphere=False,
-        augmentation=Augmentation(scale=(0.9, 1.1), shift=0.0, rotation_axis="y", jitter=0.01, drop=0.5),
+        augmentation=Augmentation(
+            scale=(0.9, 1.1), shift=0.0, rotation_axis="y", jitter=0.01, drop=0.5, mirror_axis="z"
+        ),
     )
     assert not run.processor.scale_to_unit_sphere
     assert (run.options["workers"], run.options["loggers"]) == (2, ["tensorboard"])

@@ -82,6 +82,19 @@ def test_rotation_keeps_a_right_handed_frame():
         assert torch.linalg.det(rotated[0]).item() == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("axis", ["x", "y", "z"])
+def test_half_of_the_clouds_are_mirrored_along_an_axis(axis):
+    clouds, index = points(), "xyz".index(axis)
+    mirrored = augment(clouds, scale=(1, 1), shift=0.0, mirror_axis=axis)
+    others = [number for number in range(3) if number != index]
+    assert torch.equal(mirrored[..., others], clouds[..., others])
+    is_same = (mirrored[..., index] == clouds[..., index]).all(dim=1)
+    assert torch.equal(mirrored[~is_same][..., index], -clouds[~is_same][..., index])
+    assert 160 < is_same.sum() < 240  # of 400
+    plain, both = augment(clouds), augment(clouds, mirror_axis=axis)  # other draws are the same
+    assert torch.equal(both[is_same], plain[is_same])
+
+
 def test_rotation_comes_after_scale_and_shift():
     clouds = points(8)
     plain = augment(clouds)
@@ -142,6 +155,7 @@ def test_lost_points_are_put_onto_the_first():
         ({"jitter": math.inf}, "jitter must be finite"),
         ({"drop": 1.0}, r"drop must lie in \[0, 1\), got 1.0"),
         ({"rotation_axis": "w"}, "rotation_axis must be x, y, z or none, got 'w'"),
+        ({"mirror_axis": "w"}, "mirror_axis must be x, y, z or none, got 'w'"),
     ],
 )
 def test_settings_out_of_range(settings, rule):
@@ -182,11 +196,12 @@ def sphere(keys, num_points=64):
     return torch.cat([points, numbers, points], dim=-1)
 
 
+@pytest.mark.parametrize("mirror", [None, "y"])
 @pytest.mark.parametrize("axis", [None, "x", "y", "z"])
-def test_normals_stay_normal_to_their_surface(axis):
+def test_normals_stay_normal_to_their_surface(axis, mirror):
     keys = torch.arange(5)
     rows = sphere(keys)
-    augmentation = Augmentation(scale=(0.5, 2.0), shift=0.0, rotation_axis=axis)
+    augmentation = Augmentation(scale=(0.5, 2.0), shift=0.0, rotation_axis=axis, mirror_axis=mirror)
     changed = augmentation(rows, keys, [4, 5, 6])
     assert torch.equal(changed[..., :3], augmentation(rows[..., :3], keys))
     # A stretched sphere is an ellipsoid x' A x = 1, whose normal at x is A x; A is found from the points themselves.

@@ -70,7 +70,9 @@ def test_a_recipe_of_ones_own(write):
     assert recipe.augmentation == Augmentation(jitter=0.01)
     assert recipe.config == {"adapter_dim": 8}
     assert read_recipe(write("")) == Recipe()
-    assert read_recipe(write("augmentation: {rotation_axis: none}")) == Recipe()
+    assert read_recipe(write("augmentation: {rotation_axis: none, mirror_axis: none}")) == Recipe()
+    assert "mirror_axis" not in Recipe().settings()["augmentation"]  # earlier runs, which go on, recorded none
+    assert read_recipe(write("augmentation: {mirror_axis: y}")).settings()["augmentation"]["mirror_axis"] == "y"
 
 
 def test_changes():
