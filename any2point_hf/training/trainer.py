@@ -206,8 +206,8 @@ def make_trainer(
         seed: of shuffling, dropout, random points and augmentation.
         workers: processes that load batches beside the training; with 0 the training process loads them itself.
         loggers: names of loggers that the Trainer knows, such as "tensorboard", "trackio" or "wandb".
-        class_weight: "balanced", by which every class or part weighs the same, or a weight for each; it goes into the model's
-            config. By default the config's.
+        class_weight: "balanced", by which every class or part weighs the same, or a weight for each; it goes into the
+            model's config. By default the config's.
         changes: fields of the recipe to change, such as `epochs=10`.
 
     Raises:
