@@ -228,7 +228,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         found = Neighborhoods.of(views, voxels, most_cells, product_dtype(self.cls_token))
         if not is_untouched(self.local_attention, LocalAttention):
             return found
-        return found._replace(layers=self.local_attention.layers(len(centers)))
+        return found._replace(layers=self.local_attention.layers(centers.shape[0]))
 
     @can_return_tuple
     @names_batch_that_fits

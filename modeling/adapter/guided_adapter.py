@@ -140,7 +140,7 @@ class LocalAttention(nn.Module):
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Z = X + Attn_m(LN_m(X)), [B, M, G, D]."""
-        layers = self.layers(len(tokens))
+        layers = self.layers(tokens.shape[0])
         return self.add_to(tokens.unsqueeze(1), self.mix(tokens, mask, layers), layers)
 
     def layers(self, batch_size: int) -> AttentionLayers:
@@ -267,7 +267,7 @@ class GuidedAggregation(nn.Module):
             attended = attention(tokens, mask)
             return views.mean(attended) + (views.maximum(attended) if self.max_pooling else 0)
         # The mean of Z = X + Attn(X) does not need Z: the output layer is linear, so it runs on C rows instead of G.
-        layers = neighborhoods.layers or attention.layers(len(tokens))
+        layers = neighborhoods.layers or attention.layers(tokens.shape[0])
         mixed = attention.mix(tokens, mask, layers)
         pooled = attention.add_to(views.mean(narrow), views.mean(mixed), layers)
         if not self.max_pooling:

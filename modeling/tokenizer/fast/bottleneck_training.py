@@ -153,9 +153,15 @@ class TrainedBottleneck:
         """Returns the inner values x of a block, [r, w]."""
         if self.down.dtype == self.wide:
             return torch.addcmul(self._inner_shift, self._blocks[number], self._inner_scale).relu_()
-        statistics = (self.product_mean, self.product_variance)
-        norm = (self.inner_weight, self.inner_bias, False, 0.0, self.module.down_norm.eps)
-        return F.batch_norm(self._blocks[number], *statistics, *norm).relu_()  # one pass, in and out in half precision
+        normed = F.batch_norm(  # one pass over memory, in and out in half precision
+            self._blocks[number],
+            self.product_mean,
+            self.product_variance,
+            self.inner_weight,
+            self.inner_bias,
+            eps=self.module.down_norm.eps,
+        )
+        return normed.relu_()
 
     # Backward. The argument `gradient` is the gradient of h + norm(z).
 

@@ -19,7 +19,7 @@ MISTAKES = {
     "train --data shapes --backbone b --set adapter_dmi=8 --output out": "Did you mean adapter_dim?",
     "train --data shapes --backbone b --set backbone=c --output out": "--set takes FIELD=VALUE with a field",
     "info --backbone b --set num_channels=3": "Did you mean num_point_features?",
-    "reproduce --table 4 --data shapes --backbone-1d a --backbone-2d b --set-2d plnae=[8,8] --output o": "mean plane?",
+    "reproduce --table 4 --data shapes --backbone-1d a --set-1d plnae=[8,8] --output out": "Did you mean plane?",
     "evaluate --model ./none --data shapes": "'./none' is neither",
     "evaluate --model folder --data none/": "does not exist",
     "predict none.ply --model folder": "none.ply does not exist",
