@@ -1,6 +1,7 @@
 """`any2point predict`: files at once, or with `--out FILE.parquet` a collection shard by shard."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ EXAMPLES = """
   any2point predict scans/ --model my-adapter --out classes.parquet
   any2point predict chair.ply --model my-segmenter --category chair --out chair-parts.ply
   any2point predict *.off --model my-segmenter --out parts/ --format npy --json
+  any2point predict street.las --model my-segmenter --block 4 --out street.ply
 """
 
 DEFAULT_TOP = 3
@@ -54,6 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("a segmenter")
     group.add_argument("--category", metavar="NAME", help="of all clouds, where the model has categories")
     group.add_argument("--format", choices=("ply", "npy", "csv"), help="of the files in the folder --out (default ply)")
+    group.add_argument(
+        "--block",
+        type=positive(float),
+        metavar="WIDTH",
+        help="label a scene by squares of its ground plane, this wide in the file's unit (default: as one cloud)",
+    )
+    group.add_argument(
+        "--context", type=float, metavar="WIDTH", help="of the margin around a square (default: a quarter of --block)"
+    )
 
 
 def run(options: argparse.Namespace) -> list[dict[str, Any]] | dict[str, Any] | None:
@@ -120,6 +131,8 @@ def _run_on_parts(options: argparse.Namespace) -> list[dict[str, Any]] | None:
         options.format or "ply",
         options.batch_size,
         options.drop_invalid,
+        options.block,
+        options.context,
     )
     if options.json:
         return results
@@ -144,7 +157,7 @@ def _check_task_options(options: argparse.Namespace, is_segmenter: bool) -> None
                 f"{wrong[0]} belongs to classifiers, and {options.model} is a segmenter. Leave it out."
             )
         return
-    given = {"--category": options.category, "--format": options.format}
+    given = {"--category": options.category, "--format": options.format, "--block": options.block}
     if wrong := [name for name, value in given.items() if value is not None]:
         raise Any2PointError(f"{wrong[0]} belongs to segmenters, and {options.model} is a classifier. Leave it out.")
 
@@ -155,7 +168,13 @@ def _check_files(options: argparse.Namespace) -> None:
     from ..modeling.errors import Any2PointError
     from ..point_clouds.files import check_file
 
+    if options.context is not None and options.block is None:
+        raise Any2PointError(f"--context is the margin of a --block, got {options.context:g} without one. Give both.")
+    if options.context is not None and not 0 <= options.context < math.inf:
+        raise Any2PointError(f"--context must be a width of at least 0, got {options.context:g}.")
     if options.out is not None and options.out.suffix == ".parquet":
+        if options.block is not None:
+            raise Any2PointError(f"--block labels files, got --out {options.out}. Give a folder, .ply, .npy or .csv.")
         if len(options.files) > 1:
             raise Any2PointError(f"--out takes one folder or dataset, got {len(options.files)}. Give their folder.")
         check_source(options.files[0])

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..modeling.configuration_any2point import SMALLEST_CLOUD
-from ..modeling.errors import DatasetError, did_you_mean, listed
+from ..modeling.errors import DatasetError, did_you_mean, listed, require
 from ..modeling.modeling_any2point_segmentation import Any2PointForPointCloudSegmentation
-from ..modeling.segmentation.large_clouds import SUBSETS_AT_ONCE, answer_large_cloud
+from ..modeling.segmentation.large_clouds import answer_large_cloud
+from ..modeling.segmentation.scenes import answer_scene
+from ..modeling.segmentation.subsets import SUBSETS_AT_ONCE, PointAnswers
 from ..point_clouds.labels import IGNORED
 from ..processing_any2point import Any2PointProcessor
 from .whole_cloud import WholeCloud
@@ -72,6 +75,8 @@ def label_points(
     cloud: Any,
     category: str | int | None = None,
     *,
+    block: float | None = None,
+    context: float | None = None,
     batch_size: int = SUBSETS_AT_ONCE,
     name: str = "cloud",
 ) -> LabelledPoints:
@@ -86,14 +91,22 @@ def label_points(
         processor: the model's.
         cloud: one cloud as the processor takes it: an array [N, 3], a file, points with features.
         category: name or id of the cloud's category, where the model has categories. It is needed there.
+        block: of a scene, such as a room or a street, the width of the squares of its ground plane that are labelled
+            one by one, in the scene's own unit (`label_scene`); None for a cloud that the model sees whole.
+        context: width of the margin around a square; by default a quarter of `block`.
         batch_size: subsets that go through the model at once; the result does not depend on it.
         name: by which errors call a cloud that is not a file.
 
     Raises:
         PointCloudError: the cloud cannot be used.
         DatasetError: the category is missing, unknown, or given to a model that has none.
+        ConfigurationError: block or context is out of range, or there is a context without a block.
     """
     number = category_number(category_parts_of(model), category)
+    require(block is not None or context is None, "context needs a block, whose margin it is", context)
+    if block is not None:
+        whole = processor.all_points(cloud, name=name)
+        return _label_scene(model, processor, whole, number, block, context, batch_size)
     return label_whole_cloud(model, processor.all_points(cloud, name=name), number, processor.num_points, batch_size)
 
 
@@ -117,6 +130,35 @@ def label_whole_cloud(
         num_points=max(num_points, repeats * total if repeats > 1 else 0),
         batch_size=batch_size,
     )
+    return _labelled(model, whole, answers, category)
+
+
+def _label_scene(
+    model: Any2PointForPointCloudSegmentation,
+    processor: Any2PointProcessor,
+    whole: WholeCloud,
+    category: int | None,
+    block: float,
+    context: float | None,
+    batch_size: int,
+) -> LabelledPoints:
+    features = whole.batch.get("point_features")
+    answers = answer_scene(
+        model,
+        torch.from_numpy(np.ascontiguousarray(whole.given[whole.kept])),  # in the scene's own unit
+        block,
+        context,
+        None if features is None else features[0],
+        category,
+        processor.scale_to_unit_sphere,
+        processor.num_points,
+        batch_size,
+    )
+    return _labelled(model, whole, answers, category)
+
+
+def _labelled(model: Any, whole: WholeCloud, answers: PointAnswers, category: int | None) -> LabelledPoints:
+    total = len(whole.kept)  # small clouds are repeated
     return LabelledPoints(
         whole.given,
         whole.in_given_order(answers.parts[:total].cpu().numpy()),

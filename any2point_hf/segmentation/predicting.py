@@ -23,6 +23,8 @@ def predict_parts(
     format: str = "ply",
     batch_size: int = SUBSETS_AT_ONCE,
     drop_invalid: bool = False,
+    block: float | None = None,
+    context: float | None = None,
 ) -> list[dict[str, Any]]:
     """For each file: `file`, `out` (what was written, or None) and what `LabelledPoints.summary` says.
 
@@ -36,6 +38,8 @@ def predict_parts(
         format: of the files in a folder.
         batch_size: subsets of a cloud at a time; the result does not depend on it.
         drop_invalid: whether to drop invalid points, with a warning; so also if the adapter's processor says so.
+        block: of scenes, the width of the squares that are labelled one by one (`label_points`).
+        context: width of the margin around them.
 
     Raises:
         Any2PointError: something in the input does not fit. Files of parts that were written before stay.
@@ -46,7 +50,7 @@ def predict_parts(
     processor.drop_invalid |= drop_invalid
     results = []
     for file, path in zip(files, outs, strict=True):
-        labelled = label_points(loaded, processor, file, category, batch_size=batch_size)
+        labelled = label_points(loaded, processor, file, category, block=block, context=context, batch_size=batch_size)
         written = None if path is None else str(write_parts(labelled, path))
         results.append({"file": str(file), "out": written, **labelled.summary()})
     return results

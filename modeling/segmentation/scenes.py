@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import require
 from .subsets import (
     SUBSETS_AT_ONCE,
+    PointAnswers,
     Subset,
     check_cloud,
     deal,
@@ -79,6 +80,24 @@ def label_scene(
         DatasetError: the category is out of range, missing, or given where there are none.
         ConfigurationError: block, context, num_points or batch_size is out of range.
     """
+    return answer_scene(
+        model, points, block, context, point_features, category, scale_to_unit_sphere, num_points, batch_size, seed
+    ).parts
+
+
+def answer_scene(
+    model: Any,
+    points: Tensor,
+    block: float,
+    context: float | None = None,
+    point_features: Tensor | None = None,
+    category: int | None = None,
+    scale_to_unit_sphere: bool = True,
+    num_points: int | None = None,
+    batch_size: int = SUBSETS_AT_ONCE,
+    seed: int = 0,
+) -> PointAnswers:
+    """As `label_scene`, and says how sure the model is: parts and their probabilities, both [N]."""
     context = block / 4 if context is None else context
     require(0 < block < math.inf, "block must be a positive width", block)
     require(0 <= context < math.inf, "context must be a width of at least 0", context)
@@ -101,7 +120,8 @@ def label_scene(
                     yield Subset(chosen, is_asked, cloud[dealt], None if features is None else features[chosen])
 
     answers = label_subsets(model, subsets(), category, batch_size, len(points))
-    return share_answers_of_equal_points(answers, order, points, features).parts.to(device)
+    shared = share_answers_of_equal_points(answers, order, points, features)
+    return PointAnswers(*(found.to(device) for found in shared))
 
 
 def blocks_of(ground: Tensor, block: float, context: float, num_points: int) -> Iterator[Block]:

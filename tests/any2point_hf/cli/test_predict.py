@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from any2point_hf import label_points
+from any2point_hf import label_points, label_scene
 from any2point_hf.point_clouds.ply import read_ply
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -81,6 +82,10 @@ def test_a_category_is_named(run_command, segmenter_with_categories, files):
         (("--category", "ant"), 'this model has no categories, got --category "ant"'),
         (("--skip-bad",), "--skip-bad needs --out FILE.parquet"),
         (("--out", "parts", "--format", "las"), "must be one of ply, npy, csv, got las"),
+        (("--context", "1"), "--context is the margin of a --block, got 1 without one"),
+        (("--block", "1", "--context", "-1"), "--context must be a width of at least 0, got -1"),
+        (("--block", "1", "--out", "a.parquet"), "--block labels files, got --out a.parquet"),
+        (("--block", "0"), "--block"),
     ],
 )
 def test_bad_options(run_command, tiny_segmenter, files, tmp_path, monkeypatch, arguments, said):
@@ -91,6 +96,14 @@ def test_bad_options(run_command, tiny_segmenter, files, tmp_path, monkeypatch, 
     assert said in result.err
     assert "Traceback" not in result.err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_scene_is_labelled_by_squares(run_command, tiny_segmenter, files, tmp_path):
+    options = ("--block", "1.5", "--context", "0.25", "--out", tmp_path / "scene.npy")
+    assert run_command("predict", files[1], "--model", tiny_segmenter.folder, *options).code == 0
+    points = torch.from_numpy(np.load(files[1]))
+    expected = label_scene(tiny_segmenter.model, points, 1.5, 0.25, num_points=64)
+    np.testing.assert_array_equal(np.load(tmp_path / "scene.npy"), expected.numpy())
 
 
 def test_files_are_never_written_over(run_command, tiny_segmenter, files, tmp_path):
@@ -113,6 +126,6 @@ def test_bad_clouds_are_one_line(run_command, tiny_segmenter, segmenter_with_cat
 
 
 def test_options_of_segmenters_are_refused_for_classifiers(run_command, tiny_adapter, files):
-    for option, value in (("--category", "ant"), ("--format", "npy")):
+    for option, value in (("--category", "ant"), ("--format", "npy"), ("--block", "2")):
         result = run_command("predict", files[0], "--model", tiny_adapter.folder, option, value)
         assert (result.code, f"{option} belongs to segmenters" in result.err) == (2, True)

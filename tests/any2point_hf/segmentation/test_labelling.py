@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from any2point_hf import Any2PointProcessor, label_points
-from any2point_hf.modeling.errors import DatasetError, PointCloudError
+from any2point_hf import Any2PointProcessor, label_points, label_scene
+from any2point_hf.modeling.errors import ConfigurationError, DatasetError, PointCloudError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -49,6 +49,38 @@ def test_parts_are_those_of_the_category(segmenter_with_categories, category, al
     np.testing.assert_array_equal(labelled.parts, parts)
     np.testing.assert_allclose(labelled.probabilities, probabilities, atol=1e-4)
     assert labelled.category == ("zebra", "ant")[number]
+
+
+def test_squares_of_a_scene_are_labelled_each_like_a_cloud_of_its_own(tiny_segmenter):
+    """Two squares far from the origin, of 64 points each, without context: as if each were given alone."""
+    model, processor = tiny_segmenter.model, tiny_segmenter.processor
+    corner = np.array([500_000.0, 4_000_000.0, 20.0])
+    squares = [corner + np.random.default_rng(seed).random((64, 3)) + [2 * seed, 0, 0] for seed in (0, 1)]
+    squares[0][0] = corner  # where the first square begins
+    scene = np.concatenate(squares)
+    labelled = label_points(model, processor, scene, block=2.0, context=0.0)
+    alone = [label_points(model, processor, square) for square in squares]
+    np.testing.assert_array_equal(labelled.parts, np.concatenate([cloud.parts for cloud in alone]))
+    expected = np.concatenate([cloud.probabilities for cloud in alone])
+    np.testing.assert_allclose(labelled.probabilities, expected, atol=1e-5)
+    whole = label_points(model, processor, scene)
+    assert np.abs(whole.probabilities - expected).max() > 1e-3  # what the block changes
+
+
+def test_invalid_points_of_a_scene_have_no_part(tiny_segmenter):
+    processor = Any2PointProcessor(64, drop_invalid=True)
+    scene = np.random.default_rng(0).random((300, 3))
+    scene[7] = np.nan
+    with pytest.warns(UserWarning, match="1 "):
+        labelled = label_points(tiny_segmenter.model, processor, scene, block=0.5)
+    assert np.flatnonzero(labelled.parts == -100).tolist() == [7]
+    expected = label_scene(tiny_segmenter.model, torch.from_numpy(np.delete(scene, 7, axis=0)), 0.5, num_points=64)
+    np.testing.assert_array_equal(np.delete(labelled.parts, 7), expected.numpy())
+
+
+def test_a_context_needs_its_block(tiny_segmenter):
+    with pytest.raises(ConfigurationError, match="context needs a block"):
+        label_points(tiny_segmenter.model, tiny_segmenter.processor, make_cloud(64), context=1.0)
 
 
 @given(st.integers(8, 400), st.integers(0, 50))
