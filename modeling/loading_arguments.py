@@ -2,10 +2,8 @@
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-from transformers import PreTrainedModel
 
 from .configuration_any2point import METHOD_FIELDS
 from .errors import ConfigurationError, require
@@ -38,14 +36,12 @@ def refuse_arguments(use_safetensors: bool | None, arguments: Mapping[str, Any])
     )
 
 
-def refuse_unknown_argument(
-    error: Exception, from_pretrained: Callable[..., Any], arguments: Mapping[str, Any]
-) -> None:
+def refuse_unknown_argument(error: Exception, model_class: type, arguments: Mapping[str, Any]) -> None:
     """Names the keyword argument that nobody knew, if an error of loading says that there was one.
 
     Args:
         error: that transformers raised.
-        from_pretrained: of the model's class.
+        model_class: whose `from_pretrained`, or that of a class it inherits from, takes them.
         arguments: those that were handed on.
 
     Raises:
@@ -54,9 +50,8 @@ def refuse_unknown_argument(
     found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
     if not isinstance(error, TypeError) or found is None or found[1] not in arguments:
         return
-    signatures = (
-        inspect.signature(function).parameters for function in (from_pretrained, PreTrainedModel.from_pretrained)
-    )
+    classes: list[Any] = [parent for parent in model_class.__mro__ if "from_pretrained" in vars(parent)]
+    signatures = (inspect.signature(parent.from_pretrained).parameters for parent in classes)
     of_loading = {*_OF_TRANSFORMERS, *(name for names in signatures for name in names)}
     meant = meant_name(found[1], (*METHOD_FIELDS, *of_loading))
     raise ConfigurationError(

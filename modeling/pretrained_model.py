@@ -238,7 +238,7 @@ class Any2PointPreTrainedModel(  # type: ignore[misc]
         except Exception as error:  # of damaged files transformers raises many types
             if isinstance(error, Any2PointError) and not isinstance(error, UnsupportedBackboneError):
                 raise
-            refuse_unknown_argument(error, cls.from_pretrained, kwargs)
+            refuse_unknown_argument(error, cls, kwargs)
             raise CheckpointError(
                 "an adapter must be a folder or Hub repository with config.json and a whole model.safetensors, and "
                 f"{str(pretrained_model_name_or_path)!r} could not be loaded. Check the spelling, whether the file "
