@@ -90,8 +90,8 @@ class Any2PointConfig(NotCopied, BlockChoice, PreTrainedConfig):
             (`"multi_label_classification"`) or numbers (`"regression"`). `None` is one class; it is never guessed.
         target_mean: of a regression, the mean of each target over the training clouds; its logits are in these units.
         target_std: the deviation of each.
-        class_weight: the weight of each class in the cross-entropy; `"balanced"` lets the training compute clouds /
-            (classes × clouds of the class).
+        class_weight: the weight of each class or part in the cross-entropy; `"balanced"` lets the training compute
+            clouds / (classes × clouds of the class), or the same of points.
         classifier: name of the class of a head of one's own (`custom_heads.py`); `None` is the paper's.
         lora: whether a LoRA in the backbone (of the `peft` library) is trained too: a new model gets the default one,
             and `add_lora` gives another. Of a checkpoint, whether there is one in its subfolder `lora`.
