@@ -110,7 +110,7 @@ class CloudIndex:
             top: how many clouds.
             approximate: compare each query with a twentieth of the clouds only, by faiss, which groups them first. This
                 pays for hundreds of queries of an index of hundreds of thousands, and may miss a cloud. Similarities
-                are exact all the same.
+                are exact all the same. A query that finds fewer than `top` is compared with all of them.
 
         Raises:
             Any2PointError: the queries have another number of features than the index.
@@ -121,11 +121,15 @@ class CloudIndex:
                 f"queries must be [q, {self.vectors.shape[1]}] as the index has it, got {list(queries.shape)}."
             )
         top = min(top, len(self))
-        if not approximate:
+        if not approximate or top == 0:
             return [self._hits(np.arange(len(self)), self.vectors @ query, top) for query in unit_rows(queries)]
         self._lists = self._lists or InvertedLists(self.vectors)
-        found = [(query, self._lists.nearest(query, top)) for query in unit_rows(queries)]
-        return [self._hits(rows, self.vectors[rows] @ query, top) for query, rows in found]
+        hits = []
+        for query in unit_rows(queries):
+            rows = self._lists.nearest(query, top)
+            rows = np.arange(len(self)) if len(rows) < top else rows  # the lists that were searched hold too few
+            hits.append(self._hits(rows, self.vectors[rows] @ query, top))
+        return hits
 
     def _hits(self, rows: np.ndarray, similarities: np.ndarray, top: int) -> list[Hit]:
         top = min(top, len(rows))

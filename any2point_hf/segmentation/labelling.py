@@ -142,16 +142,18 @@ def _label_scene(
     context: float | None,
     batch_size: int,
 ) -> LabelledPoints:
-    features = whole.batch.get("point_features")
+    scene, features = whole.given[whole.kept], whole.batch.get("point_features")  # in the scene's own unit
+    own_type = scene.dtype if scene.dtype in (np.float32, np.float64) else np.float64
+    repeats = -(-SMALLEST_CLOUD // len(scene))
     answers = answer_scene(
         model,
-        torch.from_numpy(np.ascontiguousarray(whole.given[whole.kept])),  # in the scene's own unit
+        torch.from_numpy(np.ascontiguousarray(scene, dtype=own_type)).repeat(repeats, 1),
         block,
         context,
-        None if features is None else features[0],
+        None if features is None else features[0].repeat(repeats, 1),
         category,
         processor.scale_to_unit_sphere,
-        processor.num_points,
+        max(processor.num_points, repeats * len(scene) if repeats > 1 else 0),
         batch_size,
     )
     return _labelled(model, whole, answers, category)

@@ -87,7 +87,7 @@ def balanced_weights(train: Dataset) -> list[float]:
     else:
         labels = np.asarray(train.with_format(None)["label"][:])
         counts = np.bincount(labels, minlength=train.features["label"].num_classes)
-    present = np.count_nonzero(counts)
+    present = int(np.count_nonzero(counts))
     return [int(counts.sum()) / (present * int(count)) if count else 1.0 for count in counts]
 
 
@@ -117,10 +117,27 @@ def check_head(config: Any, dataset: Mapping[str, Dataset]) -> None:
             f"the model must have the dataset's classes in their order ({listed(names)}), and its config has "
             f"{listed(of_model)}. Set id2label=dict(enumerate(names)) in Any2PointConfig."
         )
+    for name, split in dataset.items():
+        if name != "train" and task != "classification":
+            _check_measurable(target_array(split), name, task)
     if task == "regression" and config.target_mean is None:
         raise DatasetError(
             f"a regression learns targets of mean 0 and deviation 1, and the config has no target_mean and target_std. "
             f"{advice}"
+        )
+
+
+def _check_measurable(targets: np.ndarray, split: str, task: Task) -> None:
+    """Raises a `DatasetError` if nothing can be measured on a split: R² needs targets that differ, mAP a label."""
+    if task == "regression" and not np.ptp(targets, axis=0).any():
+        raise DatasetError(
+            f"a target must differ between the clouds of the split {split!r}, on which R² is measured, and all of its "
+            f"{len(targets)} clouds have the same. Give it more clouds."
+        )
+    if task == "multi-label" and not targets.any():
+        raise DatasetError(
+            f"a cloud of the split {split!r}, on which mAP is measured, must have a class, and none of its "
+            f"{len(targets)} clouds has one. Give it more clouds."
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..data.names import BUILT_IN
 from ..data.sources import IN_MEMORY
 from ..modeling.configuration_any2point import Any2PointConfig
-from ..modeling.head_fields import SINGLE_LABEL, problem_of
+from ..modeling.head_fields import REGRESSION, SINGLE_LABEL, problem_of
 from ..modeling.publishing.model_description import hub_repository, last_name
 from .recipe import Recipe
 
@@ -86,6 +86,8 @@ def training_code(
     named = {"backbone": shown_path(backbone) if backbone else None, "backbone_revision": config.backbone_revision}
     of_backbone = _arguments({name: value for name, value in named.items() if value})
     settings = config.unlike_defaults()
+    is_regression = problem_of(config) == REGRESSION and not is_for_parts
+    of_training = {"seed": seed} if is_regression else {"seed": seed, **changes}
     is_class = problem_of(config) == SINGLE_LABEL and not is_for_parts
     model, parts = "Any2PointForPointCloudClassification", "id2label=dict(enumerate(names))"
     imported = []
@@ -113,6 +115,7 @@ def training_code(
         *(["from any2point_hf.data.augmentation import Augmentation"] if "augmentation" in changes else []),
         *(["from any2point_hf.data.validation import hold_out_validation"] if validation_share else []),
         *(f"from any2point_hf.training.{name}" for name in imported),
+        *(["from any2point_hf.training.recipe import Recipe"] if is_regression else []),
         "from transformers import set_seed",
         "",
         f"dataset = load_point_cloud_dataset({of_data}){remark}",
@@ -123,7 +126,9 @@ def training_code(
         f"model = {model}(config)",
         f"processor = Any2PointProcessor(config.num_points, {_arguments(of_processor)})",
         f"output = {shown_path(output)!r}",
-        f"trainer = make_trainer(model, processor, dataset, output, {_arguments({'seed': seed, **changes})})",
+        *([f"recipe = Recipe({_arguments(changes)})"] if is_regression else []),  # make_trainer's own is another
+        f"trainer = make_trainer(model, processor, dataset, output, {'recipe, ' if is_regression else ''}"
+        f"{_arguments(of_training)})",
         "trainer.train()",
         "model.save_pretrained(output)",
         "processor.save_pretrained(output)",

@@ -203,12 +203,14 @@ def _config(backbone: str, dataset: DatasetDict, fields: dict[str, Any]) -> Any2
         weight = {"class_weight": training_weights(dataset["train"], fields.get("class_weight"))}
         return Any2PointConfig(backbone=backbone, **part_config_fields(dataset), **(fields | weight))
     of_head = head_config_fields(dataset, fields.get("class_weight"))
-    asked = fields.get("problem_type", of_head.get("problem_type"))
-    if asked != of_head.get("problem_type", SINGLE_LABEL if "problem_type" in fields else None):
+    asked = fields.get("problem_type") or of_head.get("problem_type")
+    if (asked or SINGLE_LABEL) != of_head.get("problem_type", SINGLE_LABEL):
         raise ConfigurationError(
             f"problem_type follows from the data, which are for {task_of_dataset(dataset)}, got {asked!r}. Choose what "
             "the data are for by --task (in Python task=…)."
         )
+    if computed := {"target_mean", "target_std"} & fields.keys():
+        raise ConfigurationError(f"{min(computed)} is computed from the training clouds, got one. Leave it out.")
     return Any2PointConfig(backbone=backbone, **(fields | of_head))
 
 

@@ -5,7 +5,6 @@ content is read as an upload is: by a process with limits, from a folder of its 
 """
 
 import base64
-import binascii
 import functools
 import inspect
 import json
@@ -136,15 +135,14 @@ def write_content(content: str, file_name: str, folder: Path) -> Path:
         raise PointCloudError(
             f"file_name must end in one of {' '.join(POINT_CLOUD_EXTENSIONS)}, got {ending or 'no ending'}."
         )
-    data = content.encode()
-    if content.startswith("data:"):
-        try:
-            data = base64.b64decode(content.partition(",")[2], validate=True)
-        except binascii.Error as error:
-            raise PointCloudError(
-                "content that begins with 'data:' must go on with ';base64,' and the file's bytes in base64, and these "
-                "are none. Encode the whole file, without line breaks."
-            ) from error
+    try:
+        is_encoded = content.startswith("data:")
+        data = base64.b64decode(content.partition(",")[2], validate=True) if is_encoded else content.encode()
+    except ValueError as error:  # no base64, or half a character
+        raise PointCloudError(
+            "content must be text, or 'data:;base64,' and the file's bytes in base64, and this is neither. Encode the "
+            "whole file, without line breaks."
+        ) from error
     file = folder / f"cloud{ending}"
     file.write_bytes(data)
     return file

@@ -98,9 +98,10 @@ def answer_scene(
     seed: int = 0,
 ) -> PointAnswers:
     """As `label_scene`, and says how sure the model is: parts and their probabilities, both [N]."""
+    require(isinstance(block, (int, float)) and 0 < block < math.inf, "block must be a positive width", block)
     context = block / 4 if context is None else context
-    require(0 < block < math.inf, "block must be a positive width", block)
-    require(0 <= context < math.inf, "context must be a width of at least 0", context)
+    is_width = isinstance(context, (int, float)) and 0 <= context < math.inf
+    require(is_width, "context must be a width of at least 0", context)
     num_points = model.config.num_points if num_points is None else num_points
     check_cloud(points, point_features, num_points, batch_size)
     widest = float((points.amax(dim=0) - points.amin(dim=0))[:2].max())

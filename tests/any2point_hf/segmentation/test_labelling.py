@@ -67,6 +67,29 @@ def test_squares_of_a_scene_are_labelled_each_like_a_cloud_of_its_own(tiny_segme
     assert np.abs(whole.probabilities - expected).max() > 1e-3  # what the block changes
 
 
+@pytest.mark.parametrize("kind", [">f8", ">f4", np.longdouble, np.int64, np.float16])
+def test_a_scene_may_be_an_array_of_any_kind_of_numbers(tiny_segmenter, kind):
+    model, processor = tiny_segmenter.model, tiny_segmenter.processor
+    scene = (100 * np.random.default_rng(0).random((200, 3))).astype(kind)
+    labelled = label_points(model, processor, scene, block=50.0)
+    expected = label_points(model, processor, scene.astype(np.float64), block=50.0)
+    np.testing.assert_array_equal(labelled.parts, expected.parts)
+
+
+def test_a_small_scene_is_labelled_as_a_small_cloud_is(tiny_segmenter):
+    cloud = make_cloud(40)
+    whole = label_points(tiny_segmenter.model, tiny_segmenter.processor, cloud)
+    scene = label_points(tiny_segmenter.model, tiny_segmenter.processor, cloud, block=100.0)
+    np.testing.assert_array_equal(scene.parts, whole.parts)
+    np.testing.assert_allclose(scene.probabilities, whole.probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize("widths", [{"block": "4"}, {"block": 1.0, "context": "1"}, {"block": 0.0}])
+def test_widths_of_a_scene_are_numbers(tiny_segmenter, widths):
+    with pytest.raises(ConfigurationError, match="must be a"):
+        label_points(tiny_segmenter.model, tiny_segmenter.processor, make_cloud(64), **widths)
+
+
 def test_invalid_points_of_a_scene_have_no_part(tiny_segmenter):
     processor = Any2PointProcessor(64, drop_invalid=True)
     scene = np.random.default_rng(0).random((300, 3))

@@ -19,6 +19,7 @@ from any2point_hf import (
     load_point_cloud_dataset,
     make_trainer,
 )
+from any2point_hf.data.augmentation import Augmentation
 from any2point_hf.data.targets import target_array
 from any2point_hf.modeling.errors import Any2PointError, ConfigurationError, DatasetError
 from any2point_hf.trained_adapter import evaluate, open_split, predict, task_of
@@ -259,6 +260,45 @@ def test_a_model_of_another_kind_is_refused(bert, data, tmp_path, fields, messag
         make_trainer(model, processor, dataset, tmp_path)
 
 
+@pytest.mark.parametrize("task", ["regression", "multi-label"])
+def test_a_split_on_which_nothing_can_be_measured_is_refused_before_the_training(bert, data, tmp_path, task):
+    splits = load_point_cloud_dataset(data[task], task=task)
+    alike = splits["test"].map(lambda row: {"label": dict.fromkeys(row["label"], 0.0)})
+    splits["test"] = alike.cast(splits["train"].features)
+    with pytest.raises(DatasetError, match="of the split 'test', on which"):
+        train(splits, str(bert), tmp_path / "out", FIELDS, RECIPE, task=task)
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
+def test_what_is_computed_from_the_data_is_not_set(bert, data, tmp_path):
+    fields = FIELDS | {"target_mean": [5.0, 5.0], "target_std": [7.0, 7.0]}
+    with pytest.raises(ConfigurationError, match="target_mean is computed from the training clouds"):
+        train(data["regression"], str(bert), tmp_path / "out", fields, RECIPE, task="regression")
+
+
+def test_the_python_of_a_regression_s_card_names_its_whole_recipe(bert, data):
+    """make_trainer's own recipe for numbers is not the default one, from which the code would else differ."""
+    from any2point_hf.training.repeating import training_code
+
+    fields = head_config_fields(load_point_cloud_dataset(data["regression"], task="regression"))
+    config = Any2PointConfig(backbone=bert, **FIELDS, **fields)
+    recipe = Recipe(epochs=2, augmentation=Augmentation((0.9, 1.1)))
+    code = training_code("shapes-measures", config, "out", recipe, 0, None)
+    line = next(line for line in code.splitlines() if line.startswith("recipe = "))
+    found: dict = {}
+    exec(f"from any2point_hf.data.augmentation import Augmentation\n{line}", {"Recipe": Recipe}, found)
+    assert found["recipe"] == recipe
+    assert "make_trainer(model, processor, dataset, output, recipe, seed=0)" in code
+
+
+def test_weights_of_three_classes_are_trained_by_several_seeds(run_command, bert, tmp_path):
+    command = ["train", "--data", "shapes", "--backbone", bert, "--output", tmp_path / "out", "--seeds", "0,1"]
+    weights = json.dumps([1.0] * 11)
+    result = run_command(*command, "--num-points", "64", "--epochs", "1", "--set", f"class_weight={weights}")
+    assert result.code == 2  # shapes has ten classes, a config without data two
+    assert 'must be "balanced" or 10 numbers' in result.err
+
+
 def test_a_problem_type_against_the_data_is_refused(bert, two_classes, tmp_path):
     with pytest.raises(ConfigurationError, match="problem_type follows from the data"):
         train(two_classes.path, str(bert), tmp_path / "out", {"problem_type": "regression"}, RECIPE)
@@ -293,6 +333,7 @@ def test_balanced_weights_are_those_of_scikit_learn(two_classes):
     train_split = uneven(two_classes)["train"]
     expected = compute_class_weight("balanced", classes=np.arange(2), y=np.array(train_split["label"][:]))
     assert balanced_weights(train_split) == pytest.approx(expected) == [16 / 24, 16 / 8]
+    assert {type(weight) for weight in balanced_weights(train_split)} == {float}  # as a card's Python writes them
     absent = train_split.cast_column("label", ClassLabel(names=["ball", "disc", "cube"]))
     assert balanced_weights(absent) == pytest.approx([16 / 24, 16 / 8, 1.0])
 

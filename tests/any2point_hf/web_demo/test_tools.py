@@ -110,6 +110,8 @@ def test_segment_labels_the_points(tools, models, text, file):
         ("classify", ("file:///etc/passwd", "cloud.npy"), "cloud.npy cannot be read as .npy: it is damaged, cut"),
         ("classify", ("0 0 0", "/etc/passwd"), "file_name must end in one of .ply"),
         ("classify", ("data:;base64,?", "a.ply"), "Encode the whole file, without line breaks."),
+        ("classify", ("data:;base64,é", "a.ply"), "Encode the whole file, without line breaks."),
+        ("classify", ("\ud800", "a.ply"), "Encode the whole file, without line breaks."),
         ("classify", ("0 0 0\n1 1 1", "a.xyz", "adaptr"), "Did you mean adapter?"),
         ("classify", ("0 0 0\n1 1 1", "a.xyz", "with_categories"), "must be one that classifies clouds (adapter)"),
         ("segment", ("0 0 0\n1 1 1", "a.xyz", "ants"), "be one of zebra, ant, got ants. Did you mean ant?"),
