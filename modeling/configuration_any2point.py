@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from .block_choice import BlockChoice
 from .errors import ConfigurationError, UnsupportedBackboneError, require
 from .field_names import OF_BACKBONE
-from .head_fields import check_head_fields
+from .head_fields import check_head_fields, for_new_labels
 from .hub.names import pull_options, pulled_folder
 from .presets import find_preset
 from .publishing.remote_code import NotCopied
@@ -242,7 +242,7 @@ class Any2PointConfig(NotCopied, BlockChoice, PreTrainedConfig):
         Raises:
             Any2PointError: a field is unknown, or a value out of range (`pulled_config.py`).
         """
-        config_dict = checked_values({"sampling_start": "first", **config_dict})
+        config_dict = for_new_labels(checked_values({"sampling_start": "first", **config_dict}), kwargs)
         if not kwargs.get("return_unused_kwargs"):
             refuse_unknown(kwargs.keys() - vars(cls()).keys(), cls.__dataclass_fields__, METHOD_FIELDS)
         passed_on = {"backbone", *(("classifier",) if not isinstance(kwargs.get("classifier", ""), str) else ())}

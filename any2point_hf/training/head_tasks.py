@@ -13,7 +13,7 @@ from ..data.loading import Task
 from ..data.parts.dataset import is_part_dataset, part_counts
 from ..data.targets import target_array, target_names, target_task_of
 from ..evaluation.head_metrics import MULTI_LABEL_METRICS, REGRESSION_METRICS, head_metrics
-from ..modeling.errors import DatasetError, listed
+from ..modeling.errors import DatasetError, listed, require
 from ..modeling.head_fields import BALANCED, MULTI_LABEL, REGRESSION, SINGLE_LABEL, problem_of
 
 PROBLEM_TYPES: dict[Task, str] = {"classification": SINGLE_LABEL, "multi-label": MULTI_LABEL, "regression": REGRESSION}
@@ -70,10 +70,17 @@ def training_weights(train: Dataset, class_weight: Any) -> Any:
 
     Args:
         train: the split that is trained on.
-        class_weight: "balanced", weights, or None.
+        class_weight: "balanced", weights (a list, tuple, array or tensor), or None.
+
+    Raises:
+        ConfigurationError: it is another word.
     """
-    is_known = class_weight != BALANCED or target_task_of(train.features) is not None
-    return class_weight if is_known else balanced_weights(train)
+    if class_weight is None:
+        return None
+    if not isinstance(class_weight, str):
+        return [float(weight) for weight in class_weight]
+    require(class_weight == BALANCED, f'class_weight must be "{BALANCED}" or numbers', class_weight)
+    return class_weight if target_task_of(train.features) is not None else balanced_weights(train)
 
 
 def balanced_weights(train: Dataset) -> list[float]:

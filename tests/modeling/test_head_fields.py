@@ -1,7 +1,12 @@
 import pytest
 from huggingface_hub.errors import StrictDataclassError
 
-from any2point_hf.modeling import Any2PointConfig, Any2PointForPointCloudSegmentation, ConfigurationError
+from any2point_hf.modeling import (
+    Any2PointConfig,
+    Any2PointForPointCloudClassification,
+    Any2PointForPointCloudSegmentation,
+    ConfigurationError,
+)
 from any2point_hf.modeling.head_fields import problem_of, require_single_label
 
 
@@ -48,3 +53,20 @@ def test_a_single_class_of_which_each_cloud_would_be_is_our_own_error(labels):
 def test_a_segmentation_model_has_none_of_them(bert, fields):
     with pytest.raises(ConfigurationError):
         Any2PointForPointCloudSegmentation(Any2PointConfig(backbone=bert, **fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "number"),
+    [
+        ({"num_labels": 3, "class_weight": [1.0, 2.0, 3.0]}, 3),
+        ({"num_labels": 2, "problem_type": "regression", "target_mean": [1.0, 2.0], "target_std": [3.0, 4.0]}, 2),
+    ],
+)
+def test_a_new_head_has_no_weights_or_units_of_the_old_labels(bert, tmp_path, fields, number):
+    Any2PointForPointCloudClassification(Any2PointConfig(backbone=bert, **fields)).save_pretrained(tmp_path)
+    new = Any2PointForPointCloudClassification.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
+    assert (new.config.num_labels, new.config.class_weight, new.config.target_mean) == (5, None, None)
+    same = Any2PointForPointCloudClassification.from_pretrained(tmp_path, num_labels=number)
+    assert (same.config.class_weight, same.config.target_std) == (fields.get("class_weight"), fields.get("target_std"))
+    other = Any2PointConfig.from_pretrained(tmp_path, problem_type="multi_label_classification")
+    assert (other.class_weight, other.target_mean) == (None, None)

@@ -338,7 +338,16 @@ def test_balanced_weights_are_those_of_scikit_learn(two_classes):
     assert balanced_weights(absent) == pytest.approx([16 / 24, 16 / 8, 1.0])
 
 
-@pytest.mark.parametrize(("given", "kept"), [("balanced", [16 / 24, 2.0]), ([0.5, 3.0], [0.5, 3.0])])
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("balanced", [16 / 24, 2.0]),
+        ([0.5, 3.0], [0.5, 3.0]),
+        ((0.5, 3), [0.5, 3.0]),
+        (np.array([0.5, 3.0], dtype=np.float32), [0.5, 3.0]),
+        (torch.tensor([0.5, 3.0]), [0.5, 3.0]),
+    ],
+)
 def test_weights_go_into_the_config_and_the_loss(bert, two_classes, tmp_path, given, kept):
     dataset = uneven(two_classes)
     config = Any2PointConfig(backbone=bert, **FIELDS, id2label={0: "ball", 1: "disc"})
