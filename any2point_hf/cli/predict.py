@@ -71,10 +71,14 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]] | dict[str, Any] | 
     """Calls one function and prints what it returns, or returns it for `--json`."""
     _check_files(options)
 
+    from ..modeling.errors import Any2PointError
     from ..trained_adapter import task_of
 
-    is_segmenter = task_of(options.model) == "segmentation"
+    task = task_of(options.model)
+    is_segmenter = task == "segmentation"
     _check_task_options(options, is_segmenter)
+    if task == "regression" and options.top is not None:
+        raise Any2PointError(f"--top lists classes, and {options.model} is a regression. Leave it out.")
     if options.out is not None and (options.out.suffix == ".parquet" or not is_segmenter):
         return _run_batch_job(options, is_segmenter)
     return _run_on_parts(options) if is_segmenter else _run_on_classes(options)

@@ -20,11 +20,11 @@ def check_answer_options(problem: str, top: int | None, min_confidence: float | 
     Raises:
         ConfigurationError: one is.
     """
-    given: dict[str, float | None] = {"top": top if problem == REGRESSION else None}
-    given |= {"min_confidence": min_confidence if problem in (REGRESSION, MULTI_LABEL) else None}
-    if wrong := [name for name, value in given.items() if value is not None]:
+    if top is not None and problem == REGRESSION:
+        raise ConfigurationError(f"top lists classes, and this model is for {problem}. Leave it out.")
+    if min_confidence is not None and problem in (REGRESSION, MULTI_LABEL):
         raise ConfigurationError(
-            f"{wrong[0]} belongs to models that choose one class a cloud, and this one is for {problem}. Leave it out."
+            f"min_confidence is for models that choose one class a cloud, and this one is for {problem}. Leave it out."
         )
 
 

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from any2point_hf import label_points, label_scene
+from any2point_hf import (
+    Any2PointConfig,
+    Any2PointForPointCloudClassification,
+    Any2PointProcessor,
+    label_points,
+    label_scene,
+)
 from any2point_hf.point_clouds.ply import read_ply
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -129,3 +135,15 @@ def test_options_of_segmenters_are_refused_for_classifiers(run_command, tiny_ada
     for option, value in (("--category", "ant"), ("--format", "npy"), ("--block", "2")):
         result = run_command("predict", files[0], "--model", tiny_adapter.folder, option, value)
         assert (result.code, f"{option} belongs to segmenters" in result.err) == (2, True)
+
+
+def test_a_regression_lists_no_classes(run_command, files, bert, tmp_path):
+    fields = {"problem_type": "regression", "num_points": 64, "num_neighbors": 8, "num_views": 2, "num_labels": 2}
+    Any2PointForPointCloudClassification(Any2PointConfig(backbone=bert, **fields)).save_pretrained(tmp_path / "model")
+    Any2PointProcessor(64).save_pretrained(tmp_path / "model")
+    for out in ((), ("--out", tmp_path / "numbers.parquet")):
+        result = run_command(
+            "predict", files[0].parent if out else files[0], "--model", tmp_path / "model", "--top", "2", *out
+        )
+        assert (result.code, "--top lists classes" in result.err) == (2, True)
+    assert not (tmp_path / "numbers.parquet").exists()
