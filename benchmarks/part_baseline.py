@@ -1,11 +1,13 @@
 """Trains a small PointNet for parts from nothing, what adapters on frozen transformers have to be compared with.
 
 python benchmarks/part_baseline.py --data DATA [--num-points 768] [--epochs 20] [--seeds 0,1,2] [--minutes M]
+                                   [--scale LOW HIGH] [--mirror AXIS] [--balanced]
 python benchmarks/part_baseline.py --data DATA --majority
 
 PointNet's segmentation net (Qi et al. 2017) without its T-nets, 0.4 million parameters: each point's features of all
 levels, the maximum over points and the category go through a network of each point. Clouds are centred, scaled and
-augmented as for `any2point train`, each epoch draws its points from all that a cloud has, and all points are tested on.
+augmented as for `any2point train`, by the same options, each epoch draws its points from all that a cloud has, and all
+points are tested on. `--balanced` is its `--set class_weight=balanced`.
 Prints the mean loss and the CPU seconds so far of each epoch, and instance and class mIoU of the last one on the test
 split. `--majority` trains nothing: it answers the most frequent part of the category for every point.
 """
@@ -14,7 +16,8 @@ import argparse
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,10 +32,12 @@ from any2point_hf.data.parts.dataset import category_parts_of, part_names_of
 from any2point_hf.modeling.segmentation.categories import parts_mask
 from any2point_hf.point_clouds.labels import IGNORED
 from any2point_hf.segmentation.part_metrics import ONLY_CATEGORY, part_metrics
+from any2point_hf.training.head_tasks import balanced_weights
 from any2point_hf.training.trainer import process_split
 
 BATCH_SIZE = 16
 LEARNING_RATE = 2e-3
+AUGMENTATION = Augmentation(scale=(0.9, 1.1), shift=0.1)
 
 
 class PointNetParts(nn.Module):
@@ -75,6 +80,7 @@ class Parts(NamedTuple):
     test: Shapes
     part_names: list[str]
     category_parts: dict[str, list[int]]
+    balanced_weights: list[float]
 
 
 def load(data: str, num_points: int) -> Parts:
@@ -87,7 +93,8 @@ def load(data: str, num_points: int) -> Parts:
         category = rows.get("category", torch.zeros(len(split), dtype=torch.int64))
         splits.append(Shapes(rows["points"].float(), rows["labels"], category))
     names = part_names_of(dataset)
-    return Parts(*splits, names, category_parts_of(dataset) or {ONLY_CATEGORY: list(range(len(names)))})
+    category_parts = category_parts_of(dataset) or {ONLY_CATEGORY: list(range(len(names)))}
+    return Parts(*splits, names, category_parts, balanced_weights(dataset["train"]))
 
 
 def train(
@@ -97,6 +104,8 @@ def train(
     seed: int = 0,
     epochs: int = 20,
     minutes: float | None = None,
+    augment: Augmentation = AUGMENTATION,
+    class_weight: Sequence[float] | None = None,
 ) -> int:
     """Trains a model by AdamW, at a rate that falls as a cosine.
 
@@ -107,11 +116,13 @@ def train(
         seed: of the order, of the draws and of dropout.
         epochs: how many, if not as long as `minutes`.
         minutes: how long instead.
+        augment: of the batches.
+        class_weight: of each part in the loss.
 
     Returns:
         How many steps it took.
     """
-    augment = Augmentation(scale=(0.9, 1.1), shift=0.1)
+    weight = None if class_weight is None else torch.tensor(class_weight)
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
@@ -131,7 +142,8 @@ def train(
             keys = mix(mix(torch.full_like(clouds, seed), epoch), clouds)
             batch = augment(random_subset(rows[clouds], num_points, keys), keys)
             logits = model(batch[..., :3], shapes.category[clouds])
-            loss = F.cross_entropy(logits.flatten(0, 1), batch[..., 3].long().flatten(), ignore_index=IGNORED)
+            labels = batch[..., 3].long().flatten()
+            loss = F.cross_entropy(logits.flatten(0, 1), labels, weight, ignore_index=IGNORED)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -182,7 +194,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, help="how long to train, instead of --epochs")
     parser.add_argument("--majority", action="store_true", help="the most frequent part of each category everywhere")
+    parser.add_argument("--scale", type=float, nargs=2, default=AUGMENTATION.scale, metavar=("LOW", "HIGH"))
+    parser.add_argument("--mirror", choices="xyz", help="mirror half of the clouds along this axis")
+    parser.add_argument("--balanced", action="store_true", help="every part weighs the same in the loss")
     options = parser.parse_args()
+    augment = replace(AUGMENTATION, scale=tuple(options.scale), mirror_axis=options.mirror)
     parts = load(options.data, options.num_points)
     print(f"{len(parts.train.points)} clouds to train on, {len(parts.test.points)} to test on", flush=True)
     if options.majority:
@@ -193,7 +209,8 @@ def main() -> None:
         torch.manual_seed(seed)
         model = PointNetParts(len(parts.part_names), len(parts.category_parts))
         start, cpu_start = time.perf_counter(), time.process_time()
-        steps = train(model, parts.train, options.num_points, seed, options.epochs, options.minutes)
+        weights = parts.balanced_weights if options.balanced else None
+        steps = train(model, parts.train, options.num_points, seed, options.epochs, options.minutes, augment, weights)
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
         found.append(evaluate(by_model(model, parts), parts))
         print(f"seed {seed}: {shown(found[-1])}, {steps} steps, {seconds:.0f} s, {cpu_seconds:.0f} CPU s", flush=True)

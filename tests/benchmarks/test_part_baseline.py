@@ -31,7 +31,9 @@ def parts(part_baseline, categories=2):
     labels = (points[..., 0] > 0).long() + 2 * category.unsqueeze(1)
     shapes = part_baseline.Shapes(points, labels, category)
     names = [str(part) for part in range(2 * categories)]
-    return part_baseline.Parts(shapes, shapes, names, {str(c): [2 * c, 2 * c + 1] for c in range(categories)})
+    return part_baseline.Parts(
+        shapes, shapes, names, {str(c): [2 * c, 2 * c + 1] for c in range(categories)}, [1.0] * len(names)
+    )
 
 
 def test_it_has_four_hundred_thousand_parameters(part_baseline):
@@ -58,6 +60,25 @@ def test_it_learns(part_baseline, capsys):
     assert part_baseline.evaluate(part_baseline.by_model(model, data), data)["instance_miou"] > 0.85
 
 
+def test_augmentation_and_weights_are_the_ones_asked_for(part_baseline):
+    data = parts(part_baseline)
+    seen = []
+
+    def augment(rows, keys):
+        seen.append(rows.shape)
+        return rows
+
+    def share_of_odd_parts(class_weight):
+        model = part_baseline.PointNetParts(4, 2)
+        part_baseline.train(model, data.train, 64, epochs=3, augment=augment, class_weight=class_weight)
+        predicted = part_baseline.by_model(model, data)(data.test)
+        return (predicted % 2 == 1).double().mean().item()
+
+    assert share_of_odd_parts([1.0, 0.0, 1.0, 0.0]) < 0.25
+    assert seen[0] == (16, 64, 4)
+    assert share_of_odd_parts([0.0, 1.0, 0.0, 1.0]) > 0.75
+
+
 def test_the_majority_row(part_baseline):
     data = parts(part_baseline)
     labels = data.train.labels.numpy()
@@ -70,7 +91,7 @@ def test_the_majority_row(part_baseline):
 def test_the_command_prints_a_line_for_each_seed(part_baseline, tmp_path, monkeypatch, capsys):
     make_part_shapes(10, 5, 100).save_to_disk(tmp_path / "shapes")
     arguments = ["part_baseline.py", "--data", str(tmp_path / "shapes"), "--num-points", "64", "--epochs", "1"]
-    monkeypatch.setattr(sys, "argv", [*arguments, "--seeds", "0,1"])
+    monkeypatch.setattr(sys, "argv", [*arguments, "--seeds", "0,1", "--mirror", "x", "--balanced"])
     part_baseline.main()
     first, *seeds, instance, classes = capsys.readouterr().out.splitlines()
     assert first == "10 clouds to train on, 5 to test on"
