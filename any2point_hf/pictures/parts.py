@@ -80,7 +80,7 @@ def parts_picture(labelled: LabelledPoints, truth: np.ndarray | None = None) -> 
         if is_wrong.any():
             share = 100 * is_wrong.sum() / is_known.sum()
             panels.append(panel(f"errors, {share:.1f} % of the points", parts, is_wrong))
-    of_category = f" of a {labelled.category}" if labelled.category else ""
+    of_category = f" ({labelled.category})" if labelled.category else ""
     used = tuple(colors[part] for part in occurring)
     return Picture(f"Parts{of_category}", "part", tuple(panels), names, colors=used)
 

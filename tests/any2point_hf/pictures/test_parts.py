@@ -36,7 +36,7 @@ def test_truth_beside_it_and_errors():
     labelled = make([0, 3, 3, 0, 1, -100], category="robot")
     picture = parts_picture(labelled, np.array([0, 3, 2, 1, -100, 0]))
     prediction, truth, errors = picture.panels
-    assert (picture.title, picture.categories) == ("Parts of a robot", NAMES)
+    assert (picture.title, picture.categories) == ("Parts (robot)", NAMES)
     assert prediction.values.tolist() == [0, 3, 3, 0, 1]  # the dropped point is not shown
     assert truth.values.tolist() == [0, 3, 2, 1]
     assert len(truth.background) == 1
