@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from transformers import initialization as init
 
 from .errors import ConfigurationError, listed, require
@@ -49,7 +50,7 @@ def custom_head(config: Any, in_features: int, given: nn.Module | None, start_se
         start_seed: of the start values of a new one.
 
     Raises:
-        ConfigurationError: no class is registered by the name.
+        ConfigurationError: no class is registered by the name, or the head is a lazy module, without sizes yet.
     """
     if given is not None:
         require(isinstance(given, nn.Module), "classifier must be a torch.nn.Module", type(given).__name__)
@@ -66,6 +67,11 @@ def custom_head(config: Any, in_features: int, given: nn.Module | None, start_se
         # On a CPU even where transformers makes models without values: what a checkpoint lacks keeps its start value.
         with torch.device("cpu"), torch_draws(start_seed, "classifier"):
             head = CLASSIFIERS[name](in_features, config.num_labels)
+    sizes_known = not any(is_lazy(tensor) for tensor in (*head.parameters(), *head.buffers()))
+    fix = " Make it of nn.Linear and the like in place of nn.LazyLinear."
+    require(
+        sizes_known, f"a head must have its sizes from the start (here {in_features} features)", "lazy modules", fix
+    )
     for module in head.modules():
         tensors = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
         values = {part: tensor.detach().clone() for part, tensor in tensors.items()}

@@ -100,4 +100,5 @@ def head_metrics(outputs: np.ndarray, targets: np.ndarray, names: Sequence[str],
     """
     if task == "regression":
         return regression_metrics(outputs, targets, names)
-    return multi_label_metrics(1 / (1 + np.exp(-outputs.astype(np.float64))), targets, names)
+    probabilities = np.exp(-np.logaddexp(0, -outputs.astype(np.float64)))  # the sigmoid, without an overflow
+    return multi_label_metrics(probabilities, targets, names)

@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 from ..configuration_any2point import METHOD_FIELDS
 from ..errors import Any2PointError
 
-# Fields that must be equal. Names of the backbone, which all adapters share, may differ.
-_SHARED_FIELDS = (*METHOD_FIELDS, "id2label")
+# Fields that must be equal. Names of the backbone, which all adapters share, may differ, and what only a loss reads.
+_OF_THE_LOSS = ("class_weight", "label_smoothing")
+_SHARED_FIELDS = (*(field for field in METHOD_FIELDS if field not in _OF_THE_LOSS), "id2label")
 
 
 def average_adapters(

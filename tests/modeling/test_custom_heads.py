@@ -124,6 +124,8 @@ def test_a_head_that_gives_something_else_is_an_error(config):
         logits_of(model)
     with pytest.raises(ConfigurationError, match=r"must be a torch\.nn\.Module"):
         Any2PointForPointCloudClassification(config, classifier=Gated)
+    with pytest.raises(ConfigurationError, match=r"sizes from the start \(here 96 features\), got 'lazy modules'"):
+        Any2PointForPointCloudClassification(config, classifier=nn.Sequential(nn.LazyLinear(3)))
 
 
 def test_what_is_registered_must_be_a_class_of_modules_of_its_own_name():

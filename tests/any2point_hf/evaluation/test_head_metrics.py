@@ -48,6 +48,7 @@ def test_several_classes_are_measured_as_by_scikit_learn(several):
         assert found["per_class"][name]["num_clouds"] == targets[:, index].sum()
     logits = np.log(probabilities / (1 - probabilities))
     assert head_metrics(logits, targets, "abcd", "multi-label")["f1_micro"] == pytest.approx(found["f1_micro"])
+    assert head_metrics(1e4 * logits, targets, "abcd", "multi-label")["f1_micro"] == pytest.approx(found["f1_micro"])
 
 
 def test_classes_that_no_cloud_has_are_in_no_mean(several):

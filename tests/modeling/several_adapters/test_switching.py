@@ -408,6 +408,14 @@ def test_a_mean_of_one_is_that_one(alike, points, tmp_path):
     assert torch.equal(load(tmp_path / "mean")(points).logits, expected)  # the backbone is recorded
 
 
+def test_settings_of_the_loss_do_not_keep_adapters_from_a_mean(alike, save_adapter):
+    alike.load_adapter(
+        save_adapter("weighted", num_labels=3, class_weight=[1.0, 2.0, 3.0], label_smoothing=0.3), "weighted"
+    )
+    alike.add_weighted_adapter(["default", "weighted"], [1, 1], "mean")
+    assert alike.adapter_names == ["default", "second", "weighted", "mean"]
+
+
 def test_errors_of_means(model, alike, save_adapter):
     with pytest.raises(Any2PointError, match=r"same settings and classes: num_views is 3 in 'default' and 4 in 'cad'"):
         model.add_weighted_adapter(["default", "cad"], [1, 1], "mean")
