@@ -57,8 +57,6 @@ def _check_rows(split: Dataset, names: list[str], source: str) -> None:
     for table in split.select_columns(["points", PART]).with_format("arrow").iter(_ROWS):
         sizes = pc.list_value_length(_storage(table["points"])).to_pylist()
         for size, scalar in zip(sizes, table[PART], strict=True):
-            if scalar.values is None or scalar.values.null_count:
-                raise DatasetError(f"row {row} of {source}: each point must have a label, or -100; some are empty.")
             checked_parts(scalar.values.to_numpy(zero_copy_only=False), size, names, f"row {row} of {source}")
             row += 1
     if CATEGORY in split.column_names:

@@ -7,7 +7,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, LargeList, List, Value
 
 from ...modeling.errors import DatasetError, listed
-from ...point_clouds.labels import checked_parts, whole_labels
+from ...point_clouds.labels import IGNORED, checked_parts, whole_labels
 from ...point_clouds.reading import CloudReader
 from ..columns import LABEL_NAMES, is_file, points_column, type_name
 from ..own_types import with_class_labels, with_column, with_own_points
@@ -19,6 +19,8 @@ Tables: TypeAlias = Dataset | Mapping[str, Dataset]
 
 NAMES_OF_PARTS = ("part", "parts", "part_label", "part_labels", "seg", "segment", "segmentation", "labels", "label")
 """Usual names of columns with a label for each point."""
+
+_ROWS = 64  # whose labels are looked at together
 
 
 def has_parts(dataset: Tables) -> bool:
@@ -57,8 +59,10 @@ def parts_of_tables(dataset: Tables, source: str, reader: CloudReader, label_col
     splits = {
         name: _with_own_names(split, source, label_column) for name, split in named_splits(dataset, source).items()
     }
-    if all(CATEGORY in split.features for split in splits.values()):
+    if any(CATEGORY in split.features for split in splits.values()):
         splits = with_class_labels(splits, source, CATEGORY)
+    for name, split in splits.items():
+        _check_no_empty(split, f"the split {name!r} of {source}")
     splits = _with_part_names(splits, source)
     return DatasetDict({name: with_own_points(split, source, name, reader, [PART]) for name, split in splits.items()})
 
@@ -100,6 +104,18 @@ def _part_column(features: Features, source: str, label_column: str | None) -> s
 
 def _is_list(feature: Any) -> bool:
     return isinstance(feature, (List, LargeList)) and isinstance(feature.feature, (Value, ClassLabel))
+
+
+def _check_no_empty(split: Dataset, name: str) -> None:
+    row = 0
+    for table in split.select_columns(PART).with_format("arrow").iter(_ROWS):
+        for labels in table[PART]:
+            if labels.values is None or labels.values.null_count:
+                raise DatasetError(
+                    f"row {row} of {name}: each point must have a label, got empty ones. Fill them, with {IGNORED} if "
+                    "labels are numbers, or remove the row by Dataset.filter."
+                )
+            row += 1
 
 
 def _with_part_names(splits: Mapping[str, Dataset], source: str) -> dict[str, Dataset]:

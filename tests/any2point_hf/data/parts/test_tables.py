@@ -121,7 +121,10 @@ SHORT = [[0, 1] * 10] * 3 + [[0, 1] * 9]
         ({"part": [[0, 2] * 10] * 4}, {}, "0, 1, 2, … without gaps, and -100 for points without one, got 0, 2"),
         ({"part": [[0, -1] * 10] * 4}, {}, "without gaps, and -100 for points without one, got -1, 0"),
         ({"part": [[0.0, 0.5] * 10] * 4}, {}, r"row 0 of the split 'train' .* must be integers, got 0\.5"),
-        ({"part": [[0, None] * 10] * 4}, {}, "row 0 of the split 'train'.* must be integers"),
+        ({"part": [[0, None] * 10] * 4}, {}, "row 0 of the split 'train'.* must have a label, got empty ones"),
+        ({"part": [[0, 1] * 10] * 3 + [None]}, {}, "row 3 of the split 'train'.* must have a label, got empty ones"),
+        ({"part": [["a", None] * 10] * 4}, {}, "row 0 of the split 'train'.* must have a label, got empty ones"),
+        ({"part": [["a", "b"] * 10] * 3 + [None]}, {}, "row 3 of the split 'train'.* must have a label"),
         ({"part": [[0, 1] * 10] * 4}, {"label_column": "seg"}, "no column 'seg'; its columns are points, part"),
         ({"part": [0] * 4}, {"label_column": "part"}, "'part' must have a list of labels in each row.* got int64"),
         (
@@ -163,3 +166,17 @@ def test_different_names_in_the_splits_are_refused():
                 }
             )
         )
+
+
+def test_empty_labels_among_classes_are_refused():
+    table = splits(part=[["a", "b"] * 10] * 3 + [["a", None] * 10])
+    table = table.cast_column("part", List(ClassLabel(names=["a", "b"])))
+    with pytest.raises(DatasetError, match=r"row 3 of the split 'train'.* must have a label, got empty ones"):
+        load_point_cloud_dataset(table)
+
+
+def test_categories_in_one_split_alone_are_refused():
+    with_categories = splits(part=[["a", "b"] * 10] * 4, category=["x", "y"] * 2)["train"]
+    pair = DatasetDict(train=with_categories, test=with_categories.remove_columns("category"))
+    with pytest.raises(DatasetError, match="must have a column 'category' in its split 'test'"):
+        load_point_cloud_dataset(pair)
