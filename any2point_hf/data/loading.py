@@ -107,6 +107,8 @@ def load_point_cloud_dataset(
             f"{source!r} is for {BUILT_IN[source]}, got task={task!r}. The built-in data are "
             f"{', '.join(f'{name} for {of}' for name, of in BUILT_IN.items())}."
         )
+    if label_column is not None and isinstance(source, str) and source in BUILT_IN:
+        raise DatasetError(f"{source!r} is built in, and has no column to choose, got {label_column!r}. Leave it out.")
     reader = CloudReader(seed, feature_names(features), DroppedPoints() if drop_invalid else None)
     if source == "shapes":
         return _reported(make_shapes(seed=seed), reader)
@@ -116,6 +118,11 @@ def load_point_cloud_dataset(
         return _reported(make_measured_shapes(seed=seed), reader)
     place, tables = _opened(source)
     path = place.path
+    if label_column is not None and path.suffix.lower() == ".npz":
+        raise DatasetError(
+            f"{place.name}: the labels of an .npz are the array 'part' (of points) or 'labels' (of clouds), got "
+            f"label_column={label_column!r}. Leave it out, or save them under that name."
+        )
     if task is None and label_column is None:
         task = _target_task(place, tables)
     if task == "multi-label" or task == "regression":

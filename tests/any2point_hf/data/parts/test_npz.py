@@ -122,3 +122,10 @@ def test_robots_and_controllers(shared_data):
     assert controllers.num_rows == {"train": 38, "test": 11}
     parts = np.concatenate([*controllers["train"].with_format("numpy")["part"][:]])
     assert np.bincount(parts)[0] / len(parts) == pytest.approx(0.866, abs=0.001)
+
+
+@pytest.mark.parametrize(("task", "label_column"), [(None, "seg"), ("segmentation", "seg"), ("regression", ["seg"])])
+def test_another_array_of_labels_cannot_be_named(tmp_path, task, label_column):
+    path = saved(tmp_path, seg=np.zeros((6, 20), int))
+    with pytest.raises(DatasetError, match=r"parts\.npz: the labels of an \.npz are the array 'part'.* got .*seg"):
+        load_point_cloud_dataset(path, task=task, label_column=label_column)

@@ -82,3 +82,9 @@ def test_parts_lie_where_their_names_say(dataset):
 def test_impossible_arguments_are_refused():
     with pytest.raises(DatasetError, match="num_train must be at least 1, got 0"):
         make_part_shapes(num_train=0)
+
+
+@pytest.mark.parametrize("name", ["shapes", "shapes-parts", "shapes-measures"])
+def test_built_in_data_have_no_column_to_choose(name):
+    with pytest.raises(DatasetError, match=f"'{name}' is built in, and has no column to choose, got 'seg'"):
+        load_point_cloud_dataset(name, label_column="seg")
