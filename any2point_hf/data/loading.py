@@ -20,7 +20,7 @@ from any2point_hf.data.scanobjectnn import is_scanobjectnn, load_scanobjectnn
 from any2point_hf.data.shape_measures import make_measured_shapes
 from any2point_hf.data.shapenetpart import is_shapenetpart, load_shapenetpart
 from any2point_hf.data.shapes import make_shapes
-from any2point_hf.data.sources import IN_MEMORY, DataSource, Place, find_place, open_tables
+from any2point_hf.data.sources import IN_MEMORY, DataSource, Place, check_no_variant, find_place, open_tables
 from any2point_hf.data.splits import with_own_splits, with_test_split
 from any2point_hf.data.targets import TargetTask, label_type, target_task_of, target_task_of_tables
 from any2point_hf.modeling.errors import DatasetError, listed
@@ -143,11 +143,7 @@ def load_point_cloud_dataset(
     if official is not None:
         return _reported(official, reader)
     if path.is_dir():
-        if place.variant is not None:
-            raise DatasetError(
-                f"Only ScanObjectNN, ModelNet and data sets with configs have variants, got {place.variant!r} for "
-                f"{path}. Leave it out."
-            )
+        check_no_variant(place)
         splits, class_names = read_folder(path, reader)
     else:
         splits, class_names = read_npz(path, reader)

@@ -65,6 +65,19 @@ def find_place(source: str | os.PathLike[str]) -> Place:
     return Place(*split_variant(source), os.fspath(source))
 
 
+def check_no_variant(place: Place) -> None:
+    """Refuses a variant of a source that has none.
+
+    Raises:
+        DatasetError: there is one.
+    """
+    if place.variant is not None:
+        raise DatasetError(
+            f"Only ScanObjectNN, ModelNet, S3DIS and data sets with configs have variants, got {place.variant!r} for "
+            f"{place.path}. Leave it out."
+        )
+
+
 def open_tables(place: Place) -> Dataset | DatasetDict | None:
     """Opens the data set of a place, memory-mapped; None if its files are no tables.
 

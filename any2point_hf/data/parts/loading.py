@@ -10,7 +10,7 @@ from any2point_hf.data.parts.semantic_kitti import is_semantic_kitti, load_seman
 from any2point_hf.data.parts.shapenetpart import is_shapenetpart_hdf5, load_shapenetpart_parts
 from any2point_hf.data.parts.tables import Tables, has_parts, parts_of_tables
 from any2point_hf.data.shapenetpart import is_shapenetpart
-from any2point_hf.data.sources import Place
+from any2point_hf.data.sources import Place, check_no_variant
 from any2point_hf.data.splits import with_test_split
 from any2point_hf.point_clouds.reading import CloudReader
 
@@ -48,6 +48,7 @@ def load_part_dataset(
     elif label_column is None and (official := _load_official(place)) is not None:
         dataset = official
     elif path.is_dir():
+        check_no_variant(place)
         dataset = read_part_folder(path, reader, label_column)
     elif path.suffix.lower() == ".npz":
         dataset = read_part_npz(path, reader)
@@ -62,5 +63,9 @@ def _load_official(place: Place) -> DatasetDict | None:
     if is_s3dis(path):
         return load_s3dis(path) if place.variant is None else load_s3dis(path, place.variant)
     if is_semantic_kitti(path):
+        check_no_variant(place)
         return load_semantic_kitti(path)
-    return load_shapenetpart_parts(path) if is_shapenetpart(path) or is_shapenetpart_hdf5(path) else None
+    if is_shapenetpart(path) or is_shapenetpart_hdf5(path):
+        check_no_variant(place)
+        return load_shapenetpart_parts(path)
+    return None

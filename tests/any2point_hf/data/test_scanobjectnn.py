@@ -219,7 +219,7 @@ def test_without_h5py(tmp_path, monkeypatch):
 
 def test_a_variant_of_a_plain_folder_is_refused(tmp_path):
     with pytest.raises(
-        DatasetError, match="Only ScanObjectNN, ModelNet and data sets with configs have variants, got 'OBJ_BG'"
+        DatasetError, match="Only ScanObjectNN, ModelNet, S3DIS and data sets with configs have variants, got 'OBJ_BG'"
     ):
         load_point_cloud_dataset(f"{tmp_path}#OBJ_BG")
 

@@ -238,3 +238,10 @@ def test_damaged_semantic_kitti_is_refused(tmp_path, spoil, message):
     spoil(root)
     with pytest.raises(DatasetError, match=message):
         load_point_cloud_dataset(root)
+
+
+@pytest.mark.parametrize("write", [write_hdf5, write_sweeps])
+def test_variants_that_there_are_not_are_refused(tmp_path, write):
+    root = write(tmp_path / "data")
+    with pytest.raises(DatasetError, match=r"have variants, got '07' for .*data\. Leave it out"):
+        load_point_cloud_dataset(f"{root}#07")
