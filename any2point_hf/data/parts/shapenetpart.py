@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import DatasetDict, Features, Value, concatenate_datasets
 
 from any2point_hf.data.hdf5_files import check_hdf5, read_hdf5
 from any2point_hf.data.official_files import cached_dataset, require_files
 from any2point_hf.data.own_types import with_column
-from any2point_hf.data.parts.dataset import CATEGORY, PART, part_features
+from any2point_hf.data.parts.dataset import CATEGORY, PART, occurring_parts, part_features
 from any2point_hf.data.shapenetpart import is_shapenetpart, load_shapenetpart
 from any2point_hf.modeling.errors import DatasetError
 
@@ -66,7 +67,7 @@ def load_shapenetpart_parts(
         name: with_column(split, PART, split.select_columns(PART).cast(types)).rename_column("label", CATEGORY)
         for name, split in official.items()
     }
-    return _joined(DatasetDict(splits))
+    return _joined(DatasetDict(splits), root)
 
 
 def _load_hdf5(root: Path, cache_dir: str | os.PathLike[str] | None) -> DatasetDict:
@@ -84,7 +85,7 @@ def _load_hdf5(root: Path, cache_dir: str | os.PathLike[str] | None) -> DatasetD
     def load(name: str) -> Any:
         return cached_dataset(lambda: _read(files[name]), features, name, files[name], cache_dir)
 
-    return _joined(DatasetDict({name: load(name) for name in files}))
+    return _joined(DatasetDict({name: load(name) for name in files}), root)
 
 
 def _read(paths: list[Path]) -> Iterator[dict[str, Any]]:
@@ -93,5 +94,15 @@ def _read(paths: list[Path]) -> Iterator[dict[str, Any]]:
             yield {"points": row["points"], PART: row["pid"].astype("int64"), CATEGORY: row["label"], "id": row["id"]}
 
 
-def _joined(splits: DatasetDict) -> DatasetDict:
+def _joined(splits: DatasetDict, root: Path) -> DatasetDict:
+    """The splits `train` and `test`, after a check that shapes have parts of their own categories alone."""
+    ends = np.cumsum([*PARTS_OF_CATEGORIES.values()])
+    category_of_part = np.searchsorted(ends, np.arange(len(PART_NAMES)), side="right")
+    for name, split in splits.items():
+        for category, part in np.argwhere(occurring_parts(split)):
+            if category_of_part[part] != category:
+                raise DatasetError(
+                    f"{root}: shapes must have parts of their own categories, and a {[*PARTS_OF_CATEGORIES][category]} "
+                    f"of the split {name!r} has the part {part} ({PART_NAMES[part]}). Unpack the dataset again."
+                )
     return DatasetDict(train=concatenate_datasets([splits["train"], splits["validation"]]), test=splits["test"])

@@ -105,6 +105,17 @@ def test_shapenetpart_as_hdf5(tmp_path):
     np.testing.assert_array_equal(row["part"], parts_of(7, 24))
 
 
+def test_parts_of_another_category_are_refused(tmp_path, shared_data):
+    """They would become parts of the category, and shapes would be measured by them."""
+    root = write_text(tmp_path / "data", shared_data)
+    for file in root.glob("02958343/test.txt"):  # a car with the tail of an aeroplane
+        table = np.loadtxt(file)
+        table[3, 6] = 2
+        np.savetxt(file, table, fmt="%.6f")
+    with pytest.raises(DatasetError, match=r"a Car of the split 'test' has the part 2 \(Airplane/2\)"):
+        load_point_cloud_dataset(root, task="segmentation")
+
+
 def test_hdf5_without_parts_is_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"ply_data_train0\.h5 must hold the array pid"):
         load_point_cloud_dataset(write_hdf5(tmp_path / "data", pid=None))
