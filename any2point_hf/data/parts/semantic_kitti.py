@@ -102,8 +102,12 @@ def read_sweep(path: Path) -> dict[str, Any]:
             "unpack it again."
         )
     points = values.reshape(-1, 4)
-    if len(labels) != len(points):
-        raise DatasetError(f"{_labels_of(path)} must hold {len(points)} labels, one a point, got {len(labels)}.")
+    size = _labels_of(path).stat().st_size
+    if size != 4 * len(points):
+        raise DatasetError(
+            f"{_labels_of(path)} must hold {len(points)} labels of four bytes, one a point, got {size} bytes. It is "
+            "cut off or damaged: unpack it again."
+        )
     classes = labels & 0xFFFF  # above are numbers of objects
     places = _PLACES[np.minimum(classes, len(_PLACES) - 1)]
     if (unknown := classes[places == _UNKNOWN]).size:

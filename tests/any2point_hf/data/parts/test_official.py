@@ -230,7 +230,11 @@ def test_every_label_of_the_learning_map():
     [
         (
             lambda root: (root / "08/labels/000000.label").write_bytes(bytes(36)),
-            "must hold 10 labels, one a point, got 9",
+            "must hold 10 labels of four bytes, one a point, got 36 bytes",
+        ),
+        (
+            lambda root: (root / "08/labels/000000.label").write_bytes(bytes(43)),
+            "must hold 10 labels of four bytes, one a point, got 43 bytes",
         ),
         (lambda root: (root / "08/labels/000000.label").unlink(), "1 of 4 files missing: .*000000.label"),
         (
