@@ -56,7 +56,8 @@ def part_metrics(
         part_names: the names of the part ids.
         categories: each shape's category, a place in `category_parts`; None where there are none.
         category_parts: names of categories, in the order of their ids, and the ids of their parts; None for one
-            category of all parts.
+            category of all parts. A part that a category's shapes are labelled with is one of its parts too, even if a
+            model never gives it.
 
     Returns:
         - `instance_miou`, `class_miou` (over the categories that occur) and `accuracy`, the share of right points;
@@ -72,7 +73,9 @@ def part_metrics(
     if categories is None or category_parts is None:
         categories, category_parts = [0] * len(truth), {ONLY_CATEGORY: range(len(part_names))}
     _check_sizes(predicted, truth, categories)
-    parts_of = list(category_parts.values())
+    parts_of = [list(parts) for parts in category_parts.values()]
+    for labels, category in zip(truth, categories, strict=True):
+        parts_of[category] += np.setdiff1d(labels, [IGNORED, *parts_of[category]]).tolist()
     by_category: list[list[np.ndarray]] = [[] for _ in parts_of]
     right = labelled = 0
     for guess, labels, category in zip(predicted, truth, categories, strict=True):

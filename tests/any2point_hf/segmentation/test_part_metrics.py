@@ -126,3 +126,13 @@ def test_sizes_that_differ_are_refused():
         part_metrics([two, two], [two, three], NAMES)
     with pytest.raises(DatasetError, match="got 1, 2 and 2 of them"):
         part_metrics([two], [two, two], NAMES, [0, 0], CATEGORIES)
+
+
+def test_a_part_that_only_the_truth_gives_a_category_counts():
+    """A model that was trained on tables without drawers misses them, which must not go unmeasured."""
+    names, trained_on = [*NAMES, "drawer"], CATEGORIES
+    predicted, truth = np.array([0, 0, 1, 1]), np.array([0, 5, 1, 1])
+    result = part_metrics([predicted, truth[:1]], [truth, truth[:1]], names, [0, 0], trained_on)
+    assert result["per_category"]["table"] == pytest.approx(((1 / 2 + 1 + 0) / 3 + 1) / 2)
+    assert result["per_part"]["drawer"] == 0.5  # absent from both in the second shape
+    assert trained_on == {"table": [0, 1], "lamp": [2, 3, 4]}
