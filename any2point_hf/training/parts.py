@@ -8,8 +8,9 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel
 
-from ..data.parts.dataset import CATEGORY, category_parts_of, part_names_of
+from ..data.parts.dataset import CATEGORY, category_parts_of, occurring_parts, part_names_of
 from ..modeling.errors import DatasetError, listed
+from ..point_clouds.labels import IGNORED
 from ..segmentation.labelling import part_names_of as names_of_model
 from ..segmentation.part_metrics import part_metrics
 from ..segmentation.scene_metrics import point_confusion
@@ -42,16 +43,22 @@ def part_config_fields(dataset: Mapping[str, Dataset]) -> dict[str, Any]:
 
 
 def check_parts(model: PreTrainedModel, dataset: Mapping[str, Dataset]) -> None:
-    """Checks that a model has a data set's parts and categories.
+    """Checks that a model has a data set's parts and categories, and that each split has labels to measure with.
 
     Raises:
-        DatasetError: it has others, or in another order.
+        DatasetError: it has others, or in another order, or no point of a split has a label.
     """
     if not hasattr(model, "predict_parts"):
         raise DatasetError(
             f"a data set with a part for each point trains an Any2PointForPointCloudSegmentation, got "
             f"{type(model).__name__}. Load the data with task='classification', or take that model."
         )
+    for split in ("train", "validation", "test"):
+        if split in dataset and not occurring_parts(dataset[split]).any():
+            raise DatasetError(
+                f"some points of the split {split!r} must have a label, and all are without one ({IGNORED}). Label "
+                "some of them."
+            )
     advice = "Set id2label and category_parts in Any2PointConfig as part_config_fields(dataset) gives them."
     names, known = part_names_of(dataset), list(names_of_model(model))
     if names != known:

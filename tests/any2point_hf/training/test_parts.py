@@ -136,6 +136,20 @@ def test_what_a_model_must_have_of_the_data(bert, dataset, tmp_path):
     refused(make_model(bert, dataset), "'shapes' is for classification, got task='segmentation'", data="shapes")
 
 
+@pytest.mark.filterwarnings("ignore:.*of one part")
+def test_a_split_without_labels_is_refused_before_the_training(bert, dataset, tmp_path):
+    """The metrics could not be told, which would be found only after the first epoch."""
+    model = make_model(bert, dataset)
+    for split in ("train", "test"):
+        part = [[-100] * len(part) for part in dataset[split]["part"]]
+        bare = dataset[split].remove_columns("part").add_column("part", part, feature=dataset[split].features["part"])
+        data = DatasetDict(dataset | {split: bare})
+        if split == "train":  # where a category must have parts
+            data = DatasetDict({name: rows.remove_columns("category") for name, rows in data.items()})
+        with pytest.raises(DatasetError, match=f"some points of the split '{split}' must have a label"):
+            make_trainer(model, Any2PointProcessor(64), data, tmp_path)
+
+
 # The command line
 
 
