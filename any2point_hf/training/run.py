@@ -200,6 +200,11 @@ def _choice(num_clouds: int, task: Task, output: Path, resume: bool) -> str:
 
 def _config(backbone: str, dataset: DatasetDict, fields: dict[str, Any]) -> Any2PointConfig:
     if is_part_dataset(dataset):
+        if "category_parts" in fields:
+            raise ConfigurationError(
+                f"category_parts follow from the data, from the parts that each category's clouds have, got "
+                f"{fields['category_parts']!r}. Leave them out."
+            )
         weight = {"class_weight": training_weights(dataset["train"], fields.get("class_weight"))}
         return Any2PointConfig(backbone=backbone, **part_config_fields(dataset), **(fields | weight))
     of_head = head_config_fields(dataset, fields.get("class_weight"))

@@ -184,6 +184,12 @@ def test_the_data_choose_the_task_and_the_recipe(run_command, two_categories, be
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_categories_are_those_of_the_data(run_command, two_categories, bert, tmp_path):
+    result = train(run_command, two_categories, bert, tmp_path / "a", "--set", "category_parts=null")
+    assert result.code == 2
+    assert "error: category_parts follow from the data" in result.err
+
+
 def test_data_with_labels_of_both_kinds_say_which_were_taken(run_command, two_categories, bert, tmp_path):
     parts = load_point_cloud_dataset(two_categories.path)
     both = DatasetDict({name: split.rename_column("category", "label") for name, split in parts.items()})
