@@ -181,9 +181,11 @@ class Any2PointForPointCloudSegmentation(Any2PointPreTrainedModel):
         """
         categories: Any = self.config.category_parts
         check_category(category, logits.shape[0], categories)
-        if categories is None:
+        if categories is None or category is None:
             return logits
-        allowed = parts_mask(categories, logits.shape[-1], logits.device)[category]  # [B, parts]
+        allowed = parts_mask(categories, logits.shape[-1], logits.device)[
+            category.long()
+        ]  # [B, parts]; uint8 would be a mask
         return logits.masked_fill(~allowed.unsqueeze(1), float("-inf"))
 
 

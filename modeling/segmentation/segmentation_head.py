@@ -105,6 +105,6 @@ class SegmentationHead(nn.Module):
         projected = [projection(tokens) for projection, tokens in zip(self.blocks, clouds.tokens, strict=True)]
         hidden = hidden + interpolate_to_points(points, clouds.centers, torch.stack(projected).sum(dim=0))
         if self.categories is not None and category is not None:
-            hidden = hidden + self.categories[category].unsqueeze(1)
+            hidden = hidden + self.categories[category.long()].unsqueeze(1)  # uint8 would be a mask
         hidden = self.dropout(F.relu(self.norm1(hidden)))
         return self.output(F.relu(self.norm2(self.hidden(hidden))))

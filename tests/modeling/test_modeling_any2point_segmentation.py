@@ -140,6 +140,17 @@ def test_parts_are_those_of_the_category(make):
 
 
 @torch.no_grad()
+def test_categories_may_be_bytes(make):
+    """As .npz files hold them; torch would take as many bytes as categories for a mask of these."""
+    model = make.segmenter("vit", num_labels=5, category_parts=PARTS)
+    points, category = make.points(2), torch.tensor([1, 1])
+    logits = model(points, category=category).logits
+    in_bytes = category.to(torch.uint8)
+    assert torch.equal(model(points, category=in_bytes).logits, logits)
+    assert torch.equal(model.predict_parts(logits, in_bytes), model.predict_parts(logits, category))
+
+
+@torch.no_grad()
 def test_without_categories_every_part_may_win(make, model):
     logits = model(make.points(2)).logits
     assert torch.equal(model.predict_parts(logits), logits.argmax(dim=-1))
