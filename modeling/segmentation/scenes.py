@@ -6,6 +6,7 @@ and there is nothing to merge.
 
 import math
 from collections.abc import Iterator
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -98,9 +99,9 @@ def answer_scene(
     seed: int = 0,
 ) -> PointAnswers:
     """As `label_scene`, and says how sure the model is: parts and their probabilities, both [N]."""
-    require(isinstance(block, (int, float)) and 0 < block < math.inf, "block must be a positive width", block)
+    require(isinstance(block, Real) and 0 < block < math.inf, "block must be a positive width", block)
     context = block / 4 if context is None else context
-    is_width = isinstance(context, (int, float)) and 0 <= context < math.inf
+    is_width = isinstance(context, Real) and 0 <= context < math.inf
     require(is_width, "context must be a width of at least 0", context)
     num_points = model.config.num_points if num_points is None else num_points
     check_cloud(points, point_features, num_points, batch_size)

@@ -153,6 +153,12 @@ def test_categories_and_features_follow_the_points(make):
         label_scene(model, points, 2.0, point_features=features)
 
 
+def test_widths_may_be_numbers_of_numpy(model):
+    points = scene()
+    expected = label_scene(model, points, 2.0, 1.0)
+    assert torch.equal(label_scene(model, points, np.float32(2), np.int64(1)), expected)
+
+
 @pytest.mark.parametrize(
     ("points", "options", "error", "rule"),
     [
