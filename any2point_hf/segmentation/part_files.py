@@ -85,7 +85,8 @@ def _write_npy(labelled: LabelledPoints, path: Path) -> None:
 
 
 def _write_csv(labelled: LabelledPoints, path: Path) -> None:
-    columns = {axis: pa.array(labelled.points[:, index]) for index, axis in enumerate("xyz")}
+    number = labelled.points.dtype.newbyteorder("=")  # all that Arrow takes
+    columns = {axis: pa.array(labelled.points[:, index].astype(number)) for index, axis in enumerate("xyz")}
     ids = pa.array(labelled.parts, mask=labelled.parts == IGNORED)
     names = pa.array(labelled.part_names, pa.string()).take(ids)
     pyarrow.csv.write_csv(pa.table(columns | {"part": pa.array(labelled.parts), "part_name": names}), path)

@@ -14,9 +14,11 @@ from any2point_hf.segmentation.part_files import write_parts
 PARTS = np.array([1, 0, -100, 2, 1])
 
 
-@pytest.fixture(params=[np.float32, np.float64])
+@pytest.fixture(params=[np.float32, np.float64, np.dtype(">f8")], ids=str)
 def labelled(request):
-    points = (np.random.default_rng(0).normal(size=(5, 3)) + 1e6 * (request.param == np.float64)).astype(request.param)
+    points = (np.random.default_rng(0).normal(size=(5, 3)) + 1e6 * (np.dtype(request.param).itemsize == 8)).astype(
+        request.param
+    )
     probabilities = np.array([0.5, 0.25, np.nan, 1, 0.75], np.float32)
     return LabelledPoints(points, PARTS, probabilities, ("seat, left", "back", "Füße"))
 
