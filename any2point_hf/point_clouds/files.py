@@ -121,16 +121,23 @@ def read_point_cloud_with_features(
 
 
 def read_cloud(
-    path: str | os.PathLike, names: Iterable[str] | None, seed: int, dropped: DroppedPoints | None
+    path: str | os.PathLike,
+    names: Iterable[str] | None,
+    seed: int,
+    dropped: DroppedPoints | None,
+    vertices_only: bool = False,
 ) -> PointCloud:
-    """The same for those who read many files: `dropped` drops invalid points and counts them, None refuses them."""
+    """The same for those who read many files: `dropped` drops invalid points and counts them, None refuses them.
+
+    With `vertices_only` a mesh is not sampled: its vertices are the points.
+    """
     path = Path(path)
     check_file(path)
     wanted = None if names is None else feature_names(names)
     extension = path.suffix.lower()
     try:
         geometry = _READERS[extension](path, wanted)
-        if geometry.triangles is None:
+        if geometry.triangles is None or vertices_only:
             points, features = check_points(geometry.points, str(path), dropped=dropped), geometry.features
             features = scaled_features(features if dropped is None else dropped.along(features), str(path))
         else:

@@ -17,11 +17,13 @@ class CloudReader:
         seed: of the points sampled on meshes.
         feature_names: what is read of each point besides its place.
         dropped: drops invalid points and counts them; None refuses them.
+        vertices_only: whether the vertices of a mesh are its points, in place of samples.
     """
 
     seed: int = 0
     feature_names: Sequence[str] = ()
     dropped: DroppedPoints | None = None
+    vertices_only: bool = False
 
     def read(self, path: str | os.PathLike) -> PointCloud:
         """Reads a file.
@@ -29,7 +31,8 @@ class CloudReader:
         Raises:
             PointCloudError: it cannot be read, lacks a feature, or holds no cloud for a model.
         """
-        return self.checked(read_cloud(path, self.feature_names, self.seed, self.dropped), str(path))
+        cloud = read_cloud(path, self.feature_names, self.seed, self.dropped, self.vertices_only)
+        return self.checked(cloud, str(path))
 
     def checked(self, cloud: PointCloud, name: str) -> PointCloud:
         """Checks a cloud by the rules of `check_cloud`, and drops its invalid points with their features.

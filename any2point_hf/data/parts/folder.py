@@ -47,7 +47,8 @@ def read_part_folder(root: Path, reader: CloudReader, label_column: str | None) 
             "--label-column (in Python label_column=…): by its number from 0, if columns have no names."
         )
     label = feature_of_column(label_column)
-    with_labels = _LabelReader(reader.seed, [*reader.feature_names, label], reader.dropped)
+    # A mesh has the labels of its vertices, which samples between two parts would have in fractions.
+    with_labels = _LabelReader(reader.seed, [*reader.feature_names, label], reader.dropped, vertices_only=True)
     files = _flat_files(root)
     splits: dict[str, tuple[Iterable[PointCloud], list[int] | None]] = {}
     category_names = None

@@ -58,6 +58,17 @@ def test_splits_without_categories(tmp_path, write, name, column):
     np.testing.assert_array_equal(row["part"], [1, 0] * 10)
 
 
+def test_of_a_mesh_the_vertices_are_labelled(tmp_path):
+    for split in ("train", "test"):
+        path = tmp_path / split / "room.ply"
+        ply(path)
+        faces = "element face 2\nproperty list uchar int vertex_indices\nend_header"
+        path.write_text(path.read_text().replace("end_header", faces) + "3 0 1 2\n3 3 4 5\n")
+    row = load_point_cloud_dataset(tmp_path, label_column="class")["test"].with_format("numpy")[0]
+    np.testing.assert_allclose(row["points"], POINTS, atol=1e-6)
+    np.testing.assert_array_equal(row["part"], [0, 1] * 10)
+
+
 def test_categories_are_the_folders_of_classes(tmp_path):
     for split in ("train", "test"):
         text(tmp_path / split / "chair" / "a.txt")
