@@ -1,5 +1,6 @@
 """What the command line does with a trained adapter, as plain functions: evaluate, predict, info."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ from .evaluation.head_metrics import head_metrics
 from .evaluation.segmentation import evaluate_parts
 from .modeling.backbones.loading import build_backbone
 from .modeling.configuration_any2point import Any2PointConfig
-from .modeling.errors import Any2PointError, DatasetError, listed
+from .modeling.errors import Any2PointError, BackboneLoadError, DatasetError, listed
 from .modeling.head_fields import problem_of
 from .modeling.hub.names import pinned_name
 from .modeling.modeling_any2point_classification import Any2PointForPointCloudClassification
@@ -167,6 +168,8 @@ def _data_for(model: str, data: DataSource, options: dict[str, Any]) -> DatasetD
             raise error from None
         if found == task:
             raise
+        with contextlib.suppress(BackboneLoadError):
+            load_either(model)  # one that cannot be read counted as a classifier, and says here what it is
         raise DatasetError(
             f"{model} is an adapter for {task}, which needs {FOUND[task]}, and {name_of(data)} has {FOUND[found]}. "
             "Evaluate it on data of its own kind, or train an adapter for these."

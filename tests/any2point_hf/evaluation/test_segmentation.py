@@ -110,13 +110,17 @@ def test_measures_of_classes_are_refused(run_command, part_adapter, two_categori
     assert "Traceback" not in result.err
 
 
-def test_data_of_the_other_task(run_command, part_adapter, adapter, two_classes, two_categories):
+def test_data_of_the_other_task(run_command, part_adapter, adapter, two_classes, two_categories, tmp_path):
     result = run_command("evaluate", "--model", part_adapter, "--data", two_classes.path)
     assert result.code == 2
     assert "is an adapter for segmentation, which needs a part for each point" in result.err.splitlines()[-1]
     result = run_command("evaluate", "--model", adapter, "--data", two_categories.path)
     assert result.code == 2
     assert "is an adapter for classification, which needs a class for each cloud" in result.err.splitlines()[-1]
+    (tmp_path / "training_run.json").write_text("{}")  # what a stopped training leaves
+    result = run_command("evaluate", "--model", tmp_path, "--data", two_categories.path)
+    assert result.code == 2
+    assert "with config.json and a whole model.safetensors" in result.err.splitlines()[-1]
     result = run_command("evaluate", "--model", part_adapter, "--data", "nowhere.npz")
     assert "nowhere.npz" in result.err
     assert "segmentation, which needs" not in result.err
