@@ -58,8 +58,8 @@ def check_category_parts(categories: Mapping[str, list[int]] | None, num_labels:
 
 
 def parts_mask(categories: Mapping[str, Sequence[int]], num_labels: int, device: torch.device) -> Tensor:
-    """Which parts a category may have: [categories, parts] bool."""
+    """Which parts a category may have: [categories, parts] bool; the host does not wait for the device."""
     mask = torch.zeros(len(categories), num_labels, dtype=torch.bool)
     for row, parts in zip(mask, categories.values(), strict=True):
         row[list(parts)] = True
-    return mask.to(device)
+    return mask.to(device, non_blocking=True)

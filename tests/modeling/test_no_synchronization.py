@@ -1,6 +1,7 @@
 """A forward never makes the host wait for an accelerator: seen on the meta device, and on a GPU where there is one."""
 
 import contextlib
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 WAITING = {"_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "item"}
 WAITING |= {"_unique", "_unique2", "unique_dim", "unique_consecutive", "bincount", "repeat_interleave.Tensor"}
+
+PARTS = {"zebra": [0, 1], "ant": [2]}
 
 
 class HostWaitsError(AssertionError):
@@ -31,6 +34,8 @@ class NoHostWait(TorchDispatchMode):
                 raise HostWaitsError(f"{function} with a mask makes the host wait")
         result = function(*args, **kwargs)
         devices = {t.device.type for t in (*given, *tree_leaves(result)) if isinstance(t, torch.Tensor) and t.dim()}
+        if name == "_to_copy" and kwargs.get("non_blocking") and result.device.type != "cpu":
+            return result  # a few numbers of a config are on their way before the host goes on
         if len(devices) > 1:
             raise HostWaitsError(f"{function} between {devices} makes the host wait")
         if name in ("_to_copy", "copy_") and len({t.device.type for t in (*given, result)}) > 1:
@@ -74,30 +79,37 @@ def _statistics_on_meta():
 
 @pytest.fixture
 def on_meta(make, monkeypatch):
-    """Model, points and labels of which only shapes are known, on a device that is not the CPU."""
+    """Model and inputs of which only shapes are known, on a device that is not the CPU."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
 
-    def prepare(family, **settings):
-        model = make.model(family, head=True, num_points=64, num_labels=3, **settings).to("meta")
-        return model, torch.empty(3, 64, 3, device="meta"), torch.empty(3, dtype=torch.long, device="meta")
+    def prepare(family, of_points=False, **settings):
+        make_model = make.segmenter if of_points else partial(make.model, head=True)
+        model = make_model(family, num_points=64, num_labels=3, **settings).to("meta")
+        integers = partial(torch.empty, dtype=torch.long, device="meta")
+        inputs = {
+            "points": torch.empty(3, 64, 3, device="meta"),
+            "labels": integers(3, 64) if of_points else integers(3),
+        }
+        return model, inputs | ({"category": integers(3)} if "category_parts" in settings else {})
 
     return prepare
 
 
-def forward_without_waiting(model, points, labels):
+def forward_without_waiting(model, inputs):
     with NoHostWait(), NoHostData():
-        output = model(points, labels=labels)
+        output = model(**inputs)
         if model.training:
             output.loss.backward()
     assert output.logits.device.type == output.loss.device.type == "meta"
-    assert output.logits.shape == (3, 3)
+    assert output.logits.shape == (*inputs["labels"].shape, 3)
+    return output
 
 
 # Tables of a line and of a plane, rotations on both, biases on both, and tables that are no parameter
 @pytest.mark.parametrize("a_family", ["bert", "vit", "llama", "dinov3", "t5", "mpnet", "beit", "videomae"])
 def test_a_forward_never_waits(on_meta, a_family):
-    model, points, labels = on_meta(a_family)
-    forward_without_waiting(model.eval(), points, labels)
+    model, inputs = on_meta(a_family)
+    forward_without_waiting(model.eval(), inputs)
 
 
 @pytest.mark.parametrize("a_family", ["clip_text", "dinov2", "beit"])
@@ -105,8 +117,24 @@ def test_a_forward_never_waits(on_meta, a_family):
 def test_a_training_step_never_waits(on_meta, a_family, released):
     if released and a_family == "beit":
         pytest.skip("released_compatibility has no positions inside blocks")
-    model, points, labels = on_meta(a_family, released_compatibility=released)
-    forward_without_waiting(model.train(), points, labels)
+    model, inputs = on_meta(a_family, released_compatibility=released)
+    forward_without_waiting(model.train(), inputs)
+
+
+# Where a label is −100 is not known either
+@pytest.mark.parametrize("a_family", ["bert", "beit"])
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"category_parts": PARTS}, {"class_weight": [0.5, 2.0, 1.0], "label_smoothing": 0.1}],
+    ids=["plain", "category", "weights"],
+)
+def test_segmentation_never_waits(on_meta, a_family, training, settings):
+    model, inputs = on_meta(a_family, of_points=True, **settings)
+    output = forward_without_waiting(model.train(training), inputs)
+    with NoHostWait(), NoHostData():
+        parts = model.predict_parts(output.logits, inputs.get("category"))
+    assert (parts.device.type, parts.shape) == ("meta", (3, 64))
 
 
 @pytest.mark.parametrize(
@@ -118,12 +146,13 @@ def test_a_training_step_never_waits(on_meta, a_family, released):
         {"aggregation": "none", "neighborhood_norm": "deviation"},
         {"ensemble": "mean", "cell_pooling": "mean"},
         {"released_compatibility": True},
+        {"class_weight": [0.5, 2.0, 1.0]},
     ],
     ids=str,
 )
 def test_no_choice_of_the_config_makes_a_forward_wait(on_meta, settings):
-    model, points, labels = on_meta("vit", **settings)
-    forward_without_waiting(model.eval(), points, labels)
+    model, inputs = on_meta("vit", **settings)
+    forward_without_waiting(model.eval(), inputs)
 
 
 WAITERS = {
@@ -138,6 +167,7 @@ WAITERS = {
     "equal": lambda t: torch.equal(t, t),
     "repeats": lambda t: torch.repeat_interleave(t, t.long()),
     "to the CPU": lambda t: t.cpu(),
+    "to the CPU, not blocking": lambda t: t.to("cpu", non_blocking=True),
     "from the CPU": lambda t: torch.ones(3).to(t.device),
     "number from the CPU": lambda t: torch.ones(()).to(t.device),
     "write from the CPU": lambda t: t.copy_(torch.ones(4)),
@@ -161,7 +191,8 @@ def test_what_makes_the_host_wait_is_seen(waiter):
 @pytest.fixture
 def unchecked(monkeypatch):
     """On the CPU as on a GPU: finiteness is not looked at before the model runs."""
-    monkeypatch.setattr("any2point_hf.modeling.modeling_any2point.check_inputs", lambda *_: None)
+    for module in ("modeling_any2point", "modeling_any2point_segmentation"):
+        monkeypatch.setattr(f"any2point_hf.modeling.{module}.check_inputs", lambda *_: None)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -187,6 +218,20 @@ def test_the_loss_of_a_training_step_with_such_a_cloud_is_nan(make):
     assert model(points, labels=torch.tensor([0, 1, 2])).loss.isnan()
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_points_of_a_cloud_that_is_not_finite_have_nan_logits_too(make):
+    model = make.segmenter("vit", num_points=64, num_labels=3, category_parts=PARTS)
+    points, category = make.points(3, 64), torch.tensor([1, 0, 1])
+    labels = torch.randint(3, (3, 64)).masked_fill_(torch.rand(3, 64) < 0.2, -100)
+    with torch.no_grad():
+        expected = model(points, category=category).logits
+        points[1, 7, 2] = torch.nan
+        found = model(points, category=category).logits
+    assert found[1].isnan().all()
+    torch.testing.assert_close(found[::2], expected[::2], atol=1e-6, rtol=1e-5)
+    assert model.train()(points, labels=labels, category=category).loss.isnan()
+
+
 # On a GPU itself
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -197,6 +242,24 @@ def on_gpu(make, family):
     points, labels = make.points(3, 64).cuda(), torch.tensor([0, 1, 2]).cuda()
     model(points, labels=labels)  # kernels are built at first use
     return model, points, labels
+
+
+@needs_gpu
+@pytest.mark.parametrize("training", [False, True])
+def test_segmentation_on_a_gpu_never_waits(make, training):
+    settings = {"category_parts": PARTS, "class_weight": [0.5, 2.0, 1.0]}
+    model = make.segmenter("bert", num_points=64, num_labels=3, **settings).cuda().train(training)
+    labels = torch.randint(3, (3, 64)).masked_fill_(torch.rand(3, 64) < 0.2, -100)
+    inputs = {"points": make.points(3, 64), "labels": labels, "category": torch.tensor([1, 0, 1])}
+    inputs = {name: values.cuda() for name, values in inputs.items()}
+    model(**inputs).loss.backward()  # kernels are built at first use
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        output = model(**inputs)
+        output.loss.backward()
+        model.predict_parts(output.logits, inputs["category"])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @needs_gpu
