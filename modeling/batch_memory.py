@@ -99,7 +99,10 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def names_batch_that_fits(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorates a model's forward: an allocation that fails in it becomes a `BatchTooLargeError`."""
+    """Decorates a model's forward: an allocation that fails in it becomes a `BatchTooLargeError`.
+
+    Of decorated forwards inside each other the outermost names the size, since it alone knows all that is held.
+    """
 
     @functools.wraps(forward)
     def guarded(self: HoldsClouds, points: Tensor, *arguments: Any, **options: Any) -> Any:
@@ -108,7 +111,7 @@ def names_batch_that_fits(forward: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return forward(self, points, *arguments, **options)
         except RuntimeError as error:
-            if not is_out_of_memory(error):
+            if not (isinstance(error, BatchTooLargeError) or is_out_of_memory(error)):
                 raise
         # outside the except block the failed forward's tensors are freed
         raise batch_too_large(self, points.shape[0], points.shape[1], points.device)

@@ -310,11 +310,12 @@ class Any2PointModel(Any2PointPreTrainedModel):
             point_levels=tuple(levels) if output_point_levels else None,
         )
 
-    def bytes_of_cloud(self, num_points: int) -> int:
+    def bytes_of_cloud(self, num_points: int, holds_states: bool = False) -> int:
         """Returns a lower bound on the bytes that a forward takes for each cloud, without what does not grow with them.
 
         Args:
             num_points: N of the cloud.
+            holds_states: whether the tokens of all blocks are held to the end, as for `output_hidden_states`.
         """
         blocks, num_tokens = self.blocks(), num_points // 8 + 1
         halved = torch.is_autocast_enabled(self.cls_token.device.type)
@@ -322,7 +323,7 @@ class Any2PointModel(Any2PointPreTrainedModel):
         value = 2 if halved or not blocks else min(4, block_dtype(blocks[0]).itemsize)
         row = num_tokens * self.cls_token.shape[-1] * value
         keeps_blocks = keeps and not (self.gradient_checkpointing and self.training)
-        num_rows = len(blocks) if keeps else ROWS_AT_ONCE
+        num_rows = len(blocks) if keeps else ROWS_AT_ONCE + holds_states * max(0, len(blocks) - 1)
         if keeps_blocks:
             num_rows = ROWS_KEPT * len(blocks) + Bottleneck.ROWS_KEPT * len(self.bottlenecks)
         trunk = num_rows * row

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.utils import can_return_tuple
 
 from .backbones.loading import record_backbone
+from .batch_memory import check_memory, names_batch_that_fits
 from .configuration_any2point import Any2PointConfig
 from .errors import ConfigurationError, require
 from .head_fields import require_single_label
@@ -81,6 +83,7 @@ class Any2PointForPointCloudSegmentation(Any2PointPreTrainedModel):
         return self.any2point.backbone
 
     @can_return_tuple
+    @names_batch_that_fits
     def forward(
         self,
         points: Tensor,
@@ -128,6 +131,7 @@ class Any2PointForPointCloudSegmentation(Any2PointPreTrainedModel):
         check_category(category, points.shape[0], categories)  # len would fix it in exports
         if labels is not None:
             check_point_labels(labels, points, num_labels, IGNORED_LABEL)
+        check_memory(self, points)
         wants_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         outputs = self.any2point(
             points,
@@ -153,6 +157,18 @@ class Any2PointForPointCloudSegmentation(Any2PointPreTrainedModel):
             hidden_states=outputs.hidden_states if wants_states else None,
             attentions=outputs.attentions,
         )
+
+    def bytes_of_cloud(self, num_points: int) -> int:
+        """Returns a lower bound on the bytes that a forward takes for each cloud, with those of the head.
+
+        Args:
+            num_points: N of the cloud.
+        """
+        model, weight = self.any2point, self.segmenter.output.weight
+        value = 2 if torch.is_autocast_enabled(weight.device.type) else weight.element_size()
+        trunk, head = model.bytes_of_cloud(num_points, True), self.segmenter.bytes_of_cloud(num_points, value)
+        keeps = torch.is_grad_enabled() and model.cls_token.requires_grad
+        return trunk + head if keeps else max(trunk, head)
 
     def predict_parts(self, logits: Tensor, category: Tensor | None = None) -> Tensor:
         """Chooses each point's part: the one of the highest logit among those of the cloud's category.

@@ -163,7 +163,8 @@ def train(
             if not is_out_of_memory(error):
                 raise
         if not is_trained:  # out of memory in the backward pass; the forward raises this itself
-            raise batch_too_large(model.any2point.train(), recipe.batch_size, config.num_points, model.device)
+            holds_most = model if are_parts else model.any2point  # a classifier's head holds next to nothing
+            raise batch_too_large(holds_most.train(), recipe.batch_size, config.num_points, model.device)
         result = answers_for_test(trainer)  # of the weights that are saved
         metrics, evaluations = reported(trainer, result.metrics)
         run |= {"data": name_of(data), "linear_probe_accuracy": probe, "drop_invalid": drop_invalid}

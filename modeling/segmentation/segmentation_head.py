@@ -20,6 +20,9 @@ from .point_interpolation import interpolate_to_points
 
 HEAD_WIDTH = 96
 HEAD_DROPOUT = 0.3
+# How many rows [width] of each point are held at once: the stem's, the sum so far, what is added, and the new sum. As
+# many are kept for the backward pass: the inputs of both norms, and what both ReLUs give.
+_ROWS = 4
 
 
 class CloudFeatures(NamedTuple):
@@ -92,6 +95,15 @@ class SegmentationHead(nn.Module):
             start.linear_of_head(getattr(self, name), name)
         if self.categories is not None:
             start.embedding(self.categories, "categories")
+
+    def bytes_of_cloud(self, num_points: int, value: int) -> int:
+        """Returns a lower bound on the bytes that a forward holds for a cloud of N points, and keeps in training.
+
+        Args:
+            num_points: N.
+            value: bytes of one feature value.
+        """
+        return _ROWS * num_points * HEAD_WIDTH * value
 
     def forward(self, clouds: CloudFeatures, category: Tensor | None = None) -> Tensor:
         """Returns logits [B, N, parts] of all points, in the order of the first level's."""

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import BertConfig, BertModel
 
 from any2point_hf.modeling import BatchTooLargeError, batch_memory
 from any2point_hf.modeling.batch_memory import ROOM, check_memory, is_out_of_memory
@@ -47,6 +48,21 @@ def peak_of(model, points):
     return live.peak
 
 
+def in_mode(model, mode):
+    model.train(mode in ("train", "checkpointing"))
+    if mode == "checkpointing":
+        model.activation_checkpointing_enable()
+    return model
+
+
+def assert_estimated(model, points):
+    """What a forward takes lies between its estimate and what errors leave room for."""
+    estimate, peak = len(points) * model.bytes_of_cloud(NUM_POINTS), peak_of(model, points)
+    assert estimate <= peak, f"recalibrate batch_memory.py: {estimate / peak:.2f} of what is taken"
+    room = ROOM["a training step" if torch.is_grad_enabled() else "inference"]
+    assert peak <= room * estimate, f"a batch that an error names would not fit: {peak / estimate:.1f} estimates"
+
+
 @pytest.fixture
 def model(make):
     return make.model("bert")
@@ -65,15 +81,26 @@ def free(monkeypatch):
 @pytest.mark.parametrize("family", ["bert", "clip_text", "dinov2", "llama"])
 @pytest.mark.parametrize("mode", ["inference", "eval", "train", "checkpointing"])
 def test_a_forward_takes_at_least_the_estimate_and_not_many_times_it(make, family, settings, mode):
-    model = make.model(family, **settings)
-    model.train(mode in ("train", "checkpointing"))
-    if mode == "checkpointing":
-        model.activation_checkpointing_enable()
-    points = make.points(32, NUM_POINTS)
+    model = in_mode(make.model(family, **settings), mode)
     with torch.set_grad_enabled(mode != "inference"):
-        estimate, peak = 32 * model.bytes_of_cloud(NUM_POINTS), peak_of(model, points)
-    assert estimate <= peak, f"recalibrate batch_memory.py: {estimate / peak:.2f} of what is taken"
-    assert peak <= 12 * estimate + 2**26  # blocks of the tokenizer are of one size for any batch
+        assert_estimated(model, make.points(32, NUM_POINTS))
+
+
+@pytest.mark.parametrize("settings", [{}, {"aggregation": "none", "adapter_blocks": 0}], ids=["adapted", "bare"])
+@pytest.mark.parametrize("mode", ["inference", "autocast", "eval", "train", "checkpointing"])
+def test_the_estimate_holds_for_segmentation(make, settings, mode):
+    model = in_mode(make.segmenter("bert", num_labels=50, **settings), mode)
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=mode == "autocast")
+    with autocast, torch.set_grad_enabled(mode not in ("inference", "autocast")):
+        assert_estimated(model, make.points(32, NUM_POINTS))
+
+
+@torch.no_grad()
+def test_states_that_the_segmentation_head_waits_for_are_in_its_estimate(make):
+    size = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 4, "intermediate_size": 64}
+    model = make.segmenter(BertModel(BertConfig(vocab_size=30, **size)))
+    assert model.bytes_of_cloud(NUM_POINTS) > 12 * (NUM_POINTS // 8) * 384 * 4
+    assert_estimated(model, make.points(4, NUM_POINTS))
 
 
 def test_the_estimate_grows_with_what_a_forward_holds(make, model):
@@ -155,6 +182,26 @@ def test_an_allocation_that_fails_names_a_batch_that_fits(model, make, free, mon
     free.bytes = 5 * model.bytes_of_cloud(NUM_POINTS)
     with pytest.raises(BatchTooLargeError, match="A batch of 1 fits"):
         model(make.points(5, NUM_POINTS))
+
+
+@torch.no_grad()
+def test_a_segmenter_names_a_batch_with_which_its_head_fits_too(make, free, monkeypatch):
+    def fail(*inputs):
+        raise torch.OutOfMemoryError("out of memory")
+
+    model, points = make.segmenter("bert"), make.points(30, NUM_POINTS)
+    free.bytes = 30 * model.bytes_of_cloud(NUM_POINTS) - 1
+    assert free.bytes > 30 * model.any2point.bytes_of_cloud(NUM_POINTS)
+    with pytest.raises(BatchTooLargeError, match=f"A batch of {30 // ROOM['inference']} fits") as refused:
+        model(points)
+    free.bytes += 1
+    model(points)
+    for part in (model.any2point.tokenizer, model.segmenter):
+        with monkeypatch.context() as patch:
+            patch.setattr(part, "forward", fail)
+            with pytest.raises(BatchTooLargeError) as failed:
+                model(points)
+        assert str(failed.value) == str(refused.value)
 
 
 def test_the_trainer_may_look_for_a_batch_size_by_itself(model, make, free):

@@ -964,12 +964,13 @@ def test_a_batch_that_memory_cannot_hold_is_one_line_that_names_a_smaller_one(ru
     assert re.search(r"A batch of [1-4] fits: give the clouds in batches of that size \(batch_size\)\.$", said)
 
 
-def test_a_lack_of_memory_in_the_backward_pass_names_a_smaller_batch(run_train, monkeypatch):
+@pytest.mark.parametrize("data", ["two_classes", "two_categories"])
+def test_a_lack_of_memory_in_the_backward_pass_names_a_smaller_batch(run_train, monkeypatch, request, data):
     def fail(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     monkeypatch.setattr(torch.Tensor, "backward", fail)
-    run = run_train()
+    run = run_train(data=request.getfixturevalue(data).path)
     assert run.code == 2
     assert "error: cpu out of memory. 8 clouds of 64 points" in run.err
     assert "A batch of 4 fits" in run.err
