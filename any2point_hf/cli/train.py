@@ -146,8 +146,9 @@ def run(options: argparse.Namespace) -> dict[str, Any] | None:
         given |= {BACKBONE_FILES: backbone_fingerprint(frozen)}
         used = base or read_recipe(choose_recipe(len(dataset["train"]), task_of_dataset(dataset)))
         config = {**used.config, **fields}
-        start = {name: config.pop(name) for name in ("sampling_start",) if name in config}
-        given |= {"sampling_start": Any2PointConfig(**start).sampling_start}
+        of_start = {name: config[name] for name in ("sampling_start", "released_compatibility") if name in config}
+        given |= {"sampling_start": Any2PointConfig(**of_start).sampling_start}
+        config.pop("sampling_start", None)
         given |= {"config": config} | changed(used, **changes).settings()
         summary = train_with_seeds(options.seeds, options.output, given, train_once)
         if options.json:

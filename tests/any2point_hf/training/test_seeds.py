@@ -78,6 +78,15 @@ def test_runs_of_an_earlier_version_are_not_mixed_with_another_start_of_sampling
     assert set(json.loads(file.read_text())["runs"]) == {"0", "1"}
 
 
+@pytest.mark.filterwarnings("ignore:this converted model computes")
+def test_the_start_of_sampling_is_recorded_as_trained(run_train, tmp_path):
+    result = run_train("--seeds", "0", "--set", "released_compatibility=true")
+    assert result.code == 0, result.err
+    trained = json.loads((tmp_path / "trained" / "seed-0" / "config.json").read_text())
+    record = json.loads((tmp_path / "trained" / SEEDS_FILE).read_text())
+    assert record["settings"]["sampling_start"] == trained["sampling_start"] == "first"
+
+
 def test_on_the_command_line(run_train, tmp_path):
     result = run_train("--seeds", "0,5")
     assert result.code == 0, result.err
