@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..modeling.errors import DatasetError
 from ..point_clouds.labels import IGNORED
@@ -42,8 +43,8 @@ def part_ious(predicted: np.ndarray, truth: np.ndarray, parts: Sequence[int]) ->
 
 
 def part_metrics(
-    predicted: Sequence[np.ndarray],
-    truth: Sequence[np.ndarray],
+    predicted: Sequence[ArrayLike],
+    truth: Sequence[ArrayLike],
     part_names: Sequence[str],
     categories: Sequence[int] | None = None,
     category_parts: Mapping[str, Sequence[int]] | None = None,
@@ -68,23 +69,25 @@ def part_metrics(
         Categories and parts without shapes are None.
 
     Raises:
-        DatasetError: numbers of shapes or points differ, or no point has a label.
+        DatasetError: numbers of shapes or points differ, an id is no part's, or no point has a label.
     """
+    guesses, truths = [np.asarray(ids) for ids in predicted], [np.asarray(ids) for ids in truth]
     if categories is None or category_parts is None:
-        categories, category_parts = [0] * len(truth), {ONLY_CATEGORY: range(len(part_names))}
-    _check_sizes(predicted, truth, categories)
+        categories, category_parts = [0] * len(truths), {ONLY_CATEGORY: range(len(part_names))}
+    _check_sizes(guesses, truths, categories)
+    _check_ids(guesses, truths, len(part_names))
     parts_of = [list(parts) for parts in category_parts.values()]
-    for labels, category in zip(truth, categories, strict=True):
+    for labels, category in zip(truths, categories, strict=True):
         parts_of[category] += np.setdiff1d(labels, [IGNORED, *parts_of[category]]).tolist()
     by_category: list[list[np.ndarray]] = [[] for _ in parts_of]
     right = labelled = 0
-    for guess, labels, category in zip(predicted, truth, categories, strict=True):
+    for guess, labels, category in zip(guesses, truths, categories, strict=True):
         if (is_labelled := labels != IGNORED).any():
             by_category[category].append(part_ious(guess, labels, parts_of[category]))
             right += int((guess == labels)[is_labelled].sum())
             labelled += int(is_labelled.sum())
     if not labelled:
-        raise DatasetError(f"no point of the {len(truth)} shapes has a label, so there is nothing to compare with.")
+        raise DatasetError(f"no point of the {len(truths)} shapes has a label, so there is nothing to compare with.")
     shape_ious = [[float(ious.mean()) for ious in shapes] for shapes in by_category]
     by_part: list[list[float]] = [[] for _ in part_names]
     for parts, shapes in zip(parts_of, by_category, strict=True):
@@ -117,3 +120,14 @@ def _check_sizes(predicted: Sequence[np.ndarray], truth: Sequence[np.ndarray], c
                 f"shape {index} must have as many predictions as labels, got {list(guess.shape)} and "
                 f"{list(labels.shape)}."
             )
+
+
+def _check_ids(predicted: Sequence[np.ndarray], truth: Sequence[np.ndarray], num_parts: int) -> None:
+    for index, (guess, labels) in enumerate(zip(predicted, truth, strict=True)):
+        for name, ids in (("predictions", guess), ("labels", labels)):
+            wrong = ids[(labels != IGNORED) & ((ids < 0) | (ids >= num_parts))]
+            if len(wrong):
+                raise DatasetError(
+                    f"shape {index} must have {name} in 0…{num_parts - 1}, one for each part, got {wrong[0]}. Points "
+                    f"without a label are {IGNORED}."
+                )

@@ -136,3 +136,21 @@ def test_a_part_that_only_the_truth_gives_a_category_counts():
     assert result["per_category"]["table"] == pytest.approx(((1 / 2 + 1 + 0) / 3 + 1) / 2)
     assert result["per_part"]["drawer"] == 0.5  # absent from both in the second shape
     assert trained_on == {"table": [0, 1], "lamp": [2, 3, 4]}
+
+
+def test_lists_are_ids_too():
+    result = part_metrics([[0, 1, 1, 1]], [[0, 1, 0, 1]], ["seat", "leg"])
+    assert result["instance_miou"] == pytest.approx(7 / 12)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "truth", "message"),
+    [
+        ([0, 1, 2], [0, 1, 1], "shape 0 must have predictions in 0…1, one for each part, got 2"),
+        ([0, 1, 1], [0, 1, -1], "shape 0 must have labels in 0…1, one for each part, got -1"),
+        ([0, 1, 1], [0, 5, 1], "shape 0 must have labels in 0…1, one for each part, got 5"),
+    ],
+)
+def test_an_id_of_no_part_is_an_error(predicted, truth, message):
+    with pytest.raises(DatasetError, match=message):
+        part_metrics([predicted], [truth], ["seat", "leg"])
